@@ -1,0 +1,16 @@
+//! The plan of a job: what every party computes for itself and must agree on to the bit.
+//!
+//! No I/O, no clock, no threads. What a member does at a cursor is a pure function of the [`spec`],
+//! the [`generation`] it is in and the cursor: the [`order`] of samples and their slots, the [`random`]
+//! numbers, the [`tree`] by which slots are summed. The rules that hold at all times are numbered in
+//! [`invariants`].
+
+pub mod generation;
+pub mod invariants;
+pub mod order;
+pub mod random;
+pub mod spec;
+pub mod tree;
+
+pub use generation::{Cursor, Generation, Member};
+pub use spec::Spec;

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::order::slot_range;
 
 /// A position in the training: the next step to apply is step `step` of epoch `epoch`, both from 0.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Cursor {
     pub epoch: u32,
     pub step: u32,
@@ -20,9 +22,15 @@ impl Cursor {
     /// The cursor after this step of an epoch with `steps_per_epoch` steps.
     pub fn next(self, steps_per_epoch: u32) -> Self {
         if self.step + 1 < steps_per_epoch {
-            Self { epoch: self.epoch, step: self.step + 1 }
+            Self {
+                epoch: self.epoch,
+                step: self.step + 1,
+            }
         } else {
-            Self { epoch: self.epoch + 1, step: 0 }
+            Self {
+                epoch: self.epoch + 1,
+                step: 0,
+            }
         }
     }
 
@@ -66,17 +74,32 @@ pub struct Generation {
 impl Generation {
     /// Deals `slots` slots to `workers` (name, address) in nearly equal contiguous ranges. A member
     /// past the number of slots gets none and still takes part in every collective.
-    pub fn deal(id: u64, workers: Vec<(String, String)>, slots: u32, start: Cursor, checkpoint: Option<u64>) -> Self {
+    pub fn deal(
+        id: u64,
+        workers: Vec<(String, String)>,
+        slots: u32,
+        start: Cursor,
+        checkpoint: Option<u64>,
+    ) -> Self {
         let count = workers.len() as u32;
         let members = workers
             .into_iter()
             .enumerate()
             .map(|(rank, (worker, address))| {
                 let slots = slot_range(0..slots as usize, count, rank as u32);
-                Member { worker, address, slots: slots.start as u32..slots.end as u32 }
+                Member {
+                    worker,
+                    address,
+                    slots: slots.start as u32..slots.end as u32,
+                }
             })
             .collect();
-        Self { id, members, start, checkpoint }
+        Self {
+            id,
+            members,
+            start,
+            checkpoint,
+        }
     }
 }
 
@@ -87,9 +110,15 @@ mod tests {
     #[test]
     fn every_slot_is_dealt_to_one_member() {
         for (slots, workers) in [(4, 1), (4, 3), (7, 2), (2, 5)] {
-            let names = (0..workers).map(|w| (format!("w{w}"), String::new())).collect();
+            let names = (0..workers)
+                .map(|w| (format!("w{w}"), String::new()))
+                .collect();
             let generation = Generation::deal(1, names, slots, Cursor::default(), None);
-            let dealt: Vec<u32> = generation.members.iter().flat_map(|m| m.slots.clone()).collect();
+            let dealt: Vec<u32> = generation
+                .members
+                .iter()
+                .flat_map(|m| m.slots.clone())
+                .collect();
             assert_eq!(dealt, (0..slots).collect::<Vec<_>>());
         }
     }

@@ -32,20 +32,42 @@ impl Invariant {
     pub fn describe(self) -> (&'static str, &'static str) {
         match self {
             Self::Ex1 => ("EX-1", "each sample is applied exactly once an epoch"),
-            Self::Ex2 => ("EX-2", "the cursor never goes back except to a checkpoint that all members load"),
+            Self::Ex2 => (
+                "EX-2",
+                "the cursor never goes back except to a checkpoint that all members load",
+            ),
             Self::Gen1 => ("GEN-1", "at most one generation is live"),
             Self::Gen2 => ("GEN-2", "nothing stale has an effect"),
-            Self::Rep1 => ("REP-1", "members at the same cursor have the same replica hash"),
-            Self::Ck1 => ("CK-1", "a manifest names only complete parts whose hashes hold"),
+            Self::Rep1 => (
+                "REP-1",
+                "members at the same cursor have the same replica hash",
+            ),
+            Self::Ck1 => (
+                "CK-1",
+                "a manifest names only complete parts whose hashes hold",
+            ),
             Self::Ck2 => ("CK-2", "retention never removes what a manifest names"),
-            Self::Log1 => ("LOG-1", "log positions are contiguous and written by one coordinator a term"),
-            Self::Ev1 => ("EV-1", "the number of evaluated samples is the size of the data set"),
+            Self::Log1 => (
+                "LOG-1",
+                "log positions are contiguous and written by one coordinator a term",
+            ),
+            Self::Ev1 => (
+                "EV-1",
+                "the number of evaluated samples is the size of the data set",
+            ),
         }
     }
 
     /// An error unless `holds`; `detail` says what was seen.
     pub fn check(self, holds: bool, detail: impl FnOnce() -> String) -> Result<(), Violation> {
-        if holds { Ok(()) } else { Err(Violation { invariant: self, detail: detail() }) }
+        if holds {
+            Ok(())
+        } else {
+            Err(Violation {
+                invariant: self,
+                detail: detail(),
+            })
+        }
     }
 }
 

@@ -38,7 +38,13 @@ mod tests {
 
     #[test]
     fn an_epoch_visits_each_sample_exactly_once_whatever_divides_what() {
-        for (samples, batch, slots) in [(1, 1, 1), (103, 10, 4), (64, 64, 7), (5, 8, 8), (2818, 64, 3)] {
+        for (samples, batch, slots) in [
+            (1, 1, 1),
+            (103, 10, 4),
+            (64, 64, 7),
+            (5, 8, 8),
+            (2818, 64, 3),
+        ] {
             let order = epoch_order(42, 3, samples);
             let mut seen = vec![0u32; samples];
             for step in 0..steps_per_epoch(samples, batch) {

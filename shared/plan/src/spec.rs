@@ -251,63 +251,169 @@ section! {
 impl Spec {
     /// Refuses the first value that cannot be.
     pub fn validate(&self) -> Result<(), SpecError> {
-        fn ensure(key: &'static str, value: impl ToString, holds: bool, expected: &'static str) -> Result<(), SpecError> {
-            if holds { Ok(()) } else { Err(SpecError { key, value: value.to_string(), expected }) }
+        fn ensure(
+            key: &'static str,
+            value: impl ToString,
+            holds: bool,
+            expected: &'static str,
+        ) -> Result<(), SpecError> {
+            if holds {
+                Ok(())
+            } else {
+                Err(SpecError {
+                    key,
+                    value: value.to_string(),
+                    expected,
+                })
+            }
         }
         let probability = |key, value: f64| {
-            ensure(key, value, (0.0..=1.0).contains(&value), "a probability between 0 and 1")
+            ensure(
+                key,
+                value,
+                (0.0..=1.0).contains(&value),
+                "a probability between 0 and 1",
+            )
         };
-        let positive = |key, value: f64| ensure(key, value, value.is_finite() && value > 0.0, "a positive number");
-        let not_negative = |key, value: f64| ensure(key, value, value.is_finite() && value >= 0.0, "0 or a positive number");
+        let positive = |key, value: f64| {
+            ensure(
+                key,
+                value,
+                value.is_finite() && value > 0.0,
+                "a positive number",
+            )
+        };
+        let not_negative = |key, value: f64| {
+            ensure(
+                key,
+                value,
+                value.is_finite() && value >= 0.0,
+                "0 or a positive number",
+            )
+        };
         let at_least_one = |key, value: u32| ensure(key, value, value >= 1, "at least 1");
         let share = |key, [low, high]: [f64; 2]| {
             let holds = 0.0 < low && low <= high && high <= 1.0;
-            ensure(key, format!("[{low}, {high}]"), holds, "two rising numbers above 0 and up to 1")
+            ensure(
+                key,
+                format!("[{low}, {high}]"),
+                holds,
+                "two rising numbers above 0 and up to 1",
+            )
         };
 
         let named = !self.name.is_empty()
-            && self.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+            && self
+                .name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
             && !self.name.starts_with('.');
-        ensure("name", format!("\"{}\"", self.name), named, "letters, digits, `-`, `_` and `.`, not starting with `.`")?;
+        ensure(
+            "name",
+            format!("\"{}\"", self.name),
+            named,
+            "letters, digits, `-`, `_` and `.`, not starting with `.`",
+        )?;
 
         let data = &self.data;
-        ensure("data.dir", "\"\"", !data.dir.is_empty(), "a folder of pictures; set it there or with --data DIR")?;
+        ensure(
+            "data.dir",
+            "\"\"",
+            !data.dir.is_empty(),
+            "a folder of pictures; set it there or with --data DIR",
+        )?;
         let split = data.val_fraction > 0.0 && data.val_fraction < 1.0;
-        ensure("data.val_fraction", data.val_fraction, split, "between 0 and 1, both excluded")?;
-        ensure("data.image_size", data.image_size, (32..=1024).contains(&data.image_size), "between 32 and 1024")?;
+        ensure(
+            "data.val_fraction",
+            data.val_fraction,
+            split,
+            "between 0 and 1, both excluded",
+        )?;
+        ensure(
+            "data.image_size",
+            data.image_size,
+            (32..=1024).contains(&data.image_size),
+            "between 32 and 1024",
+        )?;
         for mean in data.mean {
             ensure("data.mean", mean, mean.is_finite(), "three finite numbers")?;
         }
         for std in data.std {
-            ensure("data.std", std, std.is_finite() && std > 0.0, "three positive numbers")?;
+            ensure(
+                "data.std",
+                std,
+                std.is_finite() && std > 0.0,
+                "three positive numbers",
+            )?;
         }
-        ensure("data.max_pixels", data.max_pixels, data.max_pixels >= 1, "at least 1")?;
+        ensure(
+            "data.max_pixels",
+            data.max_pixels,
+            data.max_pixels >= 1,
+            "at least 1",
+        )?;
 
         let networks = ["casvit_xs", "casvit_s", "casvit_m", "casvit_t"];
         let known = networks.contains(&self.model.name.as_str());
-        ensure("model.name", format!("\"{}\"", self.model.name), known, "casvit_xs, casvit_s, casvit_m or casvit_t")?;
+        ensure(
+            "model.name",
+            format!("\"{}\"", self.model.name),
+            known,
+            "casvit_xs, casvit_s, casvit_m or casvit_t",
+        )?;
         let drop_path = self.model.drop_path;
-        ensure("model.drop_path", drop_path, (0.0..1.0).contains(&drop_path), "between 0 and 1, 1 excluded")?;
+        ensure(
+            "model.drop_path",
+            drop_path,
+            (0.0..1.0).contains(&drop_path),
+            "between 0 and 1, 1 excluded",
+        )?;
 
         at_least_one("train.epochs", self.train.epochs)?;
         at_least_one("train.batch_size", self.train.batch_size)?;
         let slots = self.train.slots;
-        ensure("train.slots", slots, (1..=1024).contains(&slots), "between 1 and 1024")?;
+        ensure(
+            "train.slots",
+            slots,
+            (1..=1024).contains(&slots),
+            "between 1 and 1024",
+        )?;
         not_negative("train.clip_grad_norm", self.train.clip_grad_norm)?;
 
         positive("optimizer.learning_rate", self.optimizer.learning_rate)?;
         not_negative("optimizer.weight_decay", self.optimizer.weight_decay)?;
         for beta in self.optimizer.betas {
-            ensure("optimizer.betas", beta, (0.0..1.0).contains(&beta), "two numbers between 0 and 1, 1 excluded")?;
+            ensure(
+                "optimizer.betas",
+                beta,
+                (0.0..1.0).contains(&beta),
+                "two numbers between 0 and 1, 1 excluded",
+            )?;
         }
         positive("optimizer.eps", self.optimizer.eps)?;
         let momentum = self.optimizer.momentum;
-        ensure("optimizer.momentum", momentum, (0.0..1.0).contains(&momentum), "between 0 and 1, 1 excluded")?;
+        ensure(
+            "optimizer.momentum",
+            momentum,
+            (0.0..1.0).contains(&momentum),
+            "between 0 and 1, 1 excluded",
+        )?;
 
         let warmup = self.schedule.warmup_epochs;
-        ensure("schedule.warmup_epochs", warmup, warmup < self.train.epochs, "less than train.epochs")?;
-        not_negative("schedule.warmup_learning_rate", self.schedule.warmup_learning_rate)?;
-        not_negative("schedule.min_learning_rate", self.schedule.min_learning_rate)?;
+        ensure(
+            "schedule.warmup_epochs",
+            warmup,
+            warmup < self.train.epochs,
+            "less than train.epochs",
+        )?;
+        not_negative(
+            "schedule.warmup_learning_rate",
+            self.schedule.warmup_learning_rate,
+        )?;
+        not_negative(
+            "schedule.min_learning_rate",
+            self.schedule.min_learning_rate,
+        )?;
 
         let augment = &self.augment;
         probability("augment.horizontal_flip", augment.horizontal_flip)?;
@@ -318,7 +424,12 @@ impl Spec {
         }
         let [low, high] = augment.crop_ratio;
         let ratio = 0.0 < low && low <= high && high.is_finite();
-        ensure("augment.crop_ratio", format!("[{low}, {high}]"), ratio, "two rising positive numbers")?;
+        ensure(
+            "augment.crop_ratio",
+            format!("[{low}, {high}]"),
+            ratio,
+            "two rising positive numbers",
+        )?;
 
         not_negative("mix.mixup_alpha", self.mix.mixup_alpha)?;
         not_negative("mix.cutmix_alpha", self.mix.cutmix_alpha)?;
@@ -328,13 +439,28 @@ impl Spec {
         probability("mix.prob", self.mix.prob)?;
         probability("mix.switch_prob", self.mix.switch_prob)?;
         let smoothing = self.mix.label_smoothing;
-        ensure("mix.label_smoothing", smoothing, (0.0..1.0).contains(&smoothing), "between 0 and 1, 1 excluded")?;
+        ensure(
+            "mix.label_smoothing",
+            smoothing,
+            (0.0..1.0).contains(&smoothing),
+            "between 0 and 1, 1 excluded",
+        )?;
         let decay = self.ema.decay;
-        ensure("ema.decay", decay, (0.0..1.0).contains(&decay), "between 0 and 1, 1 excluded")?;
+        ensure(
+            "ema.decay",
+            decay,
+            (0.0..1.0).contains(&decay),
+            "between 0 and 1, 1 excluded",
+        )?;
 
         at_least_one("elastic.min_workers", self.elastic.min_workers)?;
         if let Some(max) = self.elastic.max_workers {
-            ensure("elastic.max_workers", max, max >= self.elastic.min_workers, "at least elastic.min_workers")?;
+            ensure(
+                "elastic.max_workers",
+                max,
+                max >= self.elastic.min_workers,
+                "at least elastic.min_workers",
+            )?;
         }
         at_least_one("checkpoint.keep_last", self.checkpoint.keep_last)
     }
@@ -354,24 +480,42 @@ impl Spec {
     /// SHA-256 of the identity's JSON, in hexadecimal.
     pub fn identity_hash(&self) -> String {
         let json = serde_json::to_vec(&self.identity()).expect("a spec is plain data");
-        Sha256::digest(json).iter().map(|byte| format!("{byte:02x}")).collect()
+        Sha256::digest(json)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     /// The keys (`section.key`) in which two identities differ, with both values as JSON.
     pub fn differences(&self, other: &Spec) -> Vec<(String, String, String)> {
-        fn walk(path: &str, a: &serde_json::Value, b: &serde_json::Value, found: &mut Vec<(String, String, String)>) {
+        fn walk(
+            path: &str,
+            a: &serde_json::Value,
+            b: &serde_json::Value,
+            found: &mut Vec<(String, String, String)>,
+        ) {
             match (a, b) {
                 (serde_json::Value::Object(a), serde_json::Value::Object(b)) => {
                     for (key, value) in a {
-                        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                        walk(&path, value, b.get(key).unwrap_or(&serde_json::Value::Null), found);
+                        let path = if path.is_empty() {
+                            key.clone()
+                        } else {
+                            format!("{path}.{key}")
+                        };
+                        walk(
+                            &path,
+                            value,
+                            b.get(key).unwrap_or(&serde_json::Value::Null),
+                            found,
+                        );
                     }
                 }
                 _ if a != b => found.push((path.to_string(), a.to_string(), b.to_string())),
                 _ => {}
             }
         }
-        let json = |spec: &Spec| serde_json::to_value(spec.identity()).expect("a spec is plain data");
+        let json =
+            |spec: &Spec| serde_json::to_value(spec.identity()).expect("a spec is plain data");
         let mut found = Vec::new();
         walk("", &json(self), &json(other), &mut found);
         found
@@ -403,8 +547,12 @@ mod tests {
             ("data.std", |s| s.data.std[1] = 0.0),
             ("model.name", |s| s.model.name = "resnet".into()),
             ("train.batch_size", |s| s.train.batch_size = 0),
-            ("optimizer.learning_rate", |s| s.optimizer.learning_rate = f64::NAN),
-            ("augment.crop_scale", |s| s.augment.crop_scale = Some([0.9, 0.1])),
+            ("optimizer.learning_rate", |s| {
+                s.optimizer.learning_rate = f64::NAN
+            }),
+            ("augment.crop_scale", |s| {
+                s.augment.crop_scale = Some([0.9, 0.1])
+            }),
             ("mix.prob", |s| s.mix.prob = -0.1),
         ];
         for (key, change) in changes {
@@ -412,7 +560,12 @@ mod tests {
             change(&mut spec);
             let error = spec.validate().unwrap_err();
             assert_eq!(error.key, key);
-            assert!(error.to_string().starts_with(&format!("job file: `{key}` is ")), "{error}");
+            assert!(
+                error
+                    .to_string()
+                    .starts_with(&format!("job file: `{key}` is ")),
+                "{error}"
+            );
         }
     }
 

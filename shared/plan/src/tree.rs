@@ -19,7 +19,10 @@ pub struct Node {
 impl Node {
     /// The root of the tree over `slots` slots.
     pub fn root(slots: u32) -> Self {
-        Self { start: 0, end: slots }
+        Self {
+            start: 0,
+            end: slots,
+        }
     }
 
     /// The two children, or none for a single slot.
@@ -29,7 +32,16 @@ impl Node {
             return None;
         }
         let middle = self.start + length.next_power_of_two() / 2;
-        Some((Node { start: self.start, end: middle }, Node { start: middle, end: self.end }))
+        Some((
+            Node {
+                start: self.start,
+                end: middle,
+            },
+            Node {
+                start: middle,
+                end: self.end,
+            },
+        ))
     }
 
     /// The maximal nodes that lie inside `owned`, in ascending order: what the owner of these slots
@@ -41,7 +53,9 @@ impl Node {
         if owned.start <= self.start && self.end <= owned.end {
             return vec![self];
         }
-        let (left, right) = self.children().expect("a single slot is inside or outside of a range");
+        let (left, right) = self
+            .children()
+            .expect("a single slot is inside or outside of a range");
         let mut nodes = left.maximal_within(owned);
         nodes.extend(right.maximal_within(owned));
         nodes
@@ -50,7 +64,11 @@ impl Node {
 
 /// Sums the subtree of `node` from what `parts` holds: the value of the node itself, or of nodes
 /// below it. A missing node is an empty slot and contributes nothing. Parts that were used are taken.
-pub fn fold<T>(node: Node, parts: &mut BTreeMap<Node, T>, add: &mut impl FnMut(&mut T, &T)) -> Option<T> {
+pub fn fold<T>(
+    node: Node,
+    parts: &mut BTreeMap<Node, T>,
+    add: &mut impl FnMut(&mut T, &T),
+) -> Option<T> {
     if let Some(value) = parts.remove(&node) {
         return Some(value);
     }
@@ -73,7 +91,15 @@ mod tests {
         for owned in owners {
             for node in Node::root(slots).maximal_within(owned) {
                 let mut leaves: BTreeMap<Node, f32> = (node.start..node.end)
-                    .filter_map(|slot| Some((Node { start: slot, end: slot + 1 }, values[slot as usize]?)))
+                    .filter_map(|slot| {
+                        Some((
+                            Node {
+                                start: slot,
+                                end: slot + 1,
+                            },
+                            values[slot as usize]?,
+                        ))
+                    })
                     .collect();
                 if let Some(value) = fold(node, &mut leaves, &mut |a, b| *a += b) {
                     parts.insert(node, value);

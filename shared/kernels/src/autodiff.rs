@@ -1,0 +1,157 @@
+//! The operations under automatic differentiation: each records its inputs and calls the backend's
+//! own backward pass.
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend};
+
+use crate::ops::{KernelGradients, KernelOps};
+
+type Plain<B> = <B as burn::backend::BackendTypes>::FloatTensorPrimitive;
+
+/// The backward pass of one operation on the inner backend: a plain function of what was saved and
+/// of the output's gradient, giving one gradient an input.
+struct Derivative<B: Backend, S, const N: usize> {
+    gradients: fn(S, Plain<B>) -> [Plain<B>; N],
+}
+
+impl<B: Backend, S, const N: usize> std::fmt::Debug for Derivative<B, S, N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Derivative")
+    }
+}
+
+impl<B, S, const N: usize> Backward<B, N> for Derivative<B, S, N>
+where
+    B: Backend,
+    S: Clone + Send + std::fmt::Debug + 'static,
+{
+    type State = S;
+
+    fn backward(self, ops: Ops<S, N>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let gradients = (self.gradients)(ops.state, grad);
+        for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
+            if let Some(parent) = parent {
+                grads.register::<B>(parent.id, gradient);
+            }
+        }
+    }
+}
+
+/// Records `output` as computed from `inputs`.
+fn record<B, C, S, const N: usize>(
+    inputs: [FloatTensor<Autodiff<B, C>>; N],
+    output: Plain<B>,
+    saved: S,
+    gradients: fn(S, Plain<B>) -> [Plain<B>; N],
+) -> FloatTensor<Autodiff<B, C>>
+where
+    B: Backend,
+    C: CheckpointStrategy,
+    S: Clone + Send + std::fmt::Debug + 'static,
+{
+    let nodes = inputs.each_ref().map(|input| input.node());
+    match (Derivative::<B, S, N> { gradients }).prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish(saved, output),
+        OpsKind::UnTracked(prep) => prep.finish(output),
+    }
+}
+
+impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
+    fn kernel_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let saved = (x.primitive().clone(), weight.primitive().clone());
+        let output = B::kernel_linear(saved.0.clone(), saved.1.clone());
+        record([x, weight], output, saved, |(x, weight), grad| {
+            let (x, weight) = B::kernel_linear_backward(x, weight, grad);
+            [x, weight]
+        })
+    }
+
+    fn kernel_linear_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        let saved = (x.primitive().clone(), weight.primitive().clone());
+        let output = B::kernel_linear_bias(saved.0.clone(), saved.1.clone(), bias.primitive().clone());
+        record([x, weight, bias], output, saved, |(x, weight), grad| {
+            let (x, weight) = B::kernel_linear_backward(x, weight, grad.clone());
+            [x, weight, B::kernel_bias_backward(grad)]
+        })
+    }
+
+    fn kernel_depthwise(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        let saved = (x.primitive().clone(), weight.primitive().clone());
+        let output = B::kernel_depthwise(saved.0.clone(), saved.1.clone(), bias.primitive().clone());
+        record([x, weight, bias], output, saved, |(x, weight), grad| {
+            let (x, weight, bias) = B::kernel_depthwise_backward(x, weight, grad);
+            [x, weight, bias]
+        })
+    }
+
+    fn kernel_conv_stride2(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        let saved = (x.primitive().clone(), weight.primitive().clone());
+        let output = B::kernel_conv_stride2(saved.0.clone(), saved.1.clone(), bias.primitive().clone());
+        record([x, weight, bias], output, saved, |(x, weight), grad| {
+            let (x, weight) = B::kernel_conv_stride2_backward(x, weight, grad.clone());
+            [x, weight, B::kernel_bias_backward(grad)]
+        })
+    }
+
+    fn kernel_batch_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f32,
+        relu: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let inputs = [&x, &gamma, &beta].map(|input| input.primitive().clone());
+        let [x_value, gamma_value, beta_value] = inputs.clone();
+        let (output, mean, variance) = B::kernel_batch_norm(x_value, gamma_value, beta_value, epsilon, relu);
+        let saved = (inputs, mean.clone(), variance.clone(), epsilon, relu);
+        let output = record([x, gamma, beta], output, saved, |(inputs, mean, variance, epsilon, relu), grad| {
+            let [x, gamma, beta] = inputs;
+            let (x, gamma, beta) = B::kernel_batch_norm_backward(x, gamma, beta, mean, variance, epsilon, relu, grad);
+            [x, gamma, beta]
+        });
+        (output, untracked(mean), untracked(variance))
+    }
+
+    fn kernel_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let saved = x.primitive().clone();
+        let output = B::kernel_gelu(saved.clone());
+        record([x], output, saved, |x, grad| [B::kernel_gelu_backward(x, grad)])
+    }
+
+    fn kernel_spatial_gate(x: FloatTensor<Self>, hidden: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let saved = [&x, &hidden, &weight].map(|input| input.primitive().clone());
+        let [x_value, hidden_value, weight_value] = saved.clone();
+        let output = B::kernel_spatial_gate(x_value, hidden_value, weight_value);
+        record([x, hidden, weight], output, saved, |[x, hidden, weight], grad| {
+            let (x, hidden, weight) = B::kernel_spatial_gate_backward(x, hidden, weight, grad);
+            [x, hidden, weight]
+        })
+    }
+
+    fn kernel_channel_gate(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let saved = (x.primitive().clone(), weight.primitive().clone());
+        let output = B::kernel_channel_gate(saved.0.clone(), saved.1.clone());
+        record([x, weight], output, saved, |(x, weight), grad| {
+            let (x, weight) = B::kernel_channel_gate_backward(x, weight, grad);
+            [x, weight]
+        })
+    }
+
+    fn kernel_scale_shift(
+        x: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        relu: bool,
+    ) -> FloatTensor<Self> {
+        untracked(B::kernel_scale_shift(x.into_primitive(), scale.into_primitive(), shift.into_primitive(), relu))
+    }
+}
+
+fn untracked<B: Backend, C: CheckpointStrategy>(value: Plain<B>) -> FloatTensor<Autodiff<B, C>> {
+    <Autodiff<B, C> as burn::backend::AutodiffBackend>::from_inner(value)
+}

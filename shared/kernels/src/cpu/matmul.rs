@@ -1,0 +1,75 @@
+//! Matrix products on the calling thread.
+#![allow(unsafe_code)]
+
+/// A matrix stored by rows, or the transpose of one.
+#[derive(Debug, Clone, Copy)]
+pub struct Matrix<'a> {
+    values: &'a [f32],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+// === impl Matrix ===
+
+impl<'a> Matrix<'a> {
+    /// `values` as `rows` rows of `columns`.
+    pub fn new(values: &'a [f32], rows: usize, columns: usize) -> Self {
+        assert_eq!(values.len(), rows * columns, "a matrix has rows * columns values");
+        Self { values, rows, columns, row_stride: columns, column_stride: 1 }
+    }
+
+    /// The same values read as the transposed matrix.
+    pub fn transposed(self) -> Self {
+        Self {
+            values: self.values,
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+        }
+    }
+}
+
+/// `out = left @ right`, or `out += left @ right` with `accumulate`. `out` is stored by rows.
+pub fn matmul(left: Matrix, right: Matrix, out: &mut [f32], accumulate: bool) {
+    let (m, n, k) = (left.rows, right.columns, left.columns);
+    assert_eq!(k, right.rows, "inner dimensions agree");
+    assert_eq!(out.len(), m * n, "the result has rows * columns values");
+    if m == 0 || n == 0 {
+        return;
+    }
+    if k == 0 {
+        if !accumulate {
+            out.fill(0.0);
+        }
+        return;
+    }
+    // SAFETY: `gemm` reads `left[i * row_stride + l * column_stride]` for `i < m, l < k`, likewise
+    // `right`, and reads and writes `out[i * n + j]`. `Matrix::new` and the assertions above bound all
+    // of these inside their slices, and `out` is borrowed mutably, so it overlaps neither input.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            n as isize,
+            accumulate,
+            left.values.as_ptr(),
+            left.column_stride as isize,
+            left.row_stride as isize,
+            right.values.as_ptr(),
+            right.column_stride as isize,
+            right.row_stride as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}

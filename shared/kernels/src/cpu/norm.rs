@@ -1,0 +1,147 @@
+//! Batch normalisation over the rows of `[rows, channels]`, and the ReLU that may follow.
+
+use super::linear::column_sums_f64;
+use super::vectorized;
+
+/// The mean and the biased variance of each channel, by two passes.
+pub fn moments(x: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
+    let rows = (x.len() / channels) as f64;
+    let mean: Vec<f32> = column_sums_f64(x, channels).into_iter().map(|sum| (sum / rows) as f32).collect();
+    let mut squares = vec![0.0f64; channels];
+    let mut block = vec![0.0f32; channels];
+    vectorized(
+        #[inline(always)]
+        || {
+            for rows in x.chunks(64 * channels) {
+                block.fill(0.0);
+                for row in rows.chunks_exact(channels) {
+                    for ((sum, value), mean) in block.iter_mut().zip(row).zip(&mean) {
+                        let centred = value - mean;
+                        *sum = centred.mul_add(centred, *sum);
+                    }
+                }
+                for (sum, block) in squares.iter_mut().zip(&block) {
+                    *sum += f64::from(*block);
+                }
+            }
+        },
+    );
+    let variance = squares.into_iter().map(|sum| (sum / rows) as f32).collect();
+    (mean, variance)
+}
+
+/// Per channel, the factor and the summand that normalise: `gamma / sqrt(variance + epsilon)` and
+/// `beta - mean * factor`.
+pub fn fold(gamma: &[f32], beta: &[f32], mean: &[f32], variance: &[f32], epsilon: f32) -> (Vec<f32>, Vec<f32>) {
+    let scale: Vec<f32> =
+        gamma.iter().zip(variance).map(|(gamma, variance)| gamma / (variance + epsilon).sqrt()).collect();
+    let shift = beta.iter().zip(mean).zip(&scale).map(|((beta, mean), scale)| beta - mean * scale).collect();
+    (scale, shift)
+}
+
+/// `activation((x - mean) / sqrt(variance + epsilon) * gamma + beta)`.
+pub fn normalize(
+    x: &[f32],
+    gamma: &[f32],
+    beta: &[f32],
+    mean: &[f32],
+    variance: &[f32],
+    epsilon: f32,
+    relu: bool,
+) -> Vec<f32> {
+    let (scale, shift) = fold(gamma, beta, mean, variance, epsilon);
+    scale_shift(x, &scale, &shift, relu)
+}
+
+/// `activation(x * scale + shift)` over the last axis.
+pub fn scale_shift(x: &[f32], scale: &[f32], shift: &[f32], relu: bool) -> Vec<f32> {
+    let channels = scale.len();
+    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
+    let mut out = vec![0.0; x.len()];
+    vectorized(
+        #[inline(always)]
+        || {
+            for (out, x) in out.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+                for (((out, x), scale), shift) in out.iter_mut().zip(x).zip(scale).zip(shift) {
+                    let value = x.mul_add(*scale, *shift);
+                    // Not `max`: a NaN must stay a NaN.
+                    *out = if value < floor { floor } else { value };
+                }
+            }
+        },
+    );
+    out
+}
+
+/// The gradients of `x`, `gamma` and `beta` (Ioffe and Szegedy, "Batch normalization", 2015).
+/// `moments` are the mean and the biased variance of the forward pass.
+pub fn backward(
+    x: &[f32],
+    gamma: &[f32],
+    beta: &[f32],
+    moments: (&[f32], &[f32]),
+    epsilon: f32,
+    relu: bool,
+    grad: &[f32],
+) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let (mean, variance) = moments;
+    let channels = gamma.len();
+    let rows = (x.len() / channels) as f32;
+    let (scale, shift) = fold(gamma, beta, mean, variance, epsilon);
+    let inverse: Vec<f32> = variance.iter().map(|variance| 1.0 / (variance + epsilon).sqrt()).collect();
+    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
+
+    let mut sums = vec![0.0f64; channels];
+    let mut products = vec![0.0f64; channels];
+    let mut sum_block = vec![0.0f32; channels];
+    let mut product_block = vec![0.0f32; channels];
+    vectorized(
+        #[inline(always)]
+        || {
+            for (x, grad) in x.chunks(64 * channels).zip(grad.chunks(64 * channels)) {
+                sum_block.fill(0.0);
+                product_block.fill(0.0);
+                for (x, grad) in x.chunks_exact(channels).zip(grad.chunks_exact(channels)) {
+                    let (x, grad) = (&x[..channels], &grad[..channels]);
+                    let (scale, shift, mean) = (&scale[..channels], &shift[..channels], &mean[..channels]);
+                    let (sums, products) = (&mut sum_block[..channels], &mut product_block[..channels]);
+                    for c in 0..channels {
+                        let passes = x[c].mul_add(scale[c], shift[c]) > floor;
+                        let grad = if passes { grad[c] } else { 0.0 };
+                        sums[c] += grad;
+                        products[c] = grad.mul_add(x[c] - mean[c], products[c]);
+                    }
+                }
+                for c in 0..channels {
+                    sums[c] += f64::from(sum_block[c]);
+                    products[c] += f64::from(product_block[c]);
+                }
+            }
+        },
+    );
+    let dbeta: Vec<f32> = sums.iter().map(|sum| *sum as f32).collect();
+    let dgamma: Vec<f32> =
+        products.iter().zip(&inverse).map(|(sum, inverse)| (*sum * f64::from(*inverse)) as f32).collect();
+
+    // dx = scale * (grad - dbeta / rows - (x - mean) * inverse * dgamma / rows)
+    let offset: Vec<f32> = dbeta.iter().map(|sum| sum / rows).collect();
+    let slope: Vec<f32> = dgamma.iter().zip(&inverse).map(|(sum, inverse)| sum * inverse / rows).collect();
+    let mut dx = vec![0.0; x.len()];
+    vectorized(
+        #[inline(always)]
+        || {
+            let rows = x.chunks_exact(channels).zip(grad.chunks_exact(channels));
+            for (dx, (x, grad)) in dx.chunks_exact_mut(channels).zip(rows) {
+                let (dx, x, grad) = (&mut dx[..channels], &x[..channels], &grad[..channels]);
+                let (scale, shift, mean) = (&scale[..channels], &shift[..channels], &mean[..channels]);
+                let (offset, slope) = (&offset[..channels], &slope[..channels]);
+                for c in 0..channels {
+                    let passes = x[c].mul_add(scale[c], shift[c]) > floor;
+                    let grad = if passes { grad[c] } else { 0.0 };
+                    dx[c] = scale[c] * (grad - offset[c] - (x[c] - mean[c]) * slope[c]);
+                }
+            }
+        },
+    );
+    (dx, dgamma, dbeta)
+}

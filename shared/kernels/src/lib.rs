@@ -1,0 +1,23 @@
+//! The operations that the networks spend their time in, as a Burn backend extension.
+//!
+//! Activations are channels-last: `[batch, height, width, channels]`, contiguous `f32`. Weights keep
+//! PyTorch's shapes. Each operation computes on the calling thread alone and sums in an order that
+//! depends on the shapes alone, so its bits do not depend on how many threads, slots or workers run.
+//! (`gemm` sizes its blocks by the caches of the processor: equal bits within one kind of processor.)
+//!
+//! [`ops`] is what networks call; [`cpu`] computes on slices; [`autodiff`] records the backward pass.
+
+mod autodiff;
+pub mod cpu;
+mod flex;
+pub mod ops;
+
+/// What may follow a batch normalisation in the same pass over memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    None,
+    Relu,
+}
+
+/// The kernel set that computed a replica, part of its numerics class.
+pub const KERNEL_SET: &str = "cpu-f32-1";

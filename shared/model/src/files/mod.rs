@@ -1,0 +1,68 @@
+//! Reading weights that others wrote: `.safetensors`, and what `torch.save` writes.
+//!
+//! Files come from the internet. No code in them is run, what they claim is checked against what they hold
+//! before memory is taken, and whatever is wrong with one is an error that names it.
+
+mod decode;
+mod error;
+mod pth;
+mod safetensors;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+pub use error::ModelFileError;
+
+/// Tensors under their PyTorch names (`network.0.0.attn.qkv.weight`).
+pub type NamedTensors = BTreeMap<String, HostTensor>;
+
+/// A tensor in memory, its elements in row-major order. A scalar's shape is empty.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostTensor {
+    pub shape: Vec<usize>,
+    pub data: TensorData,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum TensorData {
+    F32(Vec<f32>),
+    I64(Vec<i64>),
+}
+
+/// Which weights to take from a training checkpoint that has both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weights {
+    /// What the optimizer was at.
+    Raw,
+    /// The exponential moving average.
+    Average,
+}
+
+/// The tensors of a weights file: 16, 32 and 64 bit floats as 32 bit ones, integers as 64 bit ones.
+///
+/// A training checkpoint may have them under `model`, `state_dict`, `model_ema` or `state_dict_ema`, looked for in
+/// this order, or the averages first if asked for. A `module.` in front of all names is taken off.
+pub fn read(path: &Path, weights: Weights) -> Result<NamedTensors, ModelFileError> {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    let tensors = match extension.map(str::to_ascii_lowercase).as_deref() {
+        Some("safetensors") => safetensors::read(path)?,
+        Some("pth" | "pt" | "tar" | "bin") => pth::read(path, weights)?,
+        _ => return Err(ModelFileError::Extension { path: path.into() }),
+    };
+    if tensors.is_empty() {
+        return Err(ModelFileError::NoTensors { path: path.into() });
+    }
+    Ok(without_wrapper_prefix(tensors))
+}
+
+/// `DataParallel` and timm's average put the network one level down, as `module`.
+fn without_wrapper_prefix(tensors: NamedTensors) -> NamedTensors {
+    const PREFIX: &str = "module.";
+    if !tensors.keys().all(|name| name.starts_with(PREFIX)) {
+        return tensors;
+    }
+    tensors
+        .into_iter()
+        .map(|(name, tensor)| (name[PREFIX.len()..].to_string(), tensor))
+        .collect()
+}

@@ -1,0 +1,3 @@
+//! The networks, and reading PyTorch-named weights.
+
+pub mod files;

@@ -1,0 +1,20 @@
+/// Why a training step or the state of an optimizer is refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum TrainError {
+    #[error(
+        "the gradient's norm is `{norm}`; lower `optimizer.learning_rate` or set `train.clip_grad_norm`"
+    )]
+    GradientNotFinite { norm: f64 },
+    #[error(
+        "the optimizer keeps {expected}, but the state to load has {found}; load the state of the same optimizer"
+    )]
+    MomentNames { expected: String, found: String },
+    #[error(
+        "`{name}` has {found} values for {expected} parameters; load the state of the same network"
+    )]
+    MomentLength {
+        name: String,
+        expected: usize,
+        found: usize,
+    },
+}

@@ -1,0 +1,19 @@
+//! What happens to gradients and weights in one training step.
+//!
+//! All parameters of a network lie in one flat `f32` slice, described by a table of [`segment::Segment`]s.
+//! Everything here runs over such slices in ascending order on one thread without fused multiply-add, so
+//! the bits depend neither on the number of threads nor on the vector width of the processor.
+
+pub mod clip;
+pub mod ema;
+mod error;
+pub mod loss;
+pub mod metrics;
+pub mod optimizer;
+pub mod schedule;
+pub mod segment;
+
+pub use error::TrainError;
+pub use optimizer::{Optimizer, OptimizerState};
+pub use schedule::LearningRate;
+pub use segment::Segment;

@@ -1,0 +1,274 @@
+//! AdamW and SGD with momentum over flat parameters, operation by operation as PyTorch computes them.
+
+use perennial_plan::spec::{OptimizerName, OptimizerSpec};
+
+use crate::ema::{self, lerp};
+use crate::{Segment, TrainError};
+
+/// Elements that one pass takes through everything before the next: all slices together stay in the
+/// first-level cache.
+const BLOCK: usize = 1024;
+
+/// An optimizer and its state.
+#[derive(Debug, Clone)]
+pub struct Optimizer {
+    spec: OptimizerSpec,
+    segments: Vec<Segment>,
+    step: u64,
+    moments: Vec<Vec<f32>>,
+}
+
+/// What an optimizer remembers, under PyTorch's names: `exp_avg` and `exp_avg_sq` of AdamW,
+/// `momentum_buffer` of SGD with momentum.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OptimizerState {
+    /// Steps taken.
+    pub step: u64,
+    /// Each as long as the parameters and in their order.
+    pub moments: Vec<(String, Vec<f32>)>,
+}
+
+/// The constants of one AdamW step, rounded to 32 bits where PyTorch rounds them.
+struct AdamwStep {
+    gradient_scale: f32,
+    first_weight: f32,
+    beta2: f32,
+    second_weight: f32,
+    correction2_sqrt: f32,
+    eps: f32,
+    minus_step_size: f32,
+}
+
+struct SgdStep {
+    gradient_scale: f32,
+    momentum: f32,
+    minus_learning_rate: f32,
+}
+
+// === impl Optimizer ===
+
+impl Optimizer {
+    /// The segments lie one after another from 0 ([`Segment::table`] makes such).
+    pub fn new(spec: &OptimizerSpec, segments: Vec<Segment>) -> Self {
+        let mut length = 0;
+        for segment in &segments {
+            assert_eq!(
+                segment.range.start, length,
+                "segments lie one after another"
+            );
+            length = segment.range.end;
+        }
+        let moments = moment_names(spec).iter().map(|_| vec![0.0; length]);
+        Self {
+            spec: spec.clone(),
+            moments: moments.collect(),
+            segments,
+            step: 0,
+        }
+    }
+
+    /// One step. The gradients are multiplied by `gradient_scale` (one over the batch size, times the clip
+    /// coefficient) on the way.
+    pub fn step(
+        &mut self,
+        parameters: &mut [f32],
+        gradients: &[f32],
+        gradient_scale: f32,
+        learning_rate: f64,
+    ) {
+        self.step_with_ema(parameters, gradients, gradient_scale, learning_rate, None);
+    }
+
+    /// One step, and in the same pass over memory an [`ema::update`] of the average with that decay. The bits
+    /// are those of the two calls one after the other.
+    pub fn step_with_ema(
+        &mut self,
+        parameters: &mut [f32],
+        gradients: &[f32],
+        gradient_scale: f32,
+        learning_rate: f64,
+        mut ema: Option<(&mut [f32], f64)>,
+    ) {
+        let length = self.segments.last().map_or(0, |segment| segment.range.end);
+        assert_eq!(
+            parameters.len(),
+            length,
+            "one parameter for each place of the segments"
+        );
+        assert_eq!(gradients.len(), length, "one gradient for each parameter");
+        self.step += 1;
+
+        let adamw = AdamwStep::new(&self.spec, self.step, gradient_scale, learning_rate);
+        let sgd = SgdStep {
+            gradient_scale,
+            momentum: self.spec.momentum as f32,
+            minus_learning_rate: -learning_rate as f32,
+        };
+        for segment in &self.segments {
+            let weight_decay = if segment.decay {
+                self.spec.weight_decay
+            } else {
+                0.0
+            };
+            for start in segment.range.clone().step_by(BLOCK) {
+                let block = start..segment.range.end.min(start + BLOCK);
+                let values = &mut parameters[block.clone()];
+                let gradients = &gradients[block.clone()];
+                match (self.spec.name, self.moments.as_mut_slice()) {
+                    (OptimizerName::Adamw, [first, second]) => adamw.apply(
+                        values,
+                        gradients,
+                        &mut first[block.clone()],
+                        &mut second[block.clone()],
+                        (1.0 - learning_rate * weight_decay) as f32,
+                    ),
+                    (OptimizerName::Sgd, [buffer]) => {
+                        let buffer = &mut buffer[block.clone()];
+                        sgd.apply_with_momentum(values, gradients, buffer, weight_decay as f32);
+                    }
+                    _ => sgd.apply(values, gradients, weight_decay as f32),
+                }
+                if let Some((average, decay)) = &mut ema {
+                    ema::update(&mut average[block], values, *decay);
+                }
+            }
+        }
+    }
+
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
+    /// The names and values of the state's slices, each as long as the parameters.
+    pub fn moments(&self) -> impl Iterator<Item = (&'static str, &[f32])> {
+        moment_names(&self.spec)
+            .iter()
+            .zip(&self.moments)
+            .map(|(name, values)| (*name, values.as_slice()))
+    }
+
+    /// A copy of the state, for a checkpoint.
+    pub fn state(&self) -> OptimizerState {
+        OptimizerState {
+            step: self.step,
+            moments: self
+                .moments()
+                .map(|(name, values)| (name.to_string(), values.to_vec()))
+                .collect(),
+        }
+    }
+
+    /// Goes on from a state. On an error nothing has changed.
+    pub fn load_state(&mut self, state: OptimizerState) -> Result<(), TrainError> {
+        let names: Vec<&str> = state
+            .moments
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let expected = moment_names(&self.spec);
+        if names != expected {
+            let list = |names: &[&str]| match names {
+                [] => "nothing".to_string(),
+                names => format!("`{}`", names.join("`, `")),
+            };
+            return Err(TrainError::MomentNames {
+                expected: list(expected),
+                found: list(&names),
+            });
+        }
+        for ((name, values), own) in state.moments.iter().zip(&self.moments) {
+            if values.len() != own.len() {
+                return Err(TrainError::MomentLength {
+                    name: name.clone(),
+                    expected: own.len(),
+                    found: values.len(),
+                });
+            }
+        }
+        self.step = state.step;
+        self.moments = state
+            .moments
+            .into_iter()
+            .map(|(_, values)| values)
+            .collect();
+        Ok(())
+    }
+}
+
+fn moment_names(spec: &OptimizerSpec) -> &'static [&'static str] {
+    match spec.name {
+        OptimizerName::Adamw => &["exp_avg", "exp_avg_sq"],
+        OptimizerName::Sgd if spec.momentum > 0.0 => &["momentum_buffer"],
+        OptimizerName::Sgd => &[],
+    }
+}
+
+// === impl AdamwStep ===
+
+impl AdamwStep {
+    fn new(spec: &OptimizerSpec, step: u64, gradient_scale: f32, learning_rate: f64) -> Self {
+        let [beta1, beta2] = spec.betas;
+        let correction1 = 1.0 - beta1.powf(step as f64);
+        let correction2 = 1.0 - beta2.powf(step as f64);
+        Self {
+            gradient_scale,
+            first_weight: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            second_weight: (1.0 - beta2) as f32,
+            correction2_sqrt: correction2.sqrt() as f32,
+            eps: spec.eps as f32,
+            minus_step_size: (-learning_rate / correction1) as f32,
+        }
+    }
+
+    /// `keep` is what weight decay leaves of a parameter.
+    fn apply(
+        &self,
+        parameters: &mut [f32],
+        gradients: &[f32],
+        first: &mut [f32],
+        second: &mut [f32],
+        keep: f32,
+    ) {
+        let moments = first.iter_mut().zip(second);
+        for ((parameter, gradient), (first, second)) in
+            parameters.iter_mut().zip(gradients).zip(moments)
+        {
+            let gradient = gradient * self.gradient_scale;
+            *first = lerp(*first, gradient, self.first_weight);
+            *second = *second * self.beta2 + self.second_weight * gradient * gradient;
+            let denominator = second.sqrt() / self.correction2_sqrt + self.eps;
+            *parameter = *parameter * keep + self.minus_step_size * *first / denominator;
+        }
+    }
+}
+
+// === impl SgdStep ===
+
+impl SgdStep {
+    /// The buffer starts at zero, so the first step leaves the gradient in it, as in PyTorch.
+    fn apply_with_momentum(
+        &self,
+        parameters: &mut [f32],
+        gradients: &[f32],
+        buffer: &mut [f32],
+        weight_decay: f32,
+    ) {
+        for ((parameter, gradient), buffer) in parameters.iter_mut().zip(gradients).zip(buffer) {
+            let gradient = gradient * self.gradient_scale + weight_decay * *parameter;
+            *buffer = *buffer * self.momentum + gradient;
+            *parameter += self.minus_learning_rate * *buffer;
+        }
+    }
+
+    fn apply(&self, parameters: &mut [f32], gradients: &[f32], weight_decay: f32) {
+        for (parameter, gradient) in parameters.iter_mut().zip(gradients) {
+            let gradient = gradient * self.gradient_scale + weight_decay * *parameter;
+            *parameter += self.minus_learning_rate * gradient;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -100,16 +100,16 @@ pub fn setting(value: &Value) -> String {
     }
 }
 
-/// The shortest text that gives the number back; as `f32` when it came from one (0.485 and not 0.48500001430511475).
+/// At most six decimals, and as `f32` where it came from one (0.485 and not 0.48500001430511475).
 fn float(value: f64) -> String {
     let single = value as f32;
-    let plain = |size: f64| size == 0.0 || (1e-3..1e7).contains(&size.abs());
-    match (f64::from(single) == value, plain(value)) {
-        (true, true) => single.to_string(),
-        (true, false) => format!("{single:e}"),
-        (false, true) => value.to_string(),
-        (false, false) => format!("{value:e}"),
+    let came_from_single = f64::from(single) == value;
+    if value != 0.0 && !(1e-3..1e7).contains(&value.abs()) {
+        return if came_from_single { format!("{single:e}") } else { format!("{value:e}") };
     }
+    let shortest = if came_from_single { single.to_string() } else { value.to_string() };
+    let rounded = trim_zeros(&format!("{value:.6}"));
+    if rounded.len() < shortest.len() { rounded } else { shortest }
 }
 
 /// Control characters would change the terminal or vanish: they are shown as a replacement character.

@@ -24,22 +24,22 @@ pub fn section(report: &Report) -> Markup {
             h2 { "Training" }
             p.note {
                 (sentence(report))
-                " The training loss is taken on changed pictures and softened labels, so it can lie above the validation loss."
+                " The training loss is taken on changed pictures and softened labels, so it can lie above the validation loss. EMA is measured on the validation pictures too."
             }
             div.charts {
                 (chart("Loss", Scale::Loss, vec![
                     series("training", "train", |r| r.train_loss),
                     series("validation", "raw", |r| r.val_loss),
-                    series("validation, EMA", "ema", |r| r.ema_loss.unwrap_or(f64::NAN)),
+                    series("EMA", "ema", |r| r.ema_loss.unwrap_or(f64::NAN)),
                 ]))
                 (chart("Top-1", Scale::Share, vec![
                     series("training", "train", |r| r.train_top1),
                     series("validation", "raw", |r| r.val_top1),
-                    series("validation, EMA", "ema", |r| r.ema_top1.unwrap_or(f64::NAN)),
+                    series("EMA", "ema", |r| r.ema_top1.unwrap_or(f64::NAN)),
                 ]))
                 (chart(&format!("Top-{}", report.raw.k), Scale::Share, vec![
                     series("validation", "raw", |r| r.val_top5),
-                    series("validation, EMA", "ema", |r| r.ema_top5.unwrap_or(f64::NAN)),
+                    series("EMA", "ema", |r| r.ema_top5.unwrap_or(f64::NAN)),
                 ]))
                 (chart("Learning rate", Scale::Rate, vec![series("at the end of the epoch", "rate", |r| r.learning_rate)]))
             }

@@ -72,7 +72,7 @@ pub fn provenance(report: &Report) -> Markup {
             h2 { "Train it again" }
             p.note {
                 "The weights depend on the job file, the pictures and the kind of processor, and not on how many workers took part "
-                "or what happened to them. Whoever trains this job again gets weights with these hashes."
+                "or what happened to them. Whoever trains this job again on such a processor gets weights with these hashes."
             }
             @if let Some(command) = &report.command { pre tabindex="0" { code { (command) } } }
             dl.facts.hashes {

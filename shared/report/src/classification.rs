@@ -44,6 +44,9 @@ pub struct ClassificationReport {
     pub macro_avg: Scores,
     /// The mean over classes, weighted by support.
     pub weighted_avg: Scores,
+    /// scikit-learn counts in floats, and prints them so, when not one sample is right.
+    #[serde(skip)]
+    fractional_support: bool,
 }
 
 /// The report over all classes as text, as scikit-learn prints it with `labels=range(len(confusion))`,
@@ -155,6 +158,8 @@ impl ClassificationReport {
             overall,
             macro_avg: average(|_| 1.0),
             weighted_avg: average(|s| s.support as f64),
+            fractional_support: (0..confusion.len())
+                .all(|label| cell(confusion, label, label) == 0),
             classes,
         }
     }
@@ -171,6 +176,10 @@ impl ClassificationReport {
             .unwrap_or(0)
             .max(LONGEST_HEADING.len())
             .max(digits);
+        let count = |support: u64| {
+            let ending = if self.fractional_support { ".0" } else { "" };
+            format!("{support}{ending}")
+        };
         let row = |name: &str, scores: &Scores| {
             let Scores {
                 precision,
@@ -178,6 +187,7 @@ impl ClassificationReport {
                 f1_score,
                 support,
             } = scores;
+            let support = count(*support);
             format!(
                 "{name:>width$}  {precision:>9.digits$} {recall:>9.digits$} {f1_score:>9.digits$} {support:>9}\n"
             )
@@ -193,7 +203,7 @@ impl ClassificationReport {
         text.push('\n');
         match &self.overall {
             Overall::Accuracy(accuracy) => {
-                let support = self.macro_avg.support;
+                let support = count(self.macro_avg.support);
                 writeln!(
                     text,
                     "{:>width$}  {:>9} {:>9} {accuracy:>9.digits$} {support:>9}",

@@ -155,7 +155,7 @@ impl Report {
             |name: &str, write: fn(f64) -> String, value: &dyn Fn(&EpochRecord) -> f64| {
                 let values: Vec<f64> = epochs.iter().map(value).collect();
                 let known = || values.iter().copied().filter(|value| value.is_finite());
-                if let (Some(first), Some(last)) = (known().next(), known().last()) {
+                if let (Some(first), Some(last)) = (known().next(), known().next_back()) {
                     let range = format!("{} → {}", write(first), write(last));
                     page.fact(name, format_args!("{}  {range}", sparkline(&values)));
                 }

@@ -158,6 +158,21 @@ fn built_in() {
     assert_eq!(classification_report(&[], &confusion, 2), expected);
 }
 
+/// As scikit-learn 1.9.1 prints it.
+#[test]
+fn where_nothing_is_right_support_is_printed_as_a_float() {
+    let confusion = confusion_matrix(&[0, 1, 1], &[1, 0, 0], 2).unwrap();
+    let text = classification_report(&[], &confusion, 2);
+    assert!(
+        text.contains("           1       0.00      0.00      0.00       2.0\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("    accuracy                           0.00       3.0\n"),
+        "{text}"
+    );
+}
+
 #[test]
 fn nothing_evaluated_scores_zero_and_does_not_panic() {
     let names = vec!["a".to_string(), "b".to_string()];

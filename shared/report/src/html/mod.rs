@@ -116,6 +116,7 @@ impl Report {
             overall,
             macro_avg,
             weighted_avg,
+            ..
         } = self.classification(evaluation);
         let long = classes.len() > LONG_TABLE;
         html! {

@@ -7,11 +7,14 @@
 //! scikit-learn to the bit. [`synth`] draws a data set to try things on.
 
 pub mod augment;
+pub mod cache;
 pub mod copy;
 pub mod decode;
 mod error;
 pub mod folder;
+pub mod loader;
 pub mod mix;
+pub mod prefetch;
 pub mod resize;
 pub mod split;
 pub mod stats;
@@ -21,5 +24,7 @@ pub use copy::{SplitSummary, split_folder};
 pub use decode::{Picture, PictureError, read_picture};
 pub use error::{DataError, SplitError};
 pub use folder::{DataSet, Sample, Side, Skipped};
+pub use loader::{Pipeline, Request, SlotBatch};
+pub use prefetch::Prefetcher;
 pub use stats::{MeanStd, mean_std};
 pub use thumbnail::thumbnail_jpeg;

@@ -9,3 +9,4 @@ mod resize;
 mod split;
 mod stats;
 mod support;
+mod synth;

@@ -4,7 +4,7 @@
 //! [`decode`]d, [`augment`]ed by randomness keyed by (seed, epoch, sample) and [`mix`]ed within its
 //! slot; the [`loader`] does so ahead of training. What a slot holds is a pure function of the job, the
 //! data and the slot, whatever the number of threads. [`resize`] and the split agree with Pillow and
-//! scikit-learn to the bit. [`synth`] draws a data set to try things on.
+//! scikit-learn to the bit. [`synth`](mod@synth) draws a data set to try things on.
 
 pub mod augment;
 pub mod cache;

@@ -51,8 +51,8 @@ fn sums(picture: &Picture) -> Sums {
         squares: [0; 3],
     };
     for pixel in picture.pixels.chunks_exact(3) {
-        for channel in 0..3 {
-            let value = u64::from(pixel[channel]);
+        for (channel, value) in pixel.iter().enumerate() {
+            let value = u64::from(*value);
             sums.sum[channel] += value;
             sums.squares[channel] += value * value;
         }

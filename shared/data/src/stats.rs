@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use rayon::prelude::*;
+use serde::Serialize;
 
 use crate::decode::{Picture, read_picture};
 use crate::error::DataError;
 
 /// Both ways of taking the statistics of a data set. Every sum has a fixed order.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MeanStd {
     /// Over all pixels of all pictures: what normalisation to mean 0 and deviation 1 needs.
     pub pooled_mean: [f64; 3],

@@ -5,8 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use perennial_collective::{
-    AbortHandle, Collective, CollectiveError, Contribution, MeshConfig, Partial, SlotSum, Tcp,
-    TcpEndpoint,
+    AbortHandle, CollectiveError, Contribution, MeshConfig, Partial, SlotSum, Tcp, TcpEndpoint,
 };
 
 pub const GRADIENTS: usize = 23;

@@ -79,7 +79,7 @@ impl Commit {
 enum State {
     Gathering,
     Committing(Box<Commit>),
-    Committed(Box<Commit>),
+    Committed,
     Failed(String),
 }
 
@@ -102,7 +102,7 @@ pub(super) struct Checkpoints {
 /// What became of the last checkpoint.
 pub(super) enum Last<'a> {
     UnderWay,
-    Committed(&'a Commit),
+    Committed,
     Failed(&'a str),
 }
 
@@ -127,7 +127,9 @@ impl Checkpoints {
     pub fn part_written(&mut self, part: PartWritten) -> Result<(), String> {
         let (kind, step) = (&part.kind, part.global_step);
         if !self.kinds.contains(&kind.as_str()) {
-            return Err(format!("a checkpoint of this job has no part of kind `{kind}`"));
+            return Err(format!(
+                "a checkpoint of this job has no part of kind `{kind}`"
+            ));
         }
         let checkpoint = self.entry(step);
         if checkpoint.parts.iter().any(|known| known.kind == *kind) {
@@ -168,15 +170,14 @@ impl Checkpoints {
     /// The manifest exists. Returns what it says.
     pub fn committed(&mut self, global_step: u64) -> Option<Commit> {
         let checkpoint = self.checkpoints.get_mut(&global_step)?;
-        let State::Committing(commit) = &checkpoint.state else {
+        let State::Committing(commit) = std::mem::replace(&mut checkpoint.state, State::Committed)
+        else {
             return None;
         };
-        let commit = commit.clone();
-        checkpoint.state = State::Committed(commit.clone());
         self.newest = self.newest.max(Some(global_step));
         // Only the last one is ever asked for again.
         self.checkpoints
-            .retain(|step, other| *step >= global_step || !matches!(other.state, State::Committed(_)));
+            .retain(|step, other| *step >= global_step || !matches!(other.state, State::Committed));
         Some(*commit)
     }
 
@@ -187,12 +188,18 @@ impl Checkpoints {
 
     /// Whether a commit is under way whose end decides what is newest.
     pub fn is_committing(&self) -> bool {
-        self.checkpoints.values().any(|checkpoint| matches!(checkpoint.state, State::Committing(_)))
+        self.checkpoints
+            .values()
+            .any(|checkpoint| matches!(checkpoint.state, State::Committing(_)))
     }
 
     pub fn at(&self, global_step: u64) -> Last<'_> {
-        match self.checkpoints.get(&global_step).map(|checkpoint| &checkpoint.state) {
-            Some(State::Committed(commit)) => Last::Committed(commit),
+        match self
+            .checkpoints
+            .get(&global_step)
+            .map(|checkpoint| &checkpoint.state)
+        {
+            Some(State::Committed) => Last::Committed,
             Some(State::Failed(message)) => Last::Failed(message),
             _ => Last::UnderWay,
         }
@@ -206,10 +213,12 @@ impl Checkpoints {
     }
 
     fn entry(&mut self, global_step: u64) -> &mut Checkpoint {
-        self.checkpoints.entry(global_step).or_insert_with(|| Checkpoint {
-            parts: Vec::new(),
-            snapshot: None,
-            state: State::Gathering,
-        })
+        self.checkpoints
+            .entry(global_step)
+            .or_insert_with(|| Checkpoint {
+                parts: Vec::new(),
+                snapshot: None,
+                state: State::Gathering,
+            })
     }
 }

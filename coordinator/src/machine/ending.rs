@@ -27,7 +27,10 @@ impl Machine {
         self.drop_silent_strangers();
         if !self.has_everything() {
             for worker in &self.workers {
-                let heard = self.connections.get(&worker.connection).map(|connection| connection.last_heard);
+                let heard = self
+                    .connections
+                    .get(&worker.connection)
+                    .map(|connection| connection.last_heard);
                 let silence = self.now.saturating_sub(heard.unwrap_or(self.now));
                 if silence > LEASE {
                     return Err(Failure::resumable(format!(
@@ -38,7 +41,10 @@ impl Machine {
                 }
             }
         }
-        match self.suspicion.take_if(|suspicion| self.now >= suspicion.until) {
+        match self
+            .suspicion
+            .take_if(|suspicion| self.now >= suspicion.until)
+        {
             Some(suspicion) => Err(Failure::resumable(suspicion.sentence)),
             None => Ok(()),
         }
@@ -74,9 +80,17 @@ impl Machine {
         }
     }
 
-    pub(super) fn disconnected(&mut self, connection: ConnectionId, cause: &str) -> Result<(), Failure> {
+    pub(super) fn disconnected(
+        &mut self,
+        connection: ConnectionId,
+        cause: &str,
+    ) -> Result<(), Failure> {
         self.connections.remove(&connection);
-        let Some(worker) = self.workers.iter().find(|worker| worker.connection == connection) else {
+        let Some(worker) = self
+            .workers
+            .iter()
+            .find(|worker| worker.connection == connection)
+        else {
             return Ok(());
         };
         if worker.failed || matches!(self.phase, Phase::Failing(_)) || self.has_everything() {
@@ -98,9 +112,14 @@ impl Machine {
         worker.failed = true;
         let (name, message) = (&worker.name, &failed.message);
         if failed.lost_peer.is_empty() {
-            return Err(Failure::resumable(format!("worker `{name}` failed: {message}")));
+            return Err(Failure::resumable(format!(
+                "worker `{name}` failed: {message}"
+            )));
         }
-        let sentence = format!("worker `{name}` lost worker `{}`: {message}", failed.lost_peer);
+        let sentence = format!(
+            "worker `{name}` lost worker `{}`: {message}",
+            failed.lost_peer
+        );
         let until = self.now + SUSPICION;
         self.suspicion.get_or_insert(Suspicion { until, sentence });
         Ok(())
@@ -120,13 +139,20 @@ impl Machine {
 
     /// Whether no member has anything left to give: then it may leave.
     fn has_everything(&self) -> bool {
-        let final_step = self.ledger.as_ref().map_or(0, |ledger| ledger.global_step());
+        let final_step = self
+            .ledger
+            .as_ref()
+            .map_or(0, |ledger| ledger.global_step());
         self.phase == Phase::Finishing && self.checkpoints.has_all_parts(final_step)
     }
 
     /// Goes on to the report once the last checkpoint is in the store.
     pub(super) fn conclude_if_written(&mut self) -> Result<(), Failure> {
-        let Some(ledger) = self.ledger.as_ref().filter(|_| self.phase == Phase::Finishing) else {
+        let Some(ledger) = self
+            .ledger
+            .as_ref()
+            .filter(|_| self.phase == Phase::Finishing)
+        else {
             return Ok(());
         };
         if self.report_requested {
@@ -136,9 +162,11 @@ impl Machine {
             match self.checkpoints.at(ledger.global_step()) {
                 Last::UnderWay => return Ok(()),
                 Last::Failed(message) => {
-                    return Err(Failure::resumable(format!("the last checkpoint could not be written: {message}")));
+                    return Err(Failure::resumable(format!(
+                        "the last checkpoint could not be written: {message}"
+                    )));
                 }
-                Last::Committed(_) => {}
+                Last::Committed => {}
             }
         }
         self.report_requested = true;
@@ -154,7 +182,10 @@ impl Machine {
         let (ledger, generation) = (self.ledger.as_ref()?, self.generation.as_ref()?);
         let first = self.workers.first()?;
         let (global_step, epochs_done) = ledger.evaluated();
-        let hashes = self.evaluated.clone().filter(|hashes| hashes.epochs_done == epochs_done);
+        let hashes = self
+            .evaluated
+            .clone()
+            .filter(|hashes| hashes.epochs_done == epochs_done);
         Some(ReportInput {
             finished: ledger.global_step() == ledger.total_steps(),
             epochs_done,
@@ -171,7 +202,10 @@ impl Machine {
     }
 
     pub(super) fn report_failed(&mut self, message: &str) -> Result<(), Failure> {
-        let finished = self.ledger.as_ref().is_some_and(|ledger| ledger.global_step() == ledger.total_steps());
+        let finished = self
+            .ledger
+            .as_ref()
+            .is_some_and(|ledger| ledger.global_step() == ledger.total_steps());
         if finished {
             return Err(Failure::final_(format!(
                 "all epochs are done and their last checkpoint is written, but the report is not: {message}"
@@ -184,14 +218,18 @@ impl Machine {
 
     /// The end without an error. `report` is where the HTML report lies.
     pub(super) fn conclude(&mut self, report: Option<String>) {
-        let resumed = self.config.resume.as_ref().map_or(0, |resume| resume.global_step);
-        let (step, total) = self
-            .ledger
+        let resumed = self
+            .config
+            .resume
             .as_ref()
-            .map_or((resumed, u64::MAX), |ledger| (ledger.global_step(), ledger.total_steps()));
+            .map_or(0, |resume| resume.global_step);
+        let (step, total) = self.ledger.as_ref().map_or((resumed, u64::MAX), |ledger| {
+            (ledger.global_step(), ledger.total_steps())
+        });
         let (event, outcome) = match (report, &self.evaluated) {
             (Some(report), Some(hashes)) if step == total => {
-                let (weights_sha256, ema_sha256) = (hashes.weights_sha256.clone(), hashes.ema_sha256.clone());
+                let (weights_sha256, ema_sha256) =
+                    (hashes.weights_sha256.clone(), hashes.ema_sha256.clone());
                 let event = JobEvent::Finished {
                     weights_sha256: weights_sha256.clone(),
                     ema_sha256: ema_sha256.clone(),
@@ -220,7 +258,9 @@ impl Machine {
                 (event, outcome)
             }
         };
-        self.send_to_all(v1::End { error: String::new() });
+        self.send_to_all(v1::End {
+            error: String::new(),
+        });
         self.emit(event);
         self.end(outcome);
     }

@@ -40,13 +40,22 @@ impl Machine {
             ));
         }
         let numerics = &hello.numerics;
-        if let Some(first) = self.workers.first().filter(|first| first.hello.numerics != *numerics) {
+        if let Some(first) = self
+            .workers
+            .first()
+            .filter(|first| first.hello.numerics != *numerics)
+        {
             return Some(format!(
                 "this worker computes with `{numerics}`, worker `{}` with `{}`; their results would differ in the last bits",
                 first.name, first.hello.numerics
             ));
         }
-        if let Some(resume) = self.config.resume.as_ref().filter(|resume| resume.numerics != *numerics) {
+        if let Some(resume) = self
+            .config
+            .resume
+            .as_ref()
+            .filter(|resume| resume.numerics != *numerics)
+        {
             return Some(format!(
                 "this worker computes with `{numerics}`, checkpoint {} was made with `{}`; their results would differ in the last bits",
                 resume.global_step, resume.numerics
@@ -71,7 +80,11 @@ impl Machine {
         }
         let address = ready.collective_address.clone();
         self.workers[rank].ready = Some(ready);
-        let count = self.workers.iter().filter(|worker| worker.ready.is_some()).count() as u32;
+        let count = self
+            .workers
+            .iter()
+            .filter(|worker| worker.ready.is_some())
+            .count() as u32;
         let joined = &self.workers[rank];
         self.emit(JobEvent::WorkerJoined {
             worker: joined.name.clone(),
@@ -96,7 +109,10 @@ impl Machine {
                 ready.train_samples, ready.val_samples
             )));
         }
-        let first = self.workers.iter().find_map(|worker| Some((&worker.name, worker.ready.as_ref()?)));
+        let first = self
+            .workers
+            .iter()
+            .find_map(|worker| Some((&worker.name, worker.ready.as_ref()?)));
         if let Some((first_name, first)) = first {
             let differs = |what: &str, one: String, other: String| {
                 Err(Failure::final_(format!(
@@ -104,15 +120,24 @@ impl Machine {
                 )))
             };
             if first.classes != ready.classes {
-                return differs("classes", format!("{:?}", first.classes), format!("{:?}", ready.classes));
+                return differs(
+                    "classes",
+                    format!("{:?}", first.classes),
+                    format!("{:?}", ready.classes),
+                );
             }
-            let samples = |ready: &v1::Ready| format!("{} + {}", ready.train_samples, ready.val_samples);
+            let samples =
+                |ready: &v1::Ready| format!("{} + {}", ready.train_samples, ready.val_samples);
             if samples(first) != samples(ready) {
                 return differs("pictures", samples(first), samples(ready));
             }
             if first.data_fingerprint != *fingerprint {
                 let quoted = |fingerprint: &str| format!("`{fingerprint}`");
-                return differs("fingerprints", quoted(&first.data_fingerprint), quoted(fingerprint));
+                return differs(
+                    "fingerprints",
+                    quoted(&first.data_fingerprint),
+                    quoted(fingerprint),
+                );
             }
             if first.parameters != ready.parameters {
                 return Err(Failure::final_(format!(
@@ -122,10 +147,12 @@ impl Machine {
             }
         }
         match &self.config.resume {
-            Some(resume) if resume.data_fingerprint != *fingerprint => Err(Failure::final_(format!(
-                "the data is not what checkpoint {} was trained on: its fingerprint is `{fingerprint}`, there `{}`; use the same pictures, or give the job another name",
-                resume.global_step, resume.data_fingerprint
-            ))),
+            Some(resume) if resume.data_fingerprint != *fingerprint => {
+                Err(Failure::final_(format!(
+                    "the data is not what checkpoint {} was trained on: its fingerprint is `{fingerprint}`, there `{}`; use the same pictures, or give the job another name",
+                    resume.global_step, resume.data_fingerprint
+                )))
+            }
             _ => Ok(()),
         }
     }
@@ -142,7 +169,10 @@ impl Machine {
             skipped: ready.skipped,
             parameters: ready.parameters,
             epochs: spec.train.epochs,
-            steps_per_epoch: steps_per_epoch(ready.train_samples as usize, spec.train.batch_size as usize),
+            steps_per_epoch: steps_per_epoch(
+                ready.train_samples as usize,
+                spec.train.batch_size as usize,
+            ),
         });
     }
 
@@ -180,7 +210,9 @@ impl Machine {
 
     /// The log has the generation.
     pub(super) fn start(&mut self) -> Result<(), Failure> {
-        let (Phase::Starting, Some(generation), Some(ledger)) = (&self.phase, &self.generation, &self.ledger) else {
+        let (Phase::Starting, Some(generation), Some(ledger)) =
+            (&self.phase, &self.generation, &self.ledger)
+        else {
             return Ok(());
         };
         let start = v1::Start {

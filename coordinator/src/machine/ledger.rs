@@ -59,9 +59,17 @@ pub(super) struct Ledger {
 impl Ledger {
     pub fn new(config: &Config, generation: &Generation, ready: &Ready) -> Self {
         let batch_size = config.spec.train.batch_size as usize;
-        let snapshot = config.resume.as_ref().map(|resume| resume.snapshot.clone()).unwrap_or_default();
+        let snapshot = config
+            .resume
+            .as_ref()
+            .map(|resume| resume.snapshot.clone())
+            .unwrap_or_default();
         Self {
-            members: generation.members.iter().map(|member| member.worker.clone()).collect(),
+            members: generation
+                .members
+                .iter()
+                .map(|member| member.worker.clone())
+                .collect(),
             train_samples: ready.train_samples,
             val_samples: ready.val_samples,
             batch_size,
@@ -119,7 +127,10 @@ impl Ledger {
 
     /// The global step at the end of the last evaluated epoch, and how many epochs that are.
     pub fn evaluated(&self) -> (u64, u32) {
-        let cursor = Cursor { epoch: self.closed, step: 0 };
+        let cursor = Cursor {
+            epoch: self.closed,
+            step: 0,
+        };
         (cursor.global_step(self.steps_per_epoch), self.closed)
     }
 
@@ -136,7 +147,10 @@ impl Ledger {
     pub fn close(&self) -> Result<(), Violation> {
         for (name, cursor) in self.members.iter().zip(&self.reported) {
             Invariant::Ex2.check(*cursor == self.applied, || {
-                format!("worker `{name}` finished at {cursor}, others at {}", self.applied)
+                format!(
+                    "worker `{name}` finished at {cursor}, others at {}",
+                    self.applied
+                )
             })?;
         }
         Invariant::Ev1.check(self.closed == self.applied.epoch, || {
@@ -160,7 +174,8 @@ impl Ledger {
             let name = &self.members[rank];
             format!("worker `{name}` reports {cursor} where {expected} is next")
         })?;
-        let planned = batch_range(self.train_samples as usize, self.batch_size, done.step).len() as u64;
+        let planned =
+            batch_range(self.train_samples as usize, self.batch_size, done.step).len() as u64;
         Invariant::Ex1.check(done.samples == planned, || {
             let (name, samples) = (&self.members[rank], done.samples);
             format!("worker `{name}` applied {samples} samples at {cursor}, the plan has {planned}")
@@ -189,11 +204,17 @@ impl Ledger {
     /// Takes the evaluation at an epoch's end.
     pub fn epoch_done(&mut self, rank: usize, done: &EpochDone) -> Result<(), Failure> {
         let name = &self.members[rank];
-        let evaluations: Evaluations = serde_json::from_slice(&done.evaluation_json).map_err(|error| {
-            Failure::resumable(format!("the evaluation that worker `{name}` sent cannot be read: {error}"))
-        })?;
+        let evaluations: Evaluations =
+            serde_json::from_slice(&done.evaluation_json).map_err(|error| {
+                Failure::resumable(format!(
+                    "the evaluation that worker `{name}` sent cannot be read: {error}"
+                ))
+            })?;
         let next = self.reported[rank];
-        let in_turn = rank == 0 && next.step == 0 && next.epoch == done.epoch + 1 && !self.evaluations.contains_key(&done.epoch);
+        let in_turn = rank == 0
+            && next.step == 0
+            && next.epoch == done.epoch + 1
+            && !self.evaluations.contains_key(&done.epoch);
         Invariant::Ex2.check(in_turn, || {
             let epoch = done.epoch;
             format!("worker `{name}` reports the end of epoch {epoch} where {next} is next")
@@ -202,7 +223,10 @@ impl Ledger {
         for evaluation in counted.into_iter().flatten() {
             let (samples, expected) = (evaluation.samples, self.val_samples);
             Invariant::Ev1.check(samples == expected, || {
-                format!("worker `{name}` evaluated {samples} of {expected} samples after epoch {}", done.epoch)
+                format!(
+                    "worker `{name}` evaluated {samples} of {expected} samples after epoch {}",
+                    done.epoch
+                )
             })?;
         }
         self.evaluations.insert(done.epoch, evaluations);
@@ -212,10 +236,15 @@ impl Ledger {
     /// The next fact on which all members agree, if there is one. Until the next call everything else
     /// that the ledger tells stands exactly at that fact.
     pub fn advance(&mut self) -> Result<Option<Applied>, Violation> {
-        let all_reported = self.ahead.front().is_some_and(|step| step.members == self.members.len());
+        let all_reported = self
+            .ahead
+            .front()
+            .is_some_and(|step| step.members == self.members.len());
         if self.applied.epoch > self.closed {
             let Some(evaluations) = self.evaluations.remove(&self.closed) else {
-                Invariant::Ev1.check(!all_reported, || format!("epoch {} was never evaluated", self.closed))?;
+                Invariant::Ev1.check(!all_reported, || {
+                    format!("epoch {} was never evaluated", self.closed)
+                })?;
                 return Ok(None);
             };
             return Ok(Some(Applied::Epoch(self.close_epoch(evaluations)?)));
@@ -236,7 +265,10 @@ impl Ledger {
         let progress = std::mem::take(&mut self.progress);
         let (samples, expected) = (progress.samples, self.train_samples);
         Invariant::Ex1.check(samples == expected, || {
-            format!("epoch {} applied {samples} of {expected} samples", self.closed)
+            format!(
+                "epoch {} applied {samples} of {expected} samples",
+                self.closed
+            )
         })?;
         self.closed += 1;
         let (raw, ema) = (&evaluations.raw, evaluations.ema.as_ref());
@@ -265,5 +297,9 @@ impl Ledger {
 
 /// Samples a second; 0 where no time was measured.
 pub(super) fn per_second(samples: u64, seconds: f64) -> f64 {
-    if seconds > 0.0 { samples as f64 / seconds } else { 0.0 }
+    if seconds > 0.0 {
+        samples as f64 / seconds
+    } else {
+        0.0
+    }
 }

@@ -294,10 +294,15 @@ impl Machine {
             Event::LogAppended => self.start()?,
             Event::LogRaceLost => return Err(self.log_race_lost()),
             Event::LogFailed(message) => {
-                return Err(Failure::resumable(format!("the job's log cannot be written: {message}")));
+                return Err(Failure::resumable(format!(
+                    "the job's log cannot be written: {message}"
+                )));
             }
             Event::CheckpointCommitted { global_step } => self.checkpoint_committed(global_step)?,
-            Event::CheckpointNotCommitted { global_step, message } => {
+            Event::CheckpointNotCommitted {
+                global_step,
+                message,
+            } => {
                 self.checkpoint_failed(global_step, &message)?;
             }
             Event::ReportWritten(_) | Event::ReportFailed(_) if self.phase != Phase::Finishing => {}
@@ -318,7 +323,10 @@ impl Machine {
         if matches!(self.phase, Phase::Failing(_)) {
             return Ok(());
         }
-        let rank = self.workers.iter().position(|worker| worker.connection == connection);
+        let rank = self
+            .workers
+            .iter()
+            .position(|worker| worker.connection == connection);
         match (rank, message.kind) {
             (_, Some(Kind::Heartbeat(_))) => Ok(()),
             (None, Some(Kind::Hello(hello))) => {
@@ -329,7 +337,10 @@ impl Machine {
             (Some(rank), Some(Kind::Failed(failed))) => self.worker_failed(rank, failed),
             (Some(rank), Some(kind)) => self.member_message(rank, kind),
             (None, _) => {
-                self.refuse(connection, "the first message of a worker must be its greeting".into());
+                self.refuse(
+                    connection,
+                    "the first message of a worker must be its greeting".into(),
+                );
                 Ok(())
             }
             (Some(rank), None) => Err(Failure::resumable(format!(
@@ -356,7 +367,11 @@ impl Machine {
 
     fn send_to_all(&mut self, message: impl Into<CoordinatorMessage>) {
         let message = message.into();
-        let members: Vec<ConnectionId> = self.workers.iter().map(|worker| worker.connection).collect();
+        let members: Vec<ConnectionId> = self
+            .workers
+            .iter()
+            .map(|worker| worker.connection)
+            .collect();
         for connection in members {
             self.send(connection, message.clone());
         }
@@ -380,14 +395,24 @@ impl Machine {
     pub fn status(&self) -> v1::StatusReply {
         let (phase, reason) = match &self.phase {
             Phase::Waiting => {
-                let ready = self.workers.iter().filter(|worker| worker.ready.is_some()).count();
+                let ready = self
+                    .workers
+                    .iter()
+                    .filter(|worker| worker.ready.is_some())
+                    .count();
                 let of = self.config.expected_workers;
                 ("waiting", format!("{ready} of {of} workers are ready"))
             }
-            Phase::Starting => ("starting", "the generation is being written to the log".into()),
+            Phase::Starting => (
+                "starting",
+                "the generation is being written to the log".into(),
+            ),
             Phase::Running => ("running", "all members are at work".into()),
             Phase::Stopping => ("stopping", "a stop was asked for".into()),
-            Phase::Finishing => ("finishing", "the last checkpoint or the report is being written".into()),
+            Phase::Finishing => (
+                "finishing",
+                "the last checkpoint or the report is being written".into(),
+            ),
             Phase::Failing(failure) => ("finishing", failure.message.clone()),
             Phase::Ended => ("ended", "the run is over".into()),
         };
@@ -396,8 +421,15 @@ impl Machine {
             job: self.config.spec.name.clone(),
             phase: phase.into(),
             reason,
-            workers: self.workers.iter().map(|worker| worker.name.clone()).collect(),
-            generation: self.generation.as_ref().map_or(0, |generation| generation.id),
+            workers: self
+                .workers
+                .iter()
+                .map(|worker| worker.name.clone())
+                .collect(),
+            generation: self
+                .generation
+                .as_ref()
+                .map_or(0, |generation| generation.id),
             global_step: ledger.map_or(0, Ledger::global_step),
             total_steps: ledger.map_or(0, Ledger::total_steps),
             checkpoint: self.checkpoints.newest(),

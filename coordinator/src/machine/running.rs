@@ -25,9 +25,16 @@ impl Machine {
             Kind::Finished(finished) => ("end", finished.generation),
             _ => ("greeting", 0),
         };
-        let live = matches!(self.phase, Phase::Running | Phase::Stopping | Phase::Finishing);
+        let live = matches!(
+            self.phase,
+            Phase::Running | Phase::Stopping | Phase::Finishing
+        );
         let current = self.generation.as_ref().map(|generation| generation.id);
-        let Some(ledger) = self.ledger.as_mut().filter(|_| live && current == Some(generation)) else {
+        let Some(ledger) = self
+            .ledger
+            .as_mut()
+            .filter(|_| live && current == Some(generation))
+        else {
             self.say_stale(rank, what);
             return Ok(());
         };
@@ -36,13 +43,16 @@ impl Machine {
             Kind::EpochDone(done) => ledger.epoch_done(rank, &done)?,
             Kind::PartWritten(part) => {
                 let name = &self.workers[rank].name;
-                self.checkpoints
-                    .part_written(part)
-                    .map_err(|why| Failure::resumable(format!("worker `{name}` broke the protocol: {why}")))?;
+                self.checkpoints.part_written(part).map_err(|why| {
+                    Failure::resumable(format!("worker `{name}` broke the protocol: {why}"))
+                })?;
             }
             Kind::CheckpointFailed(failed) => {
                 let name = self.workers[rank].name.clone();
-                self.checkpoint_failed(failed.global_step, &format!("worker `{name}`: {}", failed.message))?;
+                self.checkpoint_failed(
+                    failed.global_step,
+                    &format!("worker `{name}`: {}", failed.message),
+                )?;
             }
             Kind::Finished(finished) => self.member_finished(rank, finished)?,
             _ => {}
@@ -71,7 +81,9 @@ impl Machine {
             match applied {
                 Applied::Step(step) => {
                     // The checkpoint at an epoch's end waits for the evaluation.
-                    if cursor.step != 0 && checkpoint_due(&self.config.spec, cursor, steps_per_epoch) {
+                    if cursor.step != 0
+                        && checkpoint_due(&self.config.spec, cursor, steps_per_epoch)
+                    {
                         self.checkpoints.due(ledger);
                     }
                     self.emit_step(&step);
@@ -154,7 +166,9 @@ impl Machine {
             return Ok(());
         }
         ledger.close()?;
-        if self.has_moved() && !checkpoint_due(&self.config.spec, ledger.cursor(), ledger.steps_per_epoch()) {
+        if self.has_moved()
+            && !checkpoint_due(&self.config.spec, ledger.cursor(), ledger.steps_per_epoch())
+        {
             self.checkpoints.due(ledger);
         }
         self.phase = Phase::Finishing;
@@ -174,10 +188,15 @@ impl Machine {
         let provenance = Provenance {
             generation: generation.id,
             numerics: first.hello.numerics.clone(),
-            data_fingerprint: first.ready.as_ref().map(|ready| ready.data_fingerprint.clone()).unwrap_or_default(),
+            data_fingerprint: first
+                .ready
+                .as_ref()
+                .map(|ready| ready.data_fingerprint.clone())
+                .unwrap_or_default(),
         };
         for commit in self.checkpoints.take_complete(&provenance) {
-            self.effects.push(Effect::CommitCheckpoint(Box::new(commit)));
+            self.effects
+                .push(Effect::CommitCheckpoint(Box::new(commit)));
         }
     }
 
@@ -185,7 +204,10 @@ impl Machine {
         let Some(commit) = self.checkpoints.committed(global_step) else {
             return Ok(());
         };
-        let weights_sha256 = commit.tensors_sha256("model").unwrap_or_default().to_string();
+        let weights_sha256 = commit
+            .tensors_sha256("model")
+            .unwrap_or_default()
+            .to_string();
         let cursor = commit.snapshot.cursor;
         if cursor.step == 0 {
             self.evaluated = Some(Hashes {
@@ -206,13 +228,19 @@ impl Machine {
         self.conclude_if_written()
     }
 
-    pub(super) fn checkpoint_failed(&mut self, global_step: u64, message: &str) -> Result<(), Failure> {
+    pub(super) fn checkpoint_failed(
+        &mut self,
+        global_step: u64,
+        message: &str,
+    ) -> Result<(), Failure> {
         self.checkpoints.failed(global_step, message.to_string());
         if matches!(self.phase, Phase::Failing(_)) {
             self.end_failing_unless_committing();
             return Ok(());
         }
-        self.warn(format!("checkpoint {global_step} could not be written: {message}"));
+        self.warn(format!(
+            "checkpoint {global_step} could not be written: {message}"
+        ));
         self.conclude_if_written()
     }
 }

@@ -26,7 +26,9 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// Why a session cannot even begin.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    #[error("the coordinator's address `{url}` is not valid: {cause}; write it as `http://HOST:PORT`")]
+    #[error(
+        "the coordinator's address `{url}` is not valid: {cause}; write it as `http://HOST:PORT`"
+    )]
     InvalidUrl { url: String, cause: String },
     #[error("cannot start the session's thread")]
     Thread(#[from] std::io::Error),
@@ -187,7 +189,10 @@ async fn exchange(
     inbox: UnboundedSender<Event>,
 ) {
     let opened = async {
-        let channel = endpoint.connect().await.map_err(|error| root_cause(&error))?;
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|error| root_cause(&error))?;
         CoordinatorClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .session(UnboundedReceiverStream::new(messages))

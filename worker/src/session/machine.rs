@@ -136,7 +136,10 @@ impl Session {
         match (self.phase, kind) {
             (_, FromCoordinator::Heartbeat(_)) => Vec::new(),
             (_, FromCoordinator::Refused(refused)) => self.end(SessionEvent::End {
-                error: Some(format!("the coordinator at `{}` refused this worker: {}", self.url, refused.reason)),
+                error: Some(format!(
+                    "the coordinator at `{}` refused this worker: {}",
+                    self.url, refused.reason
+                )),
             }),
             (_, FromCoordinator::End(end)) => self.end(SessionEvent::End {
                 error: (!end.error.is_empty()).then_some(end.error),

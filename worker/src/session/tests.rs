@@ -145,7 +145,12 @@ fn a_worker_may_start_before_its_coordinator() {
     assert_eq!(session.handle(seconds(10.2), Event::Tick), [Effect::Open]);
     let effects = session.handle(seconds(10.3), refused());
     let why = lost(&effects);
-    assert!(why.starts_with("no coordinator answers at `http://host:7400` for 10 s (connection refused); "), "{why}");
+    assert!(
+        why.starts_with(
+            "no coordinator answers at `http://host:7400` for 10 s (connection refused); "
+        ),
+        "{why}"
+    );
     assert_eq!(session.handle(seconds(99.0), Event::Tick), []);
 }
 
@@ -202,7 +207,8 @@ fn in_every_phase_a_refusal_and_an_end_with_an_error_reach_the_training() {
             reason: "job has its 2 workers".into(),
         };
         let effects = session(steps).handle(seconds(1.0), Event::Received(refused.into()));
-        let expected = "the coordinator at `http://host:7400` refused this worker: job has its 2 workers";
+        let expected =
+            "the coordinator at `http://host:7400` refused this worker: job has its 2 workers";
         assert_eq!(
             delivered(&effects),
             &SessionEvent::End {

@@ -41,6 +41,7 @@ pub fn config(workers: u32) -> Config {
         store_url: "store".into(),
         resume: None,
         generation: GENERATION,
+        writer: "coordinator".into(),
         log_position: 0,
         resume_command: "perennial train --resume".into(),
     }

@@ -1,0 +1,358 @@
+//! A folder of pictures: one folder a class, or `train/` and `val/` with one folder a class in each.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use perennial_plan::spec::{DataSpec, OnBadImage};
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::decode::{Picture, read_picture};
+use crate::error::DataError;
+use crate::split::{stratified_split, train_test_split};
+
+const EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
+
+/// One picture of a data set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// Its place in the list of all pictures as found; it stays when other pictures are left out.
+    pub id: u32,
+    pub path: PathBuf,
+    /// `CLASS/FILE`, the same whether the folder is split or not.
+    pub relative: String,
+    /// Its place in [`DataSet::classes`].
+    pub class: u32,
+    /// The size of its file.
+    pub bytes: u64,
+}
+
+/// Which of the two lists of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    Train,
+    Val,
+}
+
+/// The pictures of a job, each side in ascending order of class name and file name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataSet {
+    /// In ascending byte order; a class is named by its folder.
+    pub classes: Vec<String>,
+    pub train: Vec<Sample>,
+    pub val: Vec<Sample>,
+    /// Pictures left out because they cannot be used.
+    pub skipped: usize,
+    /// Class folders without a picture; they are no classes.
+    pub empty_folders: Vec<String>,
+}
+
+/// A picture that was left out, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    pub relative: String,
+    pub reason: String,
+}
+
+// === impl DataSet ===
+
+impl DataSet {
+    /// Lists the pictures of `spec.dir` and splits them as scikit-learn would, unless they are split.
+    /// No picture is opened: see [`DataSet::verify`].
+    pub fn open(spec: &DataSpec) -> Result<Self, DataError> {
+        let dir = Path::new(&spec.dir);
+        if !dir.is_dir() {
+            return Err(DataError::MissingFolder(dir.to_path_buf()));
+        }
+        let mut data = if is_split(dir)? {
+            Self::from_split(dir)?
+        } else {
+            Self::from_classes(dir, spec)?
+        };
+        if let [class] = data.classes.as_slice() {
+            return Err(DataError::OneClass {
+                dir: dir.to_path_buf(),
+                class: class.clone(),
+            });
+        }
+        for (id, sample) in data.train.iter_mut().chain(&mut data.val).enumerate() {
+            sample.id = id as u32;
+        }
+        Ok(data)
+    }
+
+    fn from_split(dir: &Path) -> Result<Self, DataError> {
+        let (train_dir, val_dir) = (dir.join("train"), dir.join("val"));
+        let train = list(&train_dir)?;
+        let mut val = list(&val_dir)?;
+        for (listing, dir) in [(&train, &train_dir), (&val, &val_dir)] {
+            if listing.samples.is_empty() {
+                return Err(DataError::NoPictures(dir.clone()));
+            }
+        }
+        for sample in &mut val.samples {
+            let class = &val.classes[sample.class as usize];
+            let Ok(place) = train.classes.binary_search(class) else {
+                return Err(DataError::ClassNotInTrain {
+                    dir: val_dir,
+                    class: class.clone(),
+                });
+            };
+            sample.class = place as u32;
+        }
+        Ok(Self {
+            classes: train.classes,
+            train: train.samples,
+            val: val.samples,
+            skipped: 0,
+            empty_folders: train.empty_folders,
+        })
+    }
+
+    fn from_classes(dir: &Path, spec: &DataSpec) -> Result<Self, DataError> {
+        let found = list(dir)?;
+        if found.samples.is_empty() {
+            return Err(DataError::NoPictures(dir.to_path_buf()));
+        }
+        let in_val = validation_members(
+            dir,
+            &found.samples,
+            spec.val_fraction,
+            spec.split_seed,
+            spec.stratify,
+        )?;
+        let (mut train, mut val) = (Vec::new(), Vec::new());
+        for (sample, in_val) in found.samples.into_iter().zip(in_val) {
+            if in_val {
+                val.push(sample);
+            } else {
+                train.push(sample);
+            }
+        }
+        Ok(Self {
+            classes: found.classes,
+            train,
+            val,
+            skipped: 0,
+            empty_folders: found.empty_folders,
+        })
+    }
+
+    pub fn side(&self, side: Side) -> &[Sample] {
+        match side {
+            Side::Train => &self.train,
+            Side::Val => &self.val,
+        }
+    }
+
+    /// Pictures of both sides.
+    pub fn len(&self) -> usize {
+        self.train.len() + self.val.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many pictures each class has on `side`.
+    pub fn class_counts(&self, side: Side) -> Vec<usize> {
+        let mut counts = vec![0; self.classes.len()];
+        for sample in self.side(side) {
+            counts[sample.class as usize] += 1;
+        }
+        counts
+    }
+
+    /// SHA-256 over name, size and side of every picture in order, in hexadecimal: two workers with equal
+    /// fingerprints see the same data set. A folder has the same one before and after `data split`.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for (side, samples) in [(b't', &self.train), (b'v', &self.val)] {
+            for sample in samples {
+                hash.update([side]);
+                hash.update(sample.relative.as_bytes());
+                hash.update([0]);
+                hash.update(sample.bytes.to_le_bytes());
+            }
+        }
+        let digest = hash.finalize();
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Decodes every picture once, on all cores, and hands it to `keep`. One that cannot be used ends it
+    /// with an error (the first in order) or is left out, as `on_bad_image` says; a picture keeps its side
+    /// whatever happens to others. Returns what was left out.
+    pub fn verify(
+        &mut self,
+        on_bad_image: OnBadImage,
+        max_pixels: u64,
+        keep: impl Fn(&Sample, Side, Picture) + Sync,
+    ) -> Result<Vec<Skipped>, DataError> {
+        let mut skipped = Vec::new();
+        for side in [Side::Train, Side::Val] {
+            let problems: Vec<Option<DataError>> = self
+                .side(side)
+                .par_iter()
+                .map(|sample| match read_picture(&sample.path, max_pixels) {
+                    Ok(picture) => {
+                        keep(sample, side, picture);
+                        None
+                    }
+                    Err(error) => Some(error),
+                })
+                .collect();
+            let samples = match side {
+                Side::Train => &mut self.train,
+                Side::Val => &mut self.val,
+            };
+            let all = std::mem::take(samples);
+            for (sample, problem) in all.into_iter().zip(problems) {
+                match (problem, on_bad_image) {
+                    (None, _) => samples.push(sample),
+                    (Some(error), OnBadImage::Fail) => return Err(error),
+                    (Some(error), OnBadImage::Skip) => {
+                        let reason = match error {
+                            DataError::Picture { source, .. } => source.to_string(),
+                            other => other.to_string(),
+                        };
+                        skipped.push(Skipped {
+                            relative: sample.relative,
+                            reason,
+                        });
+                    }
+                }
+            }
+            if samples.is_empty() {
+                let place = skipped.last().map_or("", |last| last.relative.as_str());
+                return Err(DataError::NothingLeft(PathBuf::from(place)));
+            }
+        }
+        self.skipped += skipped.len();
+        Ok(skipped)
+    }
+}
+
+/// Whether each of `samples` (sorted) validates.
+pub(crate) fn validation_members(
+    dir: &Path,
+    samples: &[Sample],
+    val_fraction: f64,
+    seed: u32,
+    stratify: bool,
+) -> Result<Vec<bool>, DataError> {
+    let split = if stratify {
+        let labels: Vec<u32> = samples.iter().map(|sample| sample.class).collect();
+        stratified_split(&labels, val_fraction, seed)
+    } else {
+        train_test_split(samples.len(), val_fraction, seed)
+    };
+    let split = split.map_err(|source| DataError::Split {
+        dir: dir.to_path_buf(),
+        source,
+    })?;
+    let mut in_val = vec![false; samples.len()];
+    split.test.iter().for_each(|place| in_val[*place] = true);
+    Ok(in_val)
+}
+
+/// Whether `dir` has `train` and `val` folders; one without the other is refused when it holds folders.
+pub(crate) fn is_split(dir: &Path) -> Result<bool, DataError> {
+    let (train, val) = (dir.join("train"), dir.join("val"));
+    let half = |present: &'static str, missing: &'static str| DataError::HalfSplit {
+        dir: dir.to_path_buf(),
+        present,
+        missing,
+    };
+    match (train.is_dir(), val.is_dir()) {
+        (true, true) => Ok(true),
+        (true, false) if !folders(&train)?.is_empty() => Err(half("train", "val")),
+        (false, true) if !folders(&val)?.is_empty() => Err(half("val", "train")),
+        _ => Ok(false),
+    }
+}
+
+/// The classes of a folder and their pictures, both in ascending byte order.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    pub classes: Vec<String>,
+    pub samples: Vec<Sample>,
+    pub empty_folders: Vec<String>,
+}
+
+/// Lists `dir/CLASS/FILE`.
+pub(crate) fn list(dir: &Path) -> Result<Listing, DataError> {
+    let mut listing = Listing {
+        classes: Vec::new(),
+        samples: Vec::new(),
+        empty_folders: Vec::new(),
+    };
+    for class in folders(dir)? {
+        let files = pictures(&dir.join(&class))?;
+        if files.is_empty() {
+            listing.empty_folders.push(class);
+            continue;
+        }
+        for (file, bytes) in files {
+            listing.samples.push(Sample {
+                id: listing.samples.len() as u32,
+                path: dir.join(&class).join(&file),
+                relative: format!("{class}/{file}"),
+                class: listing.classes.len() as u32,
+                bytes,
+            });
+        }
+        listing.classes.push(class);
+    }
+    Ok(listing)
+}
+
+fn folders(dir: &Path) -> Result<BTreeSet<String>, DataError> {
+    let mut names = BTreeSet::new();
+    for path in visible_entries(dir)? {
+        if path.is_dir() {
+            names.insert(utf8_name(&path)?);
+        }
+    }
+    Ok(names)
+}
+
+fn pictures(dir: &Path) -> Result<BTreeSet<(String, u64)>, DataError> {
+    let mut files = BTreeSet::new();
+    for path in visible_entries(dir)? {
+        let is_picture = path
+            .extension()
+            .and_then(|extension| extension.to_str())
+            .is_some_and(|extension| {
+                EXTENSIONS
+                    .iter()
+                    .any(|known| extension.eq_ignore_ascii_case(known))
+            });
+        if !is_picture {
+            continue;
+        }
+        let metadata = fs::metadata(&path).map_err(DataError::io("read", &path))?;
+        if metadata.is_file() {
+            files.insert((utf8_name(&path)?, metadata.len()));
+        }
+    }
+    Ok(files)
+}
+
+fn visible_entries(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(dir).map_err(DataError::io("list", dir))? {
+        let entry = entry.map_err(DataError::io("list", dir))?;
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            paths.push(entry.path());
+        }
+    }
+    Ok(paths)
+}
+
+fn utf8_name(path: &Path) -> Result<String, DataError> {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .map(str::to_string)
+        .ok_or_else(|| DataError::Name(path.to_path_buf()))
+}

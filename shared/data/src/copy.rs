@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
-use crate::folder::{is_split, list, validation_members};
+use crate::folder::{Sample, is_split, list, validation_members};
 
 /// What [`split_folder`] did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,14 +52,29 @@ pub fn split_folder(
         copied: 0,
         empty_folders: found.empty_folders,
     };
+    if let Err(error) = fill(to, &found.samples, &in_val, &mut summary) {
+        // Nothing half-written stays. `to` was empty, so both folders are ours.
+        let _ = fs::remove_dir_all(to.join("train"));
+        let _ = fs::remove_dir_all(to.join("val"));
+        return Err(error);
+    }
+    Ok(summary)
+}
+
+fn fill(
+    to: &Path,
+    samples: &[Sample],
+    in_val: &[bool],
+    summary: &mut SplitSummary,
+) -> Result<(), DataError> {
     for side in ["train", "val"] {
         for class in &summary.classes {
             let folder = to.join(side).join(class);
             fs::create_dir_all(&folder).map_err(DataError::io("create", &folder))?;
         }
     }
-    for (sample, in_val) in found.samples.iter().zip(in_val) {
-        let (side, counts) = if in_val {
+    for (sample, in_val) in samples.iter().zip(in_val) {
+        let (side, counts) = if *in_val {
             ("val", &mut summary.val)
         } else {
             ("train", &mut summary.train)
@@ -73,7 +88,7 @@ pub fn split_folder(
             summary.copied += 1;
         }
     }
-    Ok(summary)
+    Ok(())
 }
 
 /// An error when `dir` has anything in it. It need not exist.

@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::decode::PictureError;
+use crate::folder::Side;
 
 /// Why data cannot be used. Each message names the folder or file at fault.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +32,8 @@ pub enum DataError {
     },
     #[error("cannot split the pictures of `{dir}`: {source}")]
     Split { dir: PathBuf, source: SplitError },
-    #[error("every picture of `{0}` was left out because none can be used")]
-    NothingLeft(PathBuf),
+    #[error("no {side} picture of `{dir}` can be used")]
+    NothingLeft { dir: PathBuf, side: Side },
     #[error("picture `{path}` cannot be used: {source}")]
     Picture { path: PathBuf, source: PictureError },
     #[error("folder `{0}` is not empty: name a new or an empty one")]

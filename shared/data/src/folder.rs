@@ -36,8 +36,9 @@ pub enum Side {
 }
 
 /// The pictures of a job, each side in ascending order of class name and file name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DataSet {
+    pub dir: PathBuf,
     /// In ascending byte order; a class is named by its folder.
     pub classes: Vec<String>,
     pub train: Vec<Sample>,
@@ -46,6 +47,15 @@ pub struct DataSet {
     pub skipped: usize,
     /// Class folders without a picture; they are no classes.
     pub empty_folders: Vec<String>,
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Train => "training",
+            Self::Val => "validation",
+        })
+    }
 }
 
 /// A picture that was left out, and why.
@@ -102,6 +112,7 @@ impl DataSet {
             sample.class = place as u32;
         }
         Ok(Self {
+            dir: dir.to_path_buf(),
             classes: train.classes,
             train: train.samples,
             val: val.samples,
@@ -131,6 +142,7 @@ impl DataSet {
             }
         }
         Ok(Self {
+            dir: dir.to_path_buf(),
             classes: found.classes,
             train,
             val,
@@ -224,8 +236,10 @@ impl DataSet {
                 }
             }
             if samples.is_empty() {
-                let place = skipped.last().map_or("", |last| last.relative.as_str());
-                return Err(DataError::NothingLeft(PathBuf::from(place)));
+                return Err(DataError::NothingLeft {
+                    dir: self.dir.clone(),
+                    side,
+                });
             }
         }
         self.skipped += skipped.len();

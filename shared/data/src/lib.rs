@@ -18,6 +18,7 @@ pub mod prefetch;
 pub mod resize;
 pub mod split;
 pub mod stats;
+pub mod synth;
 pub mod thumbnail;
 
 pub use copy::{SplitSummary, split_folder};
@@ -27,4 +28,5 @@ pub use folder::{DataSet, Sample, Side, Skipped};
 pub use loader::{Pipeline, Request, SlotBatch};
 pub use prefetch::Prefetcher;
 pub use stats::{MeanStd, mean_std};
+pub use synth::synth;
 pub use thumbnail::thumbnail_jpeg;

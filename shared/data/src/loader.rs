@@ -61,16 +61,7 @@ impl Pipeline {
     /// found before training; pictures that fit into `data.cache_mib` stay. Returns what was left out.
     pub fn open(spec: &Spec) -> Result<(Self, Vec<Skipped>), DataError> {
         let mut pipeline = Self::new(DataSet::open(&spec.data)?, spec);
-        let mut data = std::mem::replace(
-            &mut pipeline.data,
-            DataSet {
-                classes: Vec::new(),
-                train: Vec::new(),
-                val: Vec::new(),
-                skipped: 0,
-                empty_folders: Vec::new(),
-            },
-        );
+        let mut data = std::mem::take(&mut pipeline.data);
         let keep = |sample: &Sample, side, picture| {
             pipeline.keep(sample, side, picture);
         };

@@ -24,3 +24,6 @@ pub mod v1 {
 
 /// The largest message that either end takes, in bytes: an epoch's evaluation grows with the data.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;
+
+/// The version of the program; coordinator and workers must have the same.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

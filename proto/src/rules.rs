@@ -10,6 +10,10 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Silence after which the other end counts as lost.
 pub const LEASE: Duration = Duration::from_secs(5);
 
+/// A process that finds so much time between two of its ticks was itself paused, and holds nobody's
+/// silence against them.
+pub const OWN_PAUSE: Duration = Duration::from_secs(2);
+
 /// The kinds of parts that make a checkpoint of this job, in the order in which members take them on.
 pub fn part_kinds(spec: &Spec) -> &'static [&'static str] {
     if spec.ema.decay > 0.0 {

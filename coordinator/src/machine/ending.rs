@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use perennial_proto::rules::{HEARTBEAT, LEASE};
+use perennial_proto::rules::{HEARTBEAT, LEASE, OWN_PAUSE};
 use perennial_proto::v1;
 
 use super::checkpoints::Last;
@@ -23,6 +23,7 @@ impl Machine {
             }
             return Ok(());
         }
+        self.forgive_own_pause();
         self.beat();
         self.drop_silent_strangers();
         if !self.has_everything() {
@@ -48,6 +49,16 @@ impl Machine {
             Some(suspicion) => Err(Failure::resumable(suspicion.sentence)),
             None => Ok(()),
         }
+    }
+
+    /// When this process itself did not run for a while, what was said meanwhile is still unheard.
+    fn forgive_own_pause(&mut self) {
+        if self.now - self.last_tick > OWN_PAUSE {
+            for connection in self.connections.values_mut() {
+                connection.last_heard = self.now;
+            }
+        }
+        self.last_tick = self.now;
     }
 
     /// Shows every worker that the coordinator lives.

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use perennial_plan::{Generation, Spec};
-use perennial_proto::rules::{HEARTBEAT, LEASE};
+use perennial_proto::rules::{HEARTBEAT, LEASE, OWN_PAUSE};
 use perennial_proto::v1::coordinator_message::Kind as FromCoordinator;
 use perennial_proto::v1::{CoordinatorMessage, Heartbeat, Hello, WorkerMessage};
 
@@ -68,6 +68,7 @@ pub struct Session {
     began: Duration,
     last_heard: Duration,
     last_sent: Duration,
+    last_tick: Duration,
 }
 
 // === impl Session ===
@@ -82,6 +83,7 @@ impl Session {
             began: now,
             last_heard: now,
             last_sent: now,
+            last_tick: now,
         };
         (session, vec![Effect::Open])
     }
@@ -181,6 +183,10 @@ impl Session {
     }
 
     fn tick(&mut self, now: Duration) -> Vec<Effect> {
+        if now - self.last_tick > OWN_PAUSE {
+            self.last_heard = now;
+        }
+        self.last_tick = now;
         match self.phase {
             Phase::Connecting => Vec::new(),
             Phase::Retrying(until) if now < until => Vec::new(),

@@ -167,23 +167,47 @@ fn in_every_phase_a_closed_stream_is_a_lost_coordinator() {
     }
 }
 
+/// Ticks ten times a second until `until`; returns what the last tick did.
+fn pass_until(session: &mut Session, now: &mut f64, until: f64) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    while *now < until {
+        *now += 0.1;
+        effects = session.handle(seconds(*now), Event::Tick);
+    }
+    effects
+}
+
 #[test]
 fn in_every_phase_silence_beyond_the_lease_is_a_lost_coordinator_and_heartbeats_hold_it() {
     for steps in 1..=4 {
-        let mut session = session(steps);
-        assert_eq!(
-            session.handle(seconds(4.0), Event::Tick),
-            [Effect::Send(Heartbeat {}.into())]
-        );
-        assert_eq!(
-            session.handle(seconds(4.5), Event::Received(Heartbeat {}.into())),
-            []
-        );
-        session.handle(seconds(9.4), Event::Tick);
+        let (mut session, mut now) = (session(steps), 0.0);
+        pass_until(&mut session, &mut now, 4.45);
+        let heard = Event::Received(Heartbeat {}.into());
+        assert_eq!(session.handle(seconds(4.5), heard), []);
+        pass_until(&mut session, &mut now, 9.45);
         assert!(!session.is_ended());
-        let effects = session.handle(seconds(9.6), Event::Tick);
-        assert!(lost(&effects).contains("it has been silent for 5.1 s"));
+        let effects = pass_until(&mut session, &mut now, 9.55);
+        assert!(
+            lost(&effects).contains("it has been silent for 5.1 s"),
+            "{effects:?}"
+        );
     }
+}
+
+#[test]
+fn a_worker_that_was_paused_itself_does_not_blame_the_coordinator() {
+    let (mut session, mut now) = (session(4), 0.0);
+    pass_until(&mut session, &mut now, 1.0);
+    session.handle(seconds(60.0), Event::Tick);
+    assert!(!session.is_ended());
+    let end = End {
+        error: "worker `w1` has been silent for 5.1 s".into(),
+    };
+    let effects = session.handle(seconds(60.0), Event::Received(end.into()));
+    assert!(matches!(
+        delivered(&effects),
+        SessionEvent::End { error: Some(_) }
+    ));
 }
 
 #[test]

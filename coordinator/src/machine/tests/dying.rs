@@ -75,6 +75,21 @@ fn a_worker_that_is_silent_beyond_the_lease_ends_the_run_in_every_phase() {
 }
 
 #[test]
+fn a_coordinator_that_was_paused_itself_does_not_blame_the_workers() {
+    let mut bench = Bench::running(config(2));
+    bench.pass_until(1.0, &[]);
+    bench.now = std::time::Duration::from_secs(60);
+    bench.event(Event::Tick);
+    assert_eq!(bench.outcome(), None);
+    bench.pass_until(65.5, &[2]);
+    assert!(
+        bench
+            .failure()
+            .starts_with("worker `w2` has been silent for")
+    );
+}
+
+#[test]
 fn a_worker_that_fails_ends_the_run_in_every_phase_with_its_own_words() {
     for (phase, mut bench) in phases() {
         bench.say(3, failed("`data/train` does not exist", ""));

@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 use perennial_report::{
-    DataSummary, EpochRecord, Evaluation, FORMAT_VERSION, Mistake, ModelSummary, Report, confusion_matrix,
+    DataSummary, EpochRecord, Evaluation, FORMAT_VERSION, Mistake, ModelSummary, Report,
+    confusion_matrix,
 };
 use serde_json::json;
 
@@ -43,7 +44,11 @@ impl Noise {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let folder = PathBuf::from(arguments.next().ok_or("usage: sample_report DIR [CLASSES] [EPOCHS]")?);
+    let folder = PathBuf::from(
+        arguments
+            .next()
+            .ok_or("usage: sample_report DIR [CLASSES] [EPOCHS]")?,
+    );
     let classes: u32 = arguments.next().map_or(Ok(12), |text| text.parse())?;
     let epochs: u32 = arguments.next().map_or(Ok(30), |text| text.parse())?;
     let report = sample(classes, epochs);
@@ -70,7 +75,9 @@ fn sample(classes: u32, epochs: u32) -> Report {
         .collect();
     let raw = evaluation(&mut noise, classes, 0.83);
     let ema = evaluation(&mut noise, classes, 0.86);
-    let records = (1..=epochs).map(|epoch| record(&mut noise, epoch, epochs, &raw, &ema)).collect();
+    let records = (1..=epochs)
+        .map(|epoch| record(&mut noise, epoch, epochs, &raw, &ema))
+        .collect();
     Report {
         format_version: FORMAT_VERSION,
         job: "seedlings".into(),
@@ -132,13 +139,20 @@ fn evaluation(noise: &mut Noise, classes: u32, accuracy: f64) -> Evaluation {
     }
     let right = truth.iter().zip(&predicted).filter(|(a, b)| a == b).count();
     let top1 = right as f64 / truth.len() as f64;
-    let wrong = truth.iter().zip(&predicted).enumerate().filter(|(_, (a, b))| a != b);
+    let wrong = truth
+        .iter()
+        .zip(&predicted)
+        .enumerate()
+        .filter(|(_, (a, b))| a != b);
     let mistakes = wrong
         .step_by(7)
         .take(18)
         .enumerate()
         .map(|(rank, (index, (&truth, &predicted)))| Mistake {
-            path: format!("val/{}/{index:05}c97e74bd0.png", SPECIES[truth as usize % 12]),
+            path: format!(
+                "val/{}/{index:05}c97e74bd0.png",
+                SPECIES[truth as usize % 12]
+            ),
             truth,
             predicted,
             confidence: 0.995 - 0.013 * rank as f64,
@@ -151,12 +165,19 @@ fn evaluation(noise: &mut Noise, classes: u32, accuracy: f64) -> Evaluation {
         top1,
         top5: top5(top1),
         k: classes.min(5),
-        confusion: confusion_matrix(&truth, &predicted, classes as usize).expect("labels are below classes"),
+        confusion: confusion_matrix(&truth, &predicted, classes as usize)
+            .expect("labels are below classes"),
         mistakes,
     }
 }
 
-fn record(noise: &mut Noise, epoch: u32, epochs: u32, raw: &Evaluation, ema: &Evaluation) -> EpochRecord {
+fn record(
+    noise: &mut Noise,
+    epoch: u32,
+    epochs: u32,
+    raw: &Evaluation,
+    ema: &Evaluation,
+) -> EpochRecord {
     let progress = f64::from(epoch) / f64::from(epochs);
     let learned = (1.0 - (-4.5 * progress).exp()) / (1.0 - (-4.5f64).exp());
     let wobble = (noise.next() - 0.5) * 0.09 * (1.0 - progress);
@@ -191,11 +212,20 @@ fn seedling(noise: &mut Noise) -> String {
     let turn = noise.below(90);
     for leaf in 0..3 + noise.below(4) {
         let (angle, length) = (turn + leaf * 75, 18 + noise.below(14));
-        leaves += &format!("<ellipse cx='48' cy='{}' rx='{}' ry='{length}' transform='rotate({angle} 48 48)'/>", 48 - length, 6 + noise.below(6));
+        leaves += &format!(
+            "<ellipse cx='48' cy='{}' rx='{}' ry='{length}' transform='rotate({angle} 48 48)'/>",
+            48 - length,
+            6 + noise.below(6)
+        );
     }
     let (soil, green) = (20 + noise.below(15), 85 + noise.below(40));
     let svg = format!(
         "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 96 96'><rect width='96' height='96' fill='hsl({soil} 25% 32%)'/><g fill='hsl({green} 42% 45%)'>{leaves}</g></svg>"
     );
-    format!("data:image/svg+xml,{}", svg.replace('%', "%25").replace('<', "%3C").replace('>', "%3E"))
+    format!(
+        "data:image/svg+xml,{}",
+        svg.replace('%', "%25")
+            .replace('<', "%3C")
+            .replace('>', "%3E")
+    )
 }

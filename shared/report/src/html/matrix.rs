@@ -15,7 +15,7 @@ pub fn section(report: &Report) -> Markup {
     let confusion = &evaluation.confusion;
     let drawn = confusion.len() <= MAX_CLASSES;
     let pairs = most_confused(confusion);
-    let shown = if drawn { 8 } else { 40 };
+    let shown = if drawn { 8 } else { 25 };
     html! {
         section {
             h2 { "What is taken for what" }
@@ -45,7 +45,9 @@ pub fn section(report: &Report) -> Markup {
 }
 
 fn heat_map(report: &Report, confusion: &[Vec<u64>]) -> Markup {
-    let names: Vec<String> = (0..confusion.len()).map(|index| report.class_name(index)).collect();
+    let names: Vec<String> = (0..confusion.len())
+        .map(|index| report.class_name(index))
+        .collect();
     html! {
         div.scroll tabindex="0" role="group" aria-label="Confusion matrix" {
             table.matrix.dense[confusion.len() > 24] style=(format!("--classes:{}", confusion.len())) {

@@ -8,26 +8,10 @@ mod error;
 mod pth;
 mod safetensors;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use error::ModelFileError;
-
-/// Tensors under their PyTorch names (`network.0.0.attn.qkv.weight`).
-pub type NamedTensors = BTreeMap<String, HostTensor>;
-
-/// A tensor in memory, its elements in row-major order. A scalar's shape is empty.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HostTensor {
-    pub shape: Vec<usize>,
-    pub data: TensorData,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum TensorData {
-    F32(Vec<f32>),
-    I64(Vec<i64>),
-}
+pub use perennial_plan::tensors::{HostTensor, NamedTensors, TensorData};
 
 /// Which weights to take from a training checkpoint that has both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

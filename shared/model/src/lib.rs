@@ -6,6 +6,7 @@
 //! ([`Bound`]) and the network's `forward` is called with a [`Pass`].
 
 mod bound;
+mod card;
 pub mod casvit;
 pub mod files;
 mod layers;
@@ -13,6 +14,7 @@ mod names;
 mod table;
 
 pub use bound::{Bound, DropPathKey, Mode, Pass};
+pub use card::ModelCard;
 pub use names::NameMismatch;
 pub use table::{Norm, Parameter, Table, Weights};
 

@@ -55,6 +55,15 @@ impl View for Viewed<'_> {
 
 /// The tensors as a safetensors file, the same bytes for the same tensors.
 pub fn encode(tensors: &NamedTensors) -> Result<Bytes, StoreError> {
+    encode_described(tensors, "format", "pt")
+}
+
+/// As [`encode`], with one entry in the file's metadata. (The library writes several in random order.)
+pub fn encode_described(
+    tensors: &NamedTensors,
+    key: &str,
+    value: &str,
+) -> Result<Bytes, StoreError> {
     for (name, tensor) in tensors {
         if !tensor.is_sound() {
             let (shape, elements) = (&tensor.shape, tensor.elements());
@@ -63,8 +72,9 @@ pub fn encode(tensors: &NamedTensors) -> Result<Bytes, StoreError> {
             )));
         }
     }
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let bytes = safetensors::serialize(tensors.iter().map(|(name, tensor)| (name, Viewed(tensor))), Some(metadata));
+    let metadata = HashMap::from([(key.to_owned(), value.to_owned())]);
+    let views = tensors.iter().map(|(name, tensor)| (name, Viewed(tensor)));
+    let bytes = safetensors::serialize(views, Some(metadata));
     bytes
         .map(Bytes::from)
         .map_err(|error| StoreError::Tensors(error.to_string()))

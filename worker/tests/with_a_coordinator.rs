@@ -4,6 +4,7 @@ mod fake;
 
 use std::thread::JoinHandle;
 
+use fake::Then;
 use perennial_coordinator::{CoordinatorError, JobEvent, Outcome, ServeConfig, serve};
 use perennial_plan::Spec;
 use perennial_proto::v1::coordinator_client::CoordinatorClient;
@@ -69,13 +70,9 @@ async fn refusal(config: ServeConfig) -> String {
 // === impl Running ===
 
 impl Running {
-    fn worker(
-        &self,
-        leave_at: Option<u64>,
-        wait_at: Option<u64>,
-    ) -> JoinHandle<Option<SessionEvent>> {
+    fn worker(&self, then: Option<Then>) -> JoinHandle<Option<SessionEvent>> {
         let url = self.url.clone();
-        std::thread::spawn(move || fake::work(&url, leave_at, wait_at))
+        std::thread::spawn(move || fake::work(&url, then))
     }
 
     async fn outcome(&mut self) -> Outcome {
@@ -128,7 +125,7 @@ async fn undisturbed(
     workers: u32,
 ) -> (Running, (String, Option<String>, String)) {
     let mut running = start(config(folder, workers, false)).await;
-    let workers: Vec<_> = (0..workers).map(|_| running.worker(None, None)).collect();
+    let workers: Vec<_> = (0..workers).map(|_| running.worker(None)).collect();
     let result = finished(running.outcome().await);
     for worker in workers {
         assert_eq!(joined(worker).await, ALL_IS_WELL);
@@ -201,11 +198,16 @@ async fn three_workers_walk_a_job_to_its_end() {
 async fn a_worker_that_leaves_ends_the_run_and_another_number_of_workers_finishes_it() {
     let folder = tempfile::tempdir().unwrap();
     let mut running = start(config(&folder, 2, false)).await;
-    let survivor = running.worker(None, Some(5));
+    let survivor = running.worker(Some(Then::Wait(5)));
     running
         .until(|event| matches!(event, JobEvent::WorkerJoined { .. }))
         .await;
-    let leaver = running.worker(Some(5), None);
+    let (leave, told) = std::sync::mpsc::channel();
+    let leaver = running.worker(Some(Then::Leave(5, told)));
+    running
+        .until(|event| matches!(event, JobEvent::Checkpoint { global_step: 4, .. }))
+        .await;
+    leave.send(()).unwrap();
     let Outcome::Failed { message } = running.outcome().await else {
         panic!("the run must fail");
     };
@@ -218,7 +220,7 @@ async fn a_worker_that_leaves_ends_the_run_and_another_number_of_workers_finishe
     assert!(told.starts_with("worker `w2` is gone: "), "{told}");
 
     let mut running = start(config(&folder, 3, true)).await;
-    let workers: Vec<_> = (0..3).map(|_| running.worker(None, None)).collect();
+    let workers: Vec<_> = (0..3).map(|_| running.worker(None)).collect();
     let resumed = |event: &JobEvent| {
         matches!(
             event,
@@ -245,7 +247,7 @@ async fn a_worker_that_leaves_ends_the_run_and_another_number_of_workers_finishe
 async fn a_stop_ends_at_a_checkpoint_from_which_the_job_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let mut running = start(config(&folder, 1, false)).await;
-    let worker = running.worker(None, Some(4));
+    let worker = running.worker(Some(Then::Wait(4)));
     running
         .until(|event| matches!(event, JobEvent::Step { global_step: 4, .. }))
         .await;
@@ -270,7 +272,7 @@ async fn a_stop_ends_at_a_checkpoint_from_which_the_job_goes_on() {
     assert_eq!(joined(worker).await, ALL_IS_WELL);
 
     let mut running = start(config(&folder, 1, true)).await;
-    let worker = running.worker(None, None);
+    let worker = running.worker(None);
     finished(running.outcome().await);
     assert_eq!(joined(worker).await, ALL_IS_WELL);
 }
@@ -279,10 +281,15 @@ async fn a_stop_ends_at_a_checkpoint_from_which_the_job_goes_on() {
 async fn resuming_a_job_without_a_checkpoint_starts_from_the_beginning() {
     let folder = tempfile::tempdir().unwrap();
     let mut running = start(config(&folder, 1, true)).await;
-    assert_eq!(joined(running.worker(Some(1), None)).await, None);
+    let (leave, told) = std::sync::mpsc::channel();
+    leave.send(()).unwrap();
+    assert_eq!(
+        joined(running.worker(Some(Then::Leave(1, told)))).await,
+        None
+    );
     assert!(matches!(running.outcome().await, Outcome::Failed { .. }));
     let mut running = start(config(&folder, 1, true)).await;
-    let worker = running.worker(None, None);
+    let worker = running.worker(None);
     running
         .until(|event| {
             matches!(
@@ -319,7 +326,7 @@ async fn a_worker_of_another_version_is_told_why_and_the_status_shows_who_is_the
         "{why}"
     );
 
-    let worker = running.worker(None, None);
+    let worker = running.worker(None);
     running
         .until(|event| matches!(event, JobEvent::WorkerJoined { .. }))
         .await;

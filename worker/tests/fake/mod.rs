@@ -22,9 +22,17 @@ pub fn hello() -> Hello {
     }
 }
 
-/// Works until the session ends, and returns how. With `leave_at` it is gone after so many global
-/// steps, and one that must `wait_at` a step waits there, as for a peer in a collective.
-pub fn work(url: &str, leave_at: Option<u64>, wait_at: Option<u64>) -> Option<SessionEvent> {
+/// What a worker does after so many global steps.
+#[derive(Debug)]
+pub enum Then {
+    /// It waits for the coordinator's word, as if a peer did not come to a collective.
+    Wait(u64),
+    /// It is gone once it is told to.
+    Leave(u64, std::sync::mpsc::Receiver<()>),
+}
+
+/// Works until the session ends, and returns how; nothing when it left by itself.
+pub fn work(url: &str, then: Option<Then>) -> Option<SessionEvent> {
     let session = connect(url, hello()).unwrap();
     let (name, spec, job) = match session.recv() {
         SessionEvent::Welcome {
@@ -51,7 +59,7 @@ pub fn work(url: &str, leave_at: Option<u64>, wait_at: Option<u64>) -> Option<Se
         other => return Some(other),
     };
     let member = FakeMember::new(session, name, spec, job, generation);
-    member.train(leave_at, wait_at)
+    member.train(then)
 }
 
 struct FakeMember {
@@ -92,19 +100,21 @@ impl FakeMember {
         }
     }
 
-    fn train(self, leave_at: Option<u64>, wait_at: Option<u64>) -> Option<SessionEvent> {
+    fn train(self, then: Option<Then>) -> Option<SessionEvent> {
         let mut cursor = self.generation.start;
         let mut replica = self.load();
         let mut stopping = false;
         while cursor.epoch < self.spec.train.epochs && !stopping {
-            if leave_at == Some(replica) {
-                return None;
-            }
-            if wait_at == Some(replica) {
-                match self.session.recv() {
+            match &then {
+                Some(Then::Leave(at, told)) if *at == replica => {
+                    told.recv().unwrap();
+                    return None;
+                }
+                Some(Then::Wait(at)) if *at == replica => match self.session.recv() {
                     SessionEvent::StopRequested => stopping = true,
                     other => return Some(other),
-                }
+                },
+                _ => {}
             }
             self.report_step(cursor, replica);
             replica += 1;

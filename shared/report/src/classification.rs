@@ -44,6 +44,9 @@ pub struct ClassificationReport {
     pub macro_avg: Scores,
     /// The mean over classes, weighted by support.
     pub weighted_avg: Scores,
+    /// scikit-learn counts in floats, and prints them so, when not one sample is right.
+    #[serde(skip)]
+    fractional_support: bool,
 }
 
 /// The report over all classes as text, as scikit-learn prints it with `labels=range(len(confusion))`,
@@ -66,7 +69,9 @@ impl Counts {
     fn of(confusion: &[Vec<u64>], label: usize) -> Self {
         Self {
             right: cell(confusion, label, label),
-            predicted: (0..confusion.len()).map(|row| cell(confusion, row, label)).sum(),
+            predicted: (0..confusion.len())
+                .map(|row| cell(confusion, row, label))
+                .sum(),
             support: confusion.get(label).map_or(0, |row| row.iter().sum()),
         }
     }
@@ -75,7 +80,7 @@ impl Counts {
         Scores {
             precision: ratio(self.right, self.predicted),
             recall: ratio(self.right, self.support),
-            f1_score: ratio(2 * self.right, self.predicted + self.support),
+            f1_score: harmonic_mean(self),
             support: self.support,
         }
     }
@@ -92,8 +97,16 @@ impl ClassificationReport {
 
     /// Over some classes of the matrix, in the order given. `names` are those of all classes.
     pub fn of_labels(names: &[String], confusion: &[Vec<u64>], labels: &[usize]) -> Self {
-        let name = |label: usize| names.get(label).cloned().unwrap_or_else(|| label.to_string());
-        let counts: Vec<Counts> = labels.iter().map(|&label| Counts::of(confusion, label)).collect();
+        let name = |label: usize| {
+            names
+                .get(label)
+                .cloned()
+                .unwrap_or_else(|| label.to_string())
+        };
+        let counts: Vec<Counts> = labels
+            .iter()
+            .map(|&label| Counts::of(confusion, label))
+            .collect();
         let classes: Vec<ClassScores> = labels
             .iter()
             .zip(&counts)
@@ -145,6 +158,8 @@ impl ClassificationReport {
             overall,
             macro_avg: average(|_| 1.0),
             weighted_avg: average(|s| s.support as f64),
+            fractional_support: (0..confusion.len())
+                .all(|label| cell(confusion, label, label) == 0),
             classes,
         }
     }
@@ -152,8 +167,19 @@ impl ClassificationReport {
     /// As scikit-learn prints it, with `digits` decimals.
     pub fn to_text(&self, digits: usize) -> String {
         const LONGEST_HEADING: &str = "weighted avg";
-        let longest_name = self.classes.iter().map(|class| class.name.chars().count()).max();
-        let width = longest_name.unwrap_or(0).max(LONGEST_HEADING.len()).max(digits);
+        let longest_name = self
+            .classes
+            .iter()
+            .map(|class| class.name.chars().count())
+            .max();
+        let width = longest_name
+            .unwrap_or(0)
+            .max(LONGEST_HEADING.len())
+            .max(digits);
+        let count = |support: u64| {
+            let ending = if self.fractional_support { ".0" } else { "" };
+            format!("{support}{ending}")
+        };
         let row = |name: &str, scores: &Scores| {
             let Scores {
                 precision,
@@ -161,6 +187,7 @@ impl ClassificationReport {
                 f1_score,
                 support,
             } = scores;
+            let support = count(*support);
             format!(
                 "{name:>width$}  {precision:>9.digits$} {recall:>9.digits$} {f1_score:>9.digits$} {support:>9}\n"
             )
@@ -176,7 +203,7 @@ impl ClassificationReport {
         text.push('\n');
         match &self.overall {
             Overall::Accuracy(accuracy) => {
-                let support = self.macro_avg.support;
+                let support = count(self.macro_avg.support);
                 writeln!(
                     text,
                     "{:>width$}  {:>9} {:>9} {accuracy:>9.digits$} {support:>9}",
@@ -193,11 +220,29 @@ impl ClassificationReport {
 }
 
 fn cell(confusion: &[Vec<u64>], row: usize, column: usize) -> u64 {
-    confusion.get(row).and_then(|row| row.get(column)).copied().unwrap_or(0)
+    confusion
+        .get(row)
+        .and_then(|row| row.get(column))
+        .copied()
+        .unwrap_or(0)
+}
+
+/// F1 as scikit-learn computes it: from the counts, and not from precision and recall.
+fn harmonic_mean(counts: Counts) -> f64 {
+    let whole = counts.predicted as f64 + counts.support as f64;
+    if whole == 0.0 {
+        0.0
+    } else {
+        2.0 * counts.right as f64 / whole
+    }
 }
 
 fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+    if whole == 0 {
+        0.0
+    } else {
+        part as f64 / whole as f64
+    }
 }
 
 /// NumPy's `pairwise_sum`: blocks of up to 128 in eight running sums, halves above.

@@ -3,7 +3,11 @@
 use crate::ReportError;
 
 /// Counts each pair of true and predicted label, both below `classes`.
-pub fn confusion_matrix(truth: &[u32], predicted: &[u32], classes: usize) -> Result<Vec<Vec<u64>>, ReportError> {
+pub fn confusion_matrix(
+    truth: &[u32],
+    predicted: &[u32],
+    classes: usize,
+) -> Result<Vec<Vec<u64>>, ReportError> {
     if truth.len() != predicted.len() {
         return Err(ReportError::Lengths {
             truth: truth.len(),
@@ -74,7 +78,10 @@ mod tests {
     #[test]
     fn the_most_frequent_confusion_comes_first_and_the_diagonal_never() {
         let pairs = most_confused(&[vec![9, 1, 2], vec![0, 5, 0], vec![2, 0, 2]]);
-        let found: Vec<_> = pairs.iter().map(|p| (p.truth, p.predicted, p.count)).collect();
+        let found: Vec<_> = pairs
+            .iter()
+            .map(|p| (p.truth, p.predicted, p.count))
+            .collect();
         assert_eq!(found, [(2, 0, 2), (0, 2, 2), (0, 1, 1)]);
         assert_eq!(pairs[0].share, 0.5);
     }

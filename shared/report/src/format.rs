@@ -9,7 +9,7 @@ pub fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (position, digit) in digits.chars().enumerate() {
-        if position > 0 && (digits.len() - position) % 3 == 0 {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -100,26 +100,48 @@ pub fn setting(value: &Value) -> String {
     }
 }
 
-/// The shortest text that gives the number back; as `f32` when it came from one (0.485 and not 0.48500001430511475).
+/// At most six decimals, and as `f32` where it came from one (0.485 and not 0.48500001430511475).
 fn float(value: f64) -> String {
     let single = value as f32;
-    let plain = |size: f64| size == 0.0 || (1e-3..1e7).contains(&size.abs());
-    match (f64::from(single) == value, plain(value)) {
-        (true, true) => single.to_string(),
-        (true, false) => format!("{single:e}"),
-        (false, true) => value.to_string(),
-        (false, false) => format!("{value:e}"),
+    let came_from_single = f64::from(single) == value;
+    if value != 0.0 && !(1e-3..1e7).contains(&value.abs()) {
+        return if came_from_single {
+            format!("{single:e}")
+        } else {
+            format!("{value:e}")
+        };
+    }
+    let shortest = if came_from_single {
+        single.to_string()
+    } else {
+        value.to_string()
+    };
+    let rounded = trim_zeros(&format!("{value:.6}"));
+    if rounded.len() < shortest.len() {
+        rounded
+    } else {
+        shortest
     }
 }
 
 /// Control characters would change the terminal or vanish: they are shown as a replacement character.
 pub fn clean(text: &str) -> String {
-    let replace = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    let replace = |c: char| {
+        if c.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            c
+        }
+    };
     text.chars().map(replace).collect()
 }
 
 fn finite(value: f64, text: impl Fn(f64) -> String) -> String {
-    if value.is_finite() { text(value) } else { UNKNOWN.to_string() }
+    if value.is_finite() {
+        text(value)
+    } else {
+        UNKNOWN.to_string()
+    }
 }
 
 fn trim_zeros(text: &str) -> String {
@@ -140,14 +162,25 @@ mod tests {
             [thousands(7), thousands(1209), thousands(1_234_567)],
             ["7", "1,209", "1,234,567"]
         );
-        assert_eq!([counted(1, "class"), counted(12, "class")], ["1 class", "12 classes"]);
-        assert_eq!([percent(0.8512), percent(1.0), percent(f64::NAN)], ["85.1%", "100.0%", "–"]);
+        assert_eq!(
+            [counted(1, "class"), counted(12, "class")],
+            ["1 class", "12 classes"]
+        );
+        assert_eq!(
+            [percent(0.8512), percent(1.0), percent(f64::NAN)],
+            ["85.1%", "100.0%", "–"]
+        );
         assert_eq!(
             [rate(1e-3), rate(9.994e-4), rate(1e-6), rate(0.5), rate(0.0)],
             ["0.001", "9.99e-4", "1e-6", "0.5", "0"]
         );
         assert_eq!(
-            [duration(4.21), duration(48.0), duration(185.2), duration(7620.0)],
+            [
+                duration(4.21),
+                duration(48.0),
+                duration(185.2),
+                duration(7620.0)
+            ],
             ["4.2 s", "48 s", "3 min 5 s", "2 h 7 min"]
         );
         assert_eq!(date("2026-11-24T07:05:31Z"), "2026-11-24 07:05 UTC");
@@ -158,7 +191,10 @@ mod tests {
     #[test]
     fn settings_read_as_in_the_job_file() {
         let value = serde_json::json!({ "mean": [0.485f32, 0.5f32], "off": false, "rate": 1e-6, "decay": 0.9998, "seed": 42 });
-        let texts: Vec<String> = ["mean", "off", "rate", "decay", "seed"].iter().map(|key| setting(&value[key])).collect();
+        let texts: Vec<String> = ["mean", "off", "rate", "decay", "seed"]
+            .iter()
+            .map(|key| setting(&value[key]))
+            .collect();
         assert_eq!(texts, ["0.485, 0.5", "no", "1e-6", "0.9998", "42"]);
     }
 }

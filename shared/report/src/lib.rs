@@ -13,8 +13,11 @@ mod html;
 mod report;
 mod text;
 
-pub use classification::{ClassScores, ClassificationReport, Overall, Scores, classification_report};
+pub use classification::{
+    ClassScores, ClassificationReport, Overall, Scores, classification_report,
+};
 pub use confusion::{ConfusedPair, confusion_matrix, most_confused};
 pub use report::{
-    DataSummary, EpochRecord, Evaluation, FORMAT_VERSION, Mistake, ModelSummary, Report, ReportError, Weights,
+    DataSummary, EpochRecord, Evaluation, FORMAT_VERSION, Mistake, ModelSummary, Report,
+    ReportError, Weights,
 };

@@ -13,7 +13,9 @@ pub const FORMAT_VERSION: u32 = 1;
 pub enum ReportError {
     #[error("report: not the JSON of a report: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("report: `format_version` is `{found}`, but this program reads `{FORMAT_VERSION}`; use the program that wrote it")]
+    #[error(
+        "report: `format_version` is `{found}`, but this program reads `{FORMAT_VERSION}`; use the program that wrote it"
+    )]
     Version { found: u64 },
     #[error("report: `{field}` is {found}, but must be {expected}")]
     Inconsistent {
@@ -224,7 +226,11 @@ impl Report {
             if holds {
                 Ok(())
             } else {
-                Err(ReportError::Inconsistent { field, found, expected })
+                Err(ReportError::Inconsistent {
+                    field,
+                    found,
+                    expected,
+                })
             }
         };
         let classes = self.data.classes.len();
@@ -236,7 +242,11 @@ impl Report {
             format!("a matrix of {rows} rows"),
             format!("{classes} rows of {classes} counts, one a class"),
         )?;
-        let counted = evaluation.confusion.iter().flatten().try_fold(0u64, |sum, &count| sum.checked_add(count));
+        let counted = evaluation
+            .confusion
+            .iter()
+            .flatten()
+            .try_fold(0u64, |sum, &count| sum.checked_add(count));
         ensure(
             counted == Some(evaluation.samples),
             "samples",
@@ -271,7 +281,11 @@ impl Report {
                 Weights::Ema => record.ema_top1.unwrap_or(f64::NAN),
                 Weights::Raw => record.val_top1,
             };
-            if top1.is_nan() { f64::NEG_INFINITY } else { top1 }
+            if top1.is_nan() {
+                f64::NEG_INFINITY
+            } else {
+                top1
+            }
         };
         self.epochs
             .iter()
@@ -287,7 +301,11 @@ impl Report {
 
     /// Wall-clock seconds in epochs.
     pub fn seconds(&self) -> f64 {
-        self.epochs.iter().map(|record| record.seconds).filter(|seconds| seconds.is_finite()).sum()
+        self.epochs
+            .iter()
+            .map(|record| record.seconds)
+            .filter(|seconds| seconds.is_finite())
+            .sum()
     }
 
     pub(crate) fn planned_epochs(&self) -> Option<u64> {

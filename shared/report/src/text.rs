@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use crate::format::{UNKNOWN, clean, counted, date, duration, loss, percent, rate, thousands, whole};
+use crate::format::{
+    UNKNOWN, clean, counted, date, duration, loss, percent, rate, thousands, whole,
+};
 use crate::{EpochRecord, Evaluation, Report, most_confused};
 
 /// Characters of a curve.
@@ -23,7 +25,10 @@ impl Page {
     }
 
     fn heading(&mut self, text: &str) {
-        self.line(format_args!("\n{text}\n{}", "─".repeat(text.chars().count())));
+        self.line(format_args!(
+            "\n{text}\n{}",
+            "─".repeat(text.chars().count())
+        ));
     }
 
     fn fact(&mut self, name: &str, value: impl std::fmt::Display) {
@@ -56,7 +61,13 @@ impl Report {
             None => "from a random start".to_string(),
         };
         let parameters = thousands(self.model.parameters);
-        page.fact("model", format_args!("{}, {parameters} parameters, {start}", clean(&self.model.name)));
+        page.fact(
+            "model",
+            format_args!(
+                "{}, {parameters} parameters, {start}",
+                clean(&self.model.name)
+            ),
+        );
         let data = &self.data;
         page.fact(
             "data",
@@ -69,7 +80,10 @@ impl Report {
             ),
         );
         if data.skipped > 0 {
-            page.fact("", format_args!("{} left out as unreadable", counted(data.skipped, "file")));
+            page.fact(
+                "",
+                format_args!("{} left out as unreadable", counted(data.skipped, "file")),
+            );
         }
         page.fact("progress", self.progress());
         page.fact(
@@ -81,7 +95,14 @@ impl Report {
             ),
         );
         page.fact("numerics", clean(&self.numerics));
-        page.fact("written", format_args!("{} by perennial {}", date(&clean(&self.created)), clean(&self.program_version)));
+        page.fact(
+            "written",
+            format_args!(
+                "{} by perennial {}",
+                date(&clean(&self.created)),
+                clean(&self.program_version)
+            ),
+        );
     }
 
     /// `finished: 30 epochs, 1,350 steps, 12 min 3 s`, or how far it is.
@@ -91,19 +112,33 @@ impl Report {
             Some(planned) if !self.finished => format!("{done} of {}", counted(planned, "epoch")),
             _ => counted(done, "epoch"),
         };
-        let state = if self.finished { "finished" } else { "not finished" };
+        let state = if self.finished {
+            "finished"
+        } else {
+            "not finished"
+        };
         let steps = counted(self.global_step, "step");
         format!("{state}: {epochs}, {steps}, {}", duration(self.seconds()))
     }
 
     fn write_scores(&self, page: &mut Page) {
         page.heading("Result on the validation pictures");
-        let columns: Vec<(&str, &Evaluation)> =
-            self.ema.iter().map(|ema| ("EMA weights", ema)).chain([("raw weights", &self.raw)]).collect();
+        let columns: Vec<(&str, &Evaluation)> = self
+            .ema
+            .iter()
+            .map(|ema| ("EMA weights", ema))
+            .chain([("raw weights", &self.raw)])
+            .collect();
         let row = |name: &str, value: &dyn Fn(&Evaluation) -> String| {
-            columns.iter().fold(format!("{name:<13}"), |line, (_, evaluation)| line + &format!(" {:>14}", value(evaluation)))
+            columns
+                .iter()
+                .fold(format!("{name:<13}"), |line, (_, evaluation)| {
+                    line + &format!(" {:>14}", value(evaluation))
+                })
         };
-        page.line(columns.iter().fold(" ".repeat(13), |line, (name, _)| line + &format!(" {name:>14}")));
+        page.line(columns.iter().fold(" ".repeat(13), |line, (name, _)| {
+            line + &format!(" {name:>14}")
+        }));
         page.line(row("top-1", &|e| percent(e.top1)));
         page.line(row(&format!("top-{}", self.raw.k), &|e| percent(e.top5)));
         page.line(row("loss", &|e| loss(e.loss)));
@@ -116,14 +151,15 @@ impl Report {
             return;
         };
         page.heading(&format!("Curves, epoch {} to {}", first.epoch, last.epoch));
-        let mut curve = |name: &str, write: fn(f64) -> String, value: &dyn Fn(&EpochRecord) -> f64| {
-            let values: Vec<f64> = epochs.iter().map(value).collect();
-            let known = || values.iter().copied().filter(|value| value.is_finite());
-            if let (Some(first), Some(last)) = (known().next(), known().last()) {
-                let range = format!("{} → {}", write(first), write(last));
-                page.fact(name, format_args!("{}  {range}", sparkline(&values)));
-            }
-        };
+        let mut curve =
+            |name: &str, write: fn(f64) -> String, value: &dyn Fn(&EpochRecord) -> f64| {
+                let values: Vec<f64> = epochs.iter().map(value).collect();
+                let known = || values.iter().copied().filter(|value| value.is_finite());
+                if let (Some(first), Some(last)) = (known().next(), known().next_back()) {
+                    let range = format!("{} → {}", write(first), write(last));
+                    page.fact(name, format_args!("{}  {range}", sparkline(&values)));
+                }
+            };
         curve("train loss", loss, &|e| e.train_loss);
         curve("val loss", loss, &|e| e.val_loss);
         curve("EMA loss", loss, &|e| e.ema_loss.unwrap_or(f64::NAN));
@@ -137,7 +173,9 @@ impl Report {
             return;
         }
         page.heading("Epochs");
-        page.line("epoch  train loss  val loss   top-1   top-5     EMA  learning rate  images/s  workers");
+        page.line(
+            "epoch  train loss  val loss   top-1   top-5     EMA  learning rate  images/s  workers",
+        );
         let best = self.best_epoch().map(|record| record.epoch);
         let tail = self.epochs.len().saturating_sub(LAST_EPOCHS);
         let is_best = |record: &EpochRecord| Some(record.epoch) == best;
@@ -177,7 +215,11 @@ impl Report {
         let name = |index: usize| clean(&self.class_name(index));
         for pair in pairs.iter().take(LIST) {
             let (truth, share) = (name(pair.truth), percent(pair.share));
-            page.line(format_args!("{:>5} × {truth} taken for {} ({share} of {truth})", pair.count, name(pair.predicted)));
+            page.line(format_args!(
+                "{:>5} × {truth} taken for {} ({share} of {truth})",
+                pair.count,
+                name(pair.predicted)
+            ));
         }
 
         if !evaluation.mistakes.is_empty() {
@@ -222,13 +264,21 @@ fn sparkline(values: &[f64]) -> String {
     let mut line = String::new();
     for position in 0..width {
         let group = &values[position * values.len() / width..(position + 1) * values.len() / width];
-        let group: Vec<f64> = group.iter().copied().filter(|value| value.is_finite()).collect();
+        let group: Vec<f64> = group
+            .iter()
+            .copied()
+            .filter(|value| value.is_finite())
+            .collect();
         if group.is_empty() {
             line.push(' ');
             continue;
         }
         let mean = group.iter().sum::<f64>() / group.len() as f64;
-        let height = if high > low { (mean - low) / (high - low) } else { 0.5 };
+        let height = if high > low {
+            (mean - low) / (high - low)
+        } else {
+            0.5
+        };
         line.push(LEVELS[((height * 7.0).round() as usize).min(7)]);
     }
     line

@@ -13,33 +13,42 @@ pub fn section(report: &Report) -> Markup {
         return html! {};
     }
     let epochs: Vec<u32> = records.iter().map(|record| record.epoch).collect();
-    let series = |label: &'static str, class: &'static str, value: fn(&EpochRecord) -> f64| Series {
-        label,
-        class,
-        values: records.iter().map(value).collect(),
+    let series =
+        |label: &'static str, class: &'static str, value: fn(&EpochRecord) -> f64| Series {
+            label,
+            class,
+            values: records.iter().map(value).collect(),
+        };
+    let chart = |title: &str, scale, series| {
+        Chart {
+            title,
+            scale,
+            epochs: &epochs,
+            series,
+        }
+        .render()
     };
-    let chart = |title: &str, scale, series| Chart { title, scale, epochs: &epochs, series }.render();
     html! {
         section {
             h2 { "Training" }
             p.note {
                 (sentence(report))
-                " The training loss is taken on changed pictures and softened labels, so it can lie above the validation loss."
+                " The training loss is taken on changed pictures and softened labels, so it can lie above the validation loss. EMA is measured on the validation pictures too."
             }
             div.charts {
                 (chart("Loss", Scale::Loss, vec![
                     series("training", "train", |r| r.train_loss),
                     series("validation", "raw", |r| r.val_loss),
-                    series("validation, EMA", "ema", |r| r.ema_loss.unwrap_or(f64::NAN)),
+                    series("EMA", "ema", |r| r.ema_loss.unwrap_or(f64::NAN)),
                 ]))
                 (chart("Top-1", Scale::Share, vec![
                     series("training", "train", |r| r.train_top1),
                     series("validation", "raw", |r| r.val_top1),
-                    series("validation, EMA", "ema", |r| r.ema_top1.unwrap_or(f64::NAN)),
+                    series("EMA", "ema", |r| r.ema_top1.unwrap_or(f64::NAN)),
                 ]))
                 (chart(&format!("Top-{}", report.raw.k), Scale::Share, vec![
                     series("validation", "raw", |r| r.val_top5),
-                    series("validation, EMA", "ema", |r| r.ema_top5.unwrap_or(f64::NAN)),
+                    series("EMA", "ema", |r| r.ema_top5.unwrap_or(f64::NAN)),
                 ]))
                 (chart("Learning rate", Scale::Rate, vec![series("at the end of the epoch", "rate", |r| r.learning_rate)]))
             }
@@ -51,7 +60,11 @@ pub fn section(report: &Report) -> Markup {
 fn sentence(report: &Report) -> String {
     let progress = super::capitalised(&report.progress());
     match report.best_epoch() {
-        Some(best) => format!("{progress}. Best epoch by top-1 of the {}: {}.", report.reported().0.name(), best.epoch),
+        Some(best) => format!(
+            "{progress}. Best epoch by top-1 of the {}: {}.",
+            report.reported().0.name(),
+            best.epoch
+        ),
         None => format!("{progress}."),
     }
 }
@@ -59,7 +72,8 @@ fn sentence(report: &Report) -> String {
 fn table(report: &Report) -> Markup {
     let best = report.best_epoch().map(|record| record.epoch);
     let k = report.raw.k;
-    let optional = |value: Option<f64>, write: fn(f64) -> String| value.map_or(UNKNOWN.to_string(), write);
+    let optional =
+        |value: Option<f64>, write: fn(f64) -> String| value.map_or(UNKNOWN.to_string(), write);
     html! {
         details {
             summary { "All epochs in numbers" }

@@ -7,13 +7,15 @@ use crate::{Report, most_confused};
 
 /// With more classes the heat map gives way to a longer list of pairs.
 const MAX_CLASSES: usize = 60;
+/// Text on a stronger colour is light.
+const READABLE: f64 = 0.72;
 
 pub fn section(report: &Report) -> Markup {
     let (_, evaluation) = report.reported();
     let confusion = &evaluation.confusion;
     let drawn = confusion.len() <= MAX_CLASSES;
     let pairs = most_confused(confusion);
-    let shown = if drawn { 8 } else { 40 };
+    let shown = if drawn { 8 } else { 25 };
     html! {
         section {
             h2 { "What is taken for what" }
@@ -30,7 +32,7 @@ pub fn section(report: &Report) -> Markup {
                 h3 { "Most often confused" }
                 div.scroll tabindex="0" role="group" aria-label="Most often confused" {
                     table.pairs {
-                        thead { tr { th scope="col" { "Is" } th scope="col" { "Taken for" } th scope="col" { "Pictures" } th scope="col" { "Share of class" } } }
+                        thead { tr { th scope="col" { "Is" } th scope="col" { "Taken for" } th scope="col" { "Pictures" } th scope="col" { "Share" } } }
                         tbody { @for pair in pairs.iter().take(shown) { tr {
                             td { (report.class_name(pair.truth)) } td { (report.class_name(pair.predicted)) }
                             td { (thousands(pair.count)) } td { (percent(pair.share)) }
@@ -43,10 +45,12 @@ pub fn section(report: &Report) -> Markup {
 }
 
 fn heat_map(report: &Report, confusion: &[Vec<u64>]) -> Markup {
-    let names: Vec<String> = (0..confusion.len()).map(|index| report.class_name(index)).collect();
+    let names: Vec<String> = (0..confusion.len())
+        .map(|index| report.class_name(index))
+        .collect();
     html! {
         div.scroll tabindex="0" role="group" aria-label="Confusion matrix" {
-            table.matrix.dense[confusion.len() > 24] {
+            table.matrix.dense[confusion.len() > 24] style=(format!("--classes:{}", confusion.len())) {
                 thead { tr {
                     td { span { "is ↓  called →" } }
                     @for name in &names { th scope="col" { span { (name) } } }
@@ -61,7 +65,7 @@ fn heat_map(report: &Report, confusion: &[Vec<u64>]) -> Markup {
                             @if count == 0 {
                                 td.none { "0" }
                             } @else {
-                                td.right[truth == predicted].wrong[truth != predicted].strong[strength > 0.5]
+                                td.right[truth == predicted].wrong[truth != predicted].strong[strength > READABLE]
                                     style=(format!("--s:{strength:.2}"))
                                     title=(format!("{} called {}: {count} ({})", names[truth], report.class_name(predicted), percent(share)))
                                     { (count) }
@@ -82,7 +86,7 @@ fn legend() -> Markup {
                 (name)
                 @for share in steps {
                     @let strength = strength(share);
-                    i.(class).strong[strength > 0.5] style=(format!("--s:{strength:.2}")) { (format!("{:.0}", share * 100.0)) }
+                    i.(class).strong[strength > READABLE] style=(format!("--s:{strength:.2}")) { (format!("{:.0}", share * 100.0)) }
                 }
                 "%"
             }

@@ -28,8 +28,15 @@ pub fn section(report: &Report) -> Markup {
 fn card(report: &Report, mistake: &Mistake) -> Markup {
     let truth = report.class_name(mistake.truth as usize);
     let predicted = report.class_name(mistake.predicted as usize);
-    let file = mistake.path.rsplit(['/', '\\']).next().unwrap_or(&mistake.path);
-    let picture = mistake.thumbnail.as_deref().filter(|uri| uri.starts_with("data:image/"));
+    let file = mistake
+        .path
+        .rsplit(['/', '\\'])
+        .next()
+        .unwrap_or(&mistake.path);
+    let picture = mistake
+        .thumbnail
+        .as_deref()
+        .filter(|uri| uri.starts_with("data:image/"));
     html! {
         li {
             @match picture {

@@ -76,7 +76,11 @@ impl Report {
 
     fn headline(&self) -> Markup {
         let (reported, _) = self.reported();
-        let cards = self.ema.iter().map(|ema| (crate::Weights::Ema, ema)).chain([(crate::Weights::Raw, &self.raw)]);
+        let cards = self
+            .ema
+            .iter()
+            .map(|ema| (crate::Weights::Ema, ema))
+            .chain([(crate::Weights::Raw, &self.raw)]);
         html! {
             section.headline aria-label="Result" {
                 @for (weights, evaluation) in cards {
@@ -95,10 +99,11 @@ impl Report {
                     }
                 }
             }
-            @if self.ema.is_some() {
+            @if let Some(ema) = &self.ema {
                 p.note {
                     "EMA is the moving average of the weights over the last steps of training. Below, scores and mistakes are those of the "
-                    strong { (reported.name()) } ", which have the higher top-1."
+                    strong { (reported.name()) }
+                    @if ema.top1 == self.raw.top1 { "; both have the same top-1." } @else { ", which have the higher top-1." }
                 }
             }
         }
@@ -106,7 +111,13 @@ impl Report {
 
     fn class_section(&self) -> Markup {
         let (weights, evaluation) = self.reported();
-        let ClassificationReport { classes, overall, macro_avg, weighted_avg } = self.classification(evaluation);
+        let ClassificationReport {
+            classes,
+            overall,
+            macro_avg,
+            weighted_avg,
+            ..
+        } = self.classification(evaluation);
         let long = classes.len() > LONG_TABLE;
         html! {
             section {
@@ -167,7 +178,11 @@ fn parameters(count: u64) -> String {
 fn right_answers(evaluation: &Evaluation) -> String {
     let diagonal = |(index, row): (usize, &Vec<u64>)| row.get(index).copied().unwrap_or(0);
     let right: u64 = evaluation.confusion.iter().enumerate().map(diagonal).sum();
-    format!("{} of {} right", thousands(right), counted(evaluation.samples, "picture"))
+    format!(
+        "{} of {} right",
+        thousands(right),
+        counted(evaluation.samples, "picture")
+    )
 }
 
 /// Wilson's score interval for top-1: where it would be on more pictures of the same kind, with 95 % confidence.
@@ -180,12 +195,17 @@ fn wilson_interval(evaluation: &Evaluation) -> Option<(f64, f64)> {
     let center = p + Z * Z / (2.0 * n);
     let half = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
     let scale = 1.0 + Z * Z / n;
-    Some((((center - half) / scale).max(0.0), ((center + half) / scale).min(1.0)))
+    Some((
+        ((center - half) / scale).max(0.0),
+        ((center + half) / scale).min(1.0),
+    ))
 }
 
 fn capitalised(text: &str) -> String {
     let mut chars = text.chars();
-    chars.next().map_or(String::new(), |first| first.to_uppercase().chain(chars).collect())
+    chars.next().map_or(String::new(), |first| {
+        first.to_uppercase().chain(chars).collect()
+    })
 }
 
 #[cfg(test)]
@@ -194,9 +214,26 @@ mod tests {
 
     #[test]
     fn the_interval_is_wilsons() {
-        let evaluation = Evaluation { samples: 10, loss: 0.0, top1: 0.8, top5: 1.0, k: 5, confusion: vec![], mistakes: vec![] };
+        let evaluation = Evaluation {
+            samples: 10,
+            loss: 0.0,
+            top1: 0.8,
+            top5: 1.0,
+            k: 5,
+            confusion: vec![],
+            mistakes: vec![],
+        };
         let (low, high) = wilson_interval(&evaluation).unwrap();
-        assert!((low - 0.490_16).abs() < 1e-4 && (high - 0.943_32).abs() < 1e-4, "{low} {high}");
-        assert_eq!(wilson_interval(&Evaluation { samples: 0, ..evaluation }), None);
+        assert!(
+            (low - 0.490_16).abs() < 1e-4 && (high - 0.943_32).abs() < 1e-4,
+            "{low} {high}"
+        );
+        assert_eq!(
+            wilson_interval(&Evaluation {
+                samples: 0,
+                ..evaluation
+            }),
+            None
+        );
     }
 }

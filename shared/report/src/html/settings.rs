@@ -7,16 +7,36 @@ use crate::Report;
 use crate::format::{counted, setting, thousands};
 
 /// The order of the job file's sections; others follow by name.
-const SECTIONS: [&str; 10] =
-    ["data", "model", "train", "optimizer", "schedule", "augment", "mix", "ema", "elastic", "checkpoint"];
+const SECTIONS: [&str; 10] = [
+    "data",
+    "model",
+    "train",
+    "optimizer",
+    "schedule",
+    "augment",
+    "mix",
+    "ema",
+    "elastic",
+    "checkpoint",
+];
 
 pub fn section(report: &Report) -> Markup {
     let empty = Map::new();
     let spec = report.spec.as_object().unwrap_or(&empty);
-    let top: Vec<(&String, &Value)> = spec.iter().filter(|(_, value)| !value.is_object()).collect();
-    let known = |name: &str| SECTIONS.iter().position(|section| *section == name).unwrap_or(SECTIONS.len());
-    let mut sections: Vec<(&String, &Map<String, Value>)> =
-        spec.iter().filter_map(|(name, value)| Some((name, value.as_object()?))).collect();
+    let top: Vec<(&String, &Value)> = spec
+        .iter()
+        .filter(|(_, value)| !value.is_object())
+        .collect();
+    let known = |name: &str| {
+        SECTIONS
+            .iter()
+            .position(|section| *section == name)
+            .unwrap_or(SECTIONS.len())
+    };
+    let mut sections: Vec<(&String, &Map<String, Value>)> = spec
+        .iter()
+        .filter_map(|(name, value)| Some((name, value.as_object()?)))
+        .collect();
     sections.sort_by_key(|(name, _)| known(name));
     html! {
         section {
@@ -65,14 +85,17 @@ pub fn provenance(report: &Report) -> Markup {
     let hashes = [
         ("Weights, SHA-256", report.weights_sha256.as_deref()),
         ("EMA weights, SHA-256", report.ema_sha256.as_deref()),
-        ("Pictures, fingerprint", Some(report.data.fingerprint.as_str()).filter(|hash| !hash.is_empty())),
+        (
+            "Pictures, fingerprint",
+            Some(report.data.fingerprint.as_str()).filter(|hash| !hash.is_empty()),
+        ),
     ];
     html! {
         section {
             h2 { "Train it again" }
             p.note {
                 "The weights depend on the job file, the pictures and the kind of processor, and not on how many workers took part "
-                "or what happened to them. Whoever trains this job again gets weights with these hashes."
+                "or what happened to them. Whoever trains this job again on such a processor gets weights with these hashes."
             }
             @if let Some(command) = &report.command { pre tabindex="0" { code { (command) } } }
             dl.facts.hashes {

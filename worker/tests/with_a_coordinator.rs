@@ -27,8 +27,10 @@ struct Running {
 
 fn config(folder: &TempDir, workers: u32, resume: bool) -> ServeConfig {
     let store_url = folder.path().to_str().unwrap().to_string();
-    let mut spec = Spec::default();
-    spec.name = "seedlings".into();
+    let mut spec = Spec {
+        name: "seedlings".into(),
+        ..Spec::default()
+    };
     spec.data.dir = "seedlings".into();
     spec.train.epochs = 2;
     spec.train.batch_size = 10;

@@ -40,6 +40,10 @@ impl Storage {
         let resume = match newest {
             Some(manifest) if config.resume => {
                 check_resume(spec, &manifest)?;
+                // What attempts that were killed have left; it costs space and nothing else.
+                if let Err(error) = job.remove_unfinished(manifest.global_step).await {
+                    tracing::warn!(%error, "leftovers of older runs could not be removed");
+                }
                 Some(resume_point(manifest)?)
             }
             Some(manifest) => {

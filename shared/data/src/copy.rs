@@ -3,11 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use crate::error::DataError;
-use crate::folder::{Sample, is_split, list, validation_members};
+use crate::folder::{Sample, validation_members};
+use crate::listing::{is_split, list};
 
 /// What [`split_folder`] did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SplitSummary {
     pub classes: Vec<String>,
     /// Pictures that train, a class.

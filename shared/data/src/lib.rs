@@ -4,7 +4,7 @@
 //! [`decode`]d, [`augment`]ed by randomness keyed by (seed, epoch, sample) and [`mix`]ed within its
 //! slot; the [`loader`] does so ahead of training. What a slot holds is a pure function of the job, the
 //! data and the slot, whatever the number of threads. [`resize`] and the split agree with Pillow and
-//! scikit-learn to the bit. [`synth`] draws a data set to try things on.
+//! scikit-learn to the bit. [`synth`](mod@synth) draws a data set to try things on.
 
 pub mod augment;
 pub mod cache;
@@ -12,6 +12,7 @@ pub mod copy;
 pub mod decode;
 mod error;
 pub mod folder;
+mod listing;
 pub mod loader;
 pub mod mix;
 pub mod prefetch;
@@ -21,11 +22,13 @@ pub mod stats;
 pub mod synth;
 pub mod thumbnail;
 
+pub use augment::Transform;
 pub use copy::{SplitSummary, split_folder};
 pub use decode::{Picture, PictureError, read_picture};
 pub use error::{DataError, SplitError};
 pub use folder::{DataSet, Sample, Side, Skipped};
 pub use loader::{Pipeline, Request, SlotBatch};
+pub use mix::Mixer;
 pub use prefetch::Prefetcher;
 pub use stats::{MeanStd, mean_std};
 pub use synth::synth;

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use rayon::prelude::*;
+use serde::Serialize;
 
 use crate::decode::{Picture, read_picture};
 use crate::error::DataError;
 
 /// Both ways of taking the statistics of a data set. Every sum has a fixed order.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MeanStd {
     /// Over all pixels of all pictures: what normalisation to mean 0 and deviation 1 needs.
     pub pooled_mean: [f64; 3],
@@ -51,8 +52,8 @@ fn sums(picture: &Picture) -> Sums {
         squares: [0; 3],
     };
     for pixel in picture.pixels.chunks_exact(3) {
-        for channel in 0..3 {
-            let value = u64::from(pixel[channel]);
+        for (channel, value) in pixel.iter().enumerate() {
+            let value = u64::from(*value);
             sums.sum[channel] += value;
             sums.squares[channel] += value * value;
         }

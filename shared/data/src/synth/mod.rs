@@ -20,11 +20,11 @@ use crate::decode::Picture;
 use crate::error::DataError;
 
 /// The most classes that [`synth`] can draw.
-pub const MAX_CLASSES: usize = species::TABLE.len() * species::TABLE.len();
+pub const MAX_CLASSES: usize = species::COUNT;
 
 /// Draws `per_class` pictures of `size` x `size` pixels of each of `classes` species into
-/// `dir/SPECIES/NNNN.png` and returns the species. The first twelve are distinct; more are made by giving
-/// one species' leaves the arrangement of another. `dir` must be missing or empty. The pictures depend on
+/// `dir/SPECIES/NNNN.png` and returns the species. The first twelve have leaves of their own; more are made
+/// by giving them another arrangement. `dir` must be missing or empty. The pictures depend on
 /// `seed` alone, and the first of a longer run are those of a shorter one.
 pub fn synth(
     dir: &Path,
@@ -60,7 +60,11 @@ pub fn synth(
 }
 
 /// The `number`-th picture of species `class`.
+///
+/// # Panics
+/// When `class` is not below [`MAX_CLASSES`].
 pub fn draw(class: usize, number: u64, size: u32, seed: u64) -> Picture {
+    assert!(class < MAX_CLASSES, "there is no species {class}");
     let mut random = Stream::new(seed, Domain::Synthetic, &[class as u64, number]);
     render::render(species::species(class), size, &mut random)
 }

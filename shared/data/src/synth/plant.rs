@@ -59,6 +59,16 @@ impl Leaf {
         self.outline.covers(u, v).then_some(Spot::Blade { u, v })
     }
 
+    /// False when nothing within `margin` of the point can be covered: it spares the exact test.
+    pub fn is_near(&self, point: Point, margin: f64) -> bool {
+        let margin = margin / self.length;
+        let (x, y) = (point[0] - self.base[0], point[1] - self.base[1]);
+        let u = (x * self.along[0] + y * self.along[1]) / self.length;
+        let v = (y * self.along[0] - x * self.along[1]) / self.length - self.bend * u * u;
+        let slack = margin * (1.0 + 2.0 * self.bend.abs() * (1.0 + margin));
+        (-margin..=1.0 + margin).contains(&u) && v.abs() <= self.outline.reach().max(0.05) + slack
+    }
+
     /// Whether it covers a point.
     pub fn covers(&self, point: Point) -> bool {
         self.spot(point).is_some()

@@ -104,10 +104,10 @@ impl Pebble {
         let shadow = self.inside(x + light[0] * shade, y + light[1] * shade, soft);
         let body = self.inside(x, y, soft);
         let dome = (x * light[0] + y * light[1]) / self.radii[0];
-        for channel in 0..3 {
-            let shaded = color[channel] * (1.0 - 0.45 * shadow);
-            let stone = self.color[channel] * grain * (0.92 + 0.28 * dome);
-            color[channel] = shaded * (1.0 - body) + stone * body;
+        for (channel, stone) in color.iter_mut().zip(self.color) {
+            let shaded = *channel * (1.0 - 0.45 * shadow);
+            let stone = stone * grain * (0.92 + 0.28 * dome);
+            *channel = shaded * (1.0 - body) + stone * body;
         }
     }
 

@@ -62,26 +62,39 @@ pub const TABLE: [(&str, Species); 12] = [
     ("Wavy_Beet", new(Outline::Wavy, Some(Outline::Strap), Pairs { least: 1, most: 2 }, 0.40, 0.25)),
 ];
 
+/// One species of each arrangement: those that lend theirs to others' leaves.
+const LENDERS: [usize; 4] = [0, 2, 6, 10];
+
+/// How many species there are with the recombined ones.
+pub const COUNT: usize = TABLE.len() * LENDERS.len();
+
 /// The name of the species of a class.
 pub fn name(class: usize) -> String {
-    let (leaf, arrangement) = parents(class);
-    if leaf == arrangement {
-        TABLE[leaf].0.to_string()
-    } else {
-        format!("{}_x_{}", TABLE[leaf].0, TABLE[arrangement].0)
+    let (leaf, lender) = parents(class);
+    match lender {
+        None => TABLE[leaf].0.to_string(),
+        Some(lender) => format!("{}_x_{}", TABLE[leaf].0, TABLE[lender].0),
     }
 }
 
 pub fn species(class: usize) -> Species {
-    let (leaf, arrangement) = parents(class);
+    let (leaf, lender) = parents(class);
     Species {
-        arrangement: TABLE[arrangement].1.arrangement,
+        arrangement: TABLE[lender.unwrap_or(leaf)].1.arrangement,
         ..TABLE[leaf].1
     }
 }
 
-/// Which species lends the leaves, and which the arrangement.
-fn parents(class: usize) -> (usize, usize) {
-    let leaf = class % TABLE.len();
-    (leaf, (leaf + class / TABLE.len()) % TABLE.len())
+/// Which species has the leaves, and which lends another arrangement than theirs.
+fn parents(class: usize) -> (usize, Option<usize>) {
+    let (leaf, round) = (class % TABLE.len(), class / TABLE.len());
+    if round == 0 {
+        return (leaf, None);
+    }
+    let kind = |species: usize| std::mem::discriminant(&TABLE[species].1.arrangement);
+    let own = LENDERS
+        .iter()
+        .position(|lender| kind(*lender) == kind(leaf))
+        .expect("every arrangement has a lender");
+    (leaf, Some(LENDERS[(own + round) % LENDERS.len()]))
 }

@@ -79,7 +79,8 @@ fn processes_get_the_bits_of_a_member_alone() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn any_cut_of_the_slots_gives_the_same_bits(
         slots in 1u32..20,

@@ -13,8 +13,10 @@ mod checkpoint;
 mod error;
 mod job;
 mod manifest;
+mod open;
 mod retention;
 pub mod tensors;
+mod translate;
 
 pub use backend::{Object, Store};
 pub use checkpoint::CheckpointInfo;

@@ -45,7 +45,7 @@ pub fn select(checkpoints: &[CheckpointInfo], retention: &Retention) -> Vec<u64>
     kept.extend(steps.iter().rev().take(last));
     kept.extend((best.iter().take(retention.keep_best as usize)).map(|(_, step)| *step));
     if retention.keep_every > 0 {
-        let every = |step: &&u64| **step % retention.keep_every == 0;
+        let every = |step: &&u64| step.is_multiple_of(retention.keep_every);
         kept.extend(steps.iter().filter(every));
     }
     steps.retain(|step| !kept.contains(step));

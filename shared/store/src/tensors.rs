@@ -71,10 +71,22 @@ impl View for &HostTensor {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(match &self.data {
-            TensorData::F32(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            TensorData::I64(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        })
+        let mut bytes = vec![0; View::data_len(self)];
+        match &self.data {
+            TensorData::F32(values) => {
+                let (places, _) = bytes.as_chunks_mut::<4>();
+                for (place, value) in places.iter_mut().zip(values) {
+                    *place = value.to_le_bytes();
+                }
+            }
+            TensorData::I64(values) => {
+                let (places, _) = bytes.as_chunks_mut::<8>();
+                for (place, value) in places.iter_mut().zip(values) {
+                    *place = value.to_le_bytes();
+                }
+            }
+        }
+        Cow::Owned(bytes)
     }
 
     fn data_len(&self) -> usize {

@@ -277,6 +277,8 @@ async fn retention_keeps_the_newest_the_best_and_every_kth() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn hostile_tensor_files_are_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         prop_assert!(tensors::decode(&bytes).is_err() || bytes.len() >= 8);

@@ -160,7 +160,8 @@ async fn a_wrong_key_is_refused_at_once_and_named() {
     let start = Instant::now();
     let error = store.check().await.unwrap_err();
     assert!(matches!(error, StoreError::Refused { .. }), "{error}");
-    assert!(error.to_string().contains("check the keys"), "{error}");
+    let expected = "store `s3://bucket` refuses access: SignatureDoesNotMatch; check the keys and their permissions";
+    assert_eq!(error.to_string(), expected);
     assert!(start.elapsed() < Duration::from_secs(3));
     let error = store.create("a", "x").await.unwrap_err();
     assert!(matches!(error, StoreError::Refused { .. }), "{error}");
@@ -194,4 +195,16 @@ fn an_address_that_is_no_store_is_refused() {
         let error = Store::open(url).unwrap_err();
         assert!(matches!(error, StoreError::Url { .. }), "{error}");
     }
+}
+
+#[test]
+fn a_server_without_keys_says_which_variables_to_set() {
+    let mut variables = variables("http://127.0.0.1:9000", "secret");
+    variables.remove("AWS_SECRET_ACCESS_KEY");
+    let error = Store::open_with("s3://bucket", &variables).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        "{error}"
+    );
 }

@@ -27,13 +27,15 @@ pub enum CoordinatorError {
         /// Key, value in the store, value asked for.
         differences: Vec<(String, String, String)>,
     },
-    #[error("`{path}` in the store cannot be read: {cause}")]
-    Unreadable { path: String, cause: String },
+    #[error("the history in the manifest of checkpoint {global_step} cannot be read: {cause}")]
+    Unreadable { global_step: u64, cause: String },
     #[error(transparent)]
     Store(#[from] perennial_store::StoreError),
 }
 
 fn describe(differences: &[(String, String, String)]) -> String {
-    let one = |(key, there, here): &(String, String, String)| format!("`{key}` is {there} there and {here} here");
+    let one = |(key, there, here): &(String, String, String)| {
+        format!("`{key}` is {there} there and {here} here")
+    };
     differences.iter().map(one).collect::<Vec<_>>().join(", ")
 }

@@ -24,6 +24,8 @@ pub struct Config {
     pub resume: Option<ResumePoint>,
     /// The id of the generation that this run makes.
     pub generation: u64,
+    /// Tells this coordinator from every other one in the log.
+    pub writer: String,
     /// The next free position in the log.
     pub log_position: u64,
     /// The command that goes on with the job, for messages.
@@ -46,6 +48,8 @@ pub enum LogEntry {
     /// A membership, in force from the moment this entry exists.
     Generation {
         generation: Generation,
+        /// The coordinator that made it.
+        writer: String,
         version: String,
         numerics: String,
         data_fingerprint: String,

@@ -195,6 +195,7 @@ impl Machine {
         let first = &self.workers[0];
         let entry = LogEntry::Generation {
             generation: generation.clone(),
+            writer: self.config.writer.clone(),
             version: self.config.version.clone(),
             numerics: first.hello.numerics.clone(),
             data_fingerprint: ready(first).data_fingerprint,

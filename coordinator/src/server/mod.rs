@@ -7,7 +7,7 @@ mod service;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use perennial_plan::Spec;
 use perennial_proto::v1::coordinator_server::CoordinatorServer;
@@ -71,6 +71,7 @@ pub async fn serve(
             store_url: config.store_url,
             resume,
             generation,
+            writer: writer(),
             log_position,
             resume_command: config.resume_command,
         },
@@ -118,6 +119,14 @@ async fn listen(address: &str) -> Result<TcpListener, CoordinatorError> {
     })
 }
 
+/// A name that no other coordinator has.
+fn writer() -> String {
+    let started = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    format!("{}-{}", std::process::id(), started.as_nanos())
+}
+
 fn reply_to(inbox: UnboundedSender<Incoming>) -> impl Fn(Event) + Send + 'static {
     move |event| {
         let _ = inbox.send(Incoming::Event(event));
@@ -139,6 +148,7 @@ async fn govern(
     let mut may_stop = true;
     loop {
         let event = tokio::select! {
+            biased;
             Some(came) = incoming.recv() => match came {
                 Incoming::Connected(connection, way) => {
                     outgoing.insert(connection, way);

@@ -25,8 +25,10 @@ pub struct Bench {
 }
 
 pub fn spec() -> Spec {
-    let mut spec = Spec::default();
-    spec.name = "seedlings".into();
+    let mut spec = Spec {
+        name: "seedlings".into(),
+        ..Spec::default()
+    };
     spec.data.dir = "seedlings".into();
     spec.train.epochs = EPOCHS;
     spec.train.batch_size = 10;
@@ -41,6 +43,7 @@ pub fn config(workers: u32) -> Config {
         store_url: "store".into(),
         resume: None,
         generation: GENERATION,
+        writer: "coordinator".into(),
         log_position: 0,
         resume_command: "perennial train --resume".into(),
     }
@@ -238,18 +241,22 @@ impl Bench {
     }
 
     pub fn events(&self) -> Vec<&JobEvent> {
-        let event = |effect| match effect {
-            &Effect::Emit(ref event) => Some(event),
-            _ => None,
-        };
+        fn event(effect: &Effect) -> Option<&JobEvent> {
+            match effect {
+                Effect::Emit(event) => Some(event),
+                _ => None,
+            }
+        }
         self.effects.iter().filter_map(event).collect()
     }
 
     pub fn warnings(&self) -> Vec<&str> {
-        let warning = |event| match event {
-            &JobEvent::Warning { ref message } => Some(message.as_str()),
-            _ => None,
-        };
+        fn warning(event: &JobEvent) -> Option<&str> {
+            match event {
+                JobEvent::Warning { message } => Some(message),
+                _ => None,
+            }
+        }
         self.events().into_iter().filter_map(warning).collect()
     }
 

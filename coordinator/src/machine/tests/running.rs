@@ -307,6 +307,21 @@ fn a_stop_before_the_first_evaluation_needs_no_report() {
 }
 
 #[test]
+fn a_stop_before_the_first_step_needs_no_checkpoint() {
+    let mut bench = Bench::running(config(2));
+    bench.event(Event::StopRequested);
+    bench.finish(cursor(0, 0), true);
+    assert!(matches!(
+        bench.outcome(),
+        Some(Outcome::Stopped {
+            global_step: 0,
+            report: None,
+            ..
+        })
+    ));
+}
+
+#[test]
 fn a_stop_that_comes_too_late_changes_nothing() {
     let mut bench = Bench::running(config(1));
     bench.epoch(0);

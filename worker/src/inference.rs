@@ -6,6 +6,7 @@ use perennial_data::augment::Transform;
 use perennial_data::{DataSet, Pipeline, Side, read_picture};
 use perennial_model::{Bound, ModelCard, Network, Weights, files};
 use perennial_plan::Spec;
+use perennial_plan::tensors::weights_sha256;
 use perennial_report::Evaluation;
 use perennial_train::{infer, loss};
 
@@ -114,6 +115,11 @@ impl Classifier {
             }
         }
         Ok(())
+    }
+
+    /// The hash by which weights are compared.
+    pub fn weights_sha256(&self) -> String {
+        weights_sha256(&self.network.table.to_named(&self.weights))
     }
 
     fn spec(&self) -> Spec {

@@ -96,7 +96,7 @@ impl Case {
     fn eval_logits(&self, weights: &Weights, case: &Value) -> Vec<f32> {
         let bound = Bound::new(&self.network.table, weights, &Device::flex());
         let pass = Pass::new(&bound, Mode::Evaluation);
-        self.network.logits(self.input(case), &pass).into_data().into_vec().unwrap()
+        self.network.logits(self.input(case), &pass).into_data().try_into_vec().unwrap()
     }
 }
 
@@ -152,7 +152,7 @@ fn training(case_of: &Case, name: &str, case: &Value) {
     let mut surrogate: Option<Tensor<1>> = None;
     for (head, official) in heads.into_iter().zip(official) {
         let [batch, classes] = head.dims();
-        let logits: Vec<f32> = head.clone().inner().into_data().into_vec().unwrap();
+        let logits: Vec<f32> = head.clone().inner().into_data().try_into_vec().unwrap();
         assert_close(&format!("{name}: train logits"), &logits, &numbers(official), 2e-5);
         let mut gradient = Vec::new();
         for (row, label) in logits.chunks_exact(classes).zip(&labels) {

@@ -56,7 +56,7 @@ pub fn slot_gradient(
     let mut mean_logits = vec![0.0f32; samples * classes];
     let mut surrogate: Option<Tensor<1>> = None;
     for head in heads {
-        let logits = head.clone().inner().into_data().into_vec::<f32>().expect("logits are f32");
+        let logits = head.clone().inner().into_data().try_into_vec::<f32>().expect("logits are f32");
         let mut gradient = vec![0.0f32; logits.len()];
         loss += f64::from(share) * soft_target_cross_entropy(&logits, &input.targets, classes, &mut gradient);
         for (mean, logit) in mean_logits.iter_mut().zip(&logits) {
@@ -86,5 +86,5 @@ pub fn infer(network: &Network, bound: &Bound, images: Vec<f32>, size: usize) ->
     let samples = images.len() / (size * size * 3);
     let images = Tensor::<4>::from_data(TensorData::new(images, [samples, size, size, 3]), &Device::flex());
     let logits = network.logits(images, &Pass::new(bound, Mode::Evaluation));
-    logits.into_data().into_vec::<f32>().expect("logits are f32")
+    logits.into_data().try_into_vec::<f32>().expect("logits are f32")
 }

@@ -1,6 +1,6 @@
 //! Depthwise 3x3 convolution, stride 1, padding 1.
 
-use super::{Image, vectorized};
+use super::{Image, for_blocks, lanes, vectorized};
 
 /// The nine taps by rows: `[channels, 1, 3, 3]` to `[9][channels]`.
 fn by_tap(weight: &[f32], channels: usize, flipped: bool) -> Vec<f32> {
@@ -29,11 +29,6 @@ fn padded_picture(shape: Image) -> Vec<f32> {
     vec![0.0; (shape.height + 2) * (shape.width + 2) * shape.channels]
 }
 
-#[inline(always)]
-fn lanes<const N: usize>(values: &[f32], first: usize) -> &[f32; N] {
-    values[first..][..N].try_into().expect("N values")
-}
-
 /// Convolves every picture of `x` with `taps` and starts each pixel from `start`.
 fn convolve(shape: Image, x: &[f32], taps: &[f32], start: &[f32]) -> Vec<f32> {
     let channels = shape.channels;
@@ -51,19 +46,9 @@ fn convolve(shape: Image, x: &[f32], taps: &[f32], start: &[f32]) -> Vec<f32> {
                 pad(shape, x, &mut padded);
                 for (row, out) in out.chunks_exact_mut(shape.width * channels).enumerate() {
                     let rows = &padded[row * stride..][..3 * stride];
-                    let mut first = 0;
-                    while first + 16 <= channels {
-                        convolve_lanes::<16>(channels, rows, taps, start, first, out);
-                        first += 16;
-                    }
-                    while first + 4 <= channels {
-                        convolve_lanes::<4>(channels, rows, taps, start, first, out);
-                        first += 4;
-                    }
-                    while first < channels {
-                        convolve_lanes::<1>(channels, rows, taps, start, first, out);
-                        first += 1;
-                    }
+                    for_blocks!(channels, first, N => {
+                        convolve_lanes::<N>(channels, rows, taps, start, first, out);
+                    });
                 }
             }
         },
@@ -82,15 +67,15 @@ fn convolve_lanes<const N: usize>(
     first: usize,
     out: &mut [f32],
 ) {
-    let taps: [[f32; N]; 9] = std::array::from_fn(|tap| *lanes(taps, tap * channels + first));
-    let start: [f32; N] = *lanes(start, first);
+    let taps: [[f32; N]; 9] = std::array::from_fn(|tap| lanes(taps, tap * channels + first));
+    let start: [f32; N] = lanes(start, first);
     let stride = rows.len() / 3;
     let [above, middle, below] = std::array::from_fn(|row| &rows[row * stride..][..stride]);
     for (column, out) in out.chunks_exact_mut(channels).enumerate() {
         let mut sum = start;
         for tap in 0..9 {
             let row = [above, middle, below][tap / 3];
-            let x: &[f32; N] = lanes(row, (column + tap % 3) * channels + first);
+            let x: [f32; N] = lanes(row, (column + tap % 3) * channels + first);
             for lane in 0..N {
                 sum[lane] = x[lane].mul_add(taps[tap][lane], sum[lane]);
             }
@@ -166,7 +151,7 @@ fn accumulate<const N: usize>(
     } = shape;
     let mut taps = [[0.0f32; N]; 9];
     let mut bias = [0.0f32; N];
-    let lanes = |values, pixel: usize| -> [f32; N] { *lanes(values, pixel * channels + first) };
+    let lanes = |values, pixel: usize| -> [f32; N] { lanes(values, pixel * channels + first) };
     for row in 0..height {
         for column in 0..width {
             let pixel = row * width + column;

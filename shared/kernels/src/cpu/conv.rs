@@ -13,20 +13,28 @@ pub fn output_image(shape: Image, outputs: usize) -> Image {
     }
 }
 
-/// Calls `visit(patch_offset, x_offset)` for every tap of every patch that lies inside the picture.
-fn for_each_tap(shape: Image, mut visit: impl FnMut(usize, usize)) {
+/// Calls `visit(patch_offset, x_offset, length)` for every row of every patch, as far as it lies inside
+/// the picture: up to three pixels that are neighbours in the patch and in the picture.
+fn for_each_patch_row(shape: Image, mut visit: impl FnMut(usize, usize, usize)) {
     let out = output_image(shape, 1);
     let channels = shape.channels;
     let mut patch = 0;
     for picture in 0..shape.batch {
         for row in 0..out.height {
             for column in 0..out.width {
-                for tap in 0..9 {
-                    let y = (2 * row + tap / 3).wrapping_sub(1);
-                    let x = (2 * column + tap % 3).wrapping_sub(1);
-                    if y < shape.height && x < shape.width {
-                        let pixel = (picture * shape.height + y) * shape.width + x;
-                        visit(patch + tap * channels, pixel * channels);
+                let first = usize::from(column == 0);
+                let end = 3.min(shape.width + 1 - 2 * column);
+                for dy in 0..3 {
+                    let y = (2 * row + dy).wrapping_sub(1);
+                    if y < shape.height {
+                        let pixel =
+                            (picture * shape.height + y) * shape.width + 2 * column + first - 1;
+                        let tap = 3 * dy + first;
+                        visit(
+                            patch + tap * channels,
+                            pixel * channels,
+                            (end - first) * channels,
+                        );
                     }
                 }
                 patch += 9 * channels;
@@ -39,9 +47,8 @@ fn for_each_tap(shape: Image, mut visit: impl FnMut(usize, usize)) {
 fn patches(shape: Image, x: &[f32]) -> Vec<f32> {
     let out = output_image(shape, 9 * shape.channels);
     let mut patches = vec![0.0; out.len()];
-    let channels = shape.channels;
-    for_each_tap(shape, |patch, pixel| {
-        patches[patch..patch + channels].copy_from_slice(&x[pixel..pixel + channels]);
+    for_each_patch_row(shape, |patch, pixel, length| {
+        patches[patch..patch + length].copy_from_slice(&x[pixel..pixel + length]);
     });
     patches
 }
@@ -49,7 +56,10 @@ fn patches(shape: Image, x: &[f32]) -> Vec<f32> {
 /// `[outputs, inputs, 3, 3]` to `[outputs, 9 * inputs]` in the order of a patch.
 fn by_patch(weight: &[f32], inputs: usize) -> Vec<f32> {
     let mut out = vec![0.0; weight.len()];
-    for (out, weight) in out.chunks_exact_mut(9 * inputs).zip(weight.chunks_exact(9 * inputs)) {
+    for (out, weight) in out
+        .chunks_exact_mut(9 * inputs)
+        .zip(weight.chunks_exact(9 * inputs))
+    {
         for input in 0..inputs {
             for tap in 0..9 {
                 out[tap * inputs + input] = weight[input * 9 + tap];
@@ -62,7 +72,10 @@ fn by_patch(weight: &[f32], inputs: usize) -> Vec<f32> {
 /// The inverse of [`by_patch`].
 fn by_tap(weight: &[f32], inputs: usize) -> Vec<f32> {
     let mut out = vec![0.0; weight.len()];
-    for (out, weight) in out.chunks_exact_mut(9 * inputs).zip(weight.chunks_exact(9 * inputs)) {
+    for (out, weight) in out
+        .chunks_exact_mut(9 * inputs)
+        .zip(weight.chunks_exact(9 * inputs))
+    {
         for input in 0..inputs {
             for tap in 0..9 {
                 out[input * 9 + tap] = weight[tap * inputs + input];
@@ -74,11 +87,22 @@ fn by_tap(weight: &[f32], inputs: usize) -> Vec<f32> {
 
 /// `x`: `[batch, height, width, in]`, `weight`: `[out, in, 3, 3]`, `bias`: `[out]`.
 pub fn forward(shape: Image, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
-    super::linear::forward(&patches(shape, x), &by_patch(weight, shape.channels), Some(bias), bias.len())
+    super::linear::forward(
+        &patches(shape, x),
+        &by_patch(weight, shape.channels),
+        Some(bias),
+        bias.len(),
+    )
 }
 
 /// The gradients of `x` and `weight`.
-pub fn backward(shape: Image, x: &[f32], weight: &[f32], grad: &[f32], outputs: usize) -> (Vec<f32>, Vec<f32>) {
+pub fn backward(
+    shape: Image,
+    x: &[f32],
+    weight: &[f32],
+    grad: &[f32],
+    outputs: usize,
+) -> (Vec<f32>, Vec<f32>) {
     let channels = shape.channels;
     let taps = 9 * channels;
     let rows = grad.len() / outputs;
@@ -86,12 +110,25 @@ pub fn backward(shape: Image, x: &[f32], weight: &[f32], grad: &[f32], outputs: 
 
     let mut buffer = patches(shape, x);
     let mut dw = vec![0.0; weight.len()];
-    matmul(grad.transposed(), Matrix::new(&buffer, rows, taps), &mut dw, false);
+    matmul(
+        grad.transposed(),
+        Matrix::new(&buffer, rows, taps),
+        &mut dw,
+        false,
+    );
 
-    matmul(grad, Matrix::new(&by_patch(weight, channels), outputs, taps), &mut buffer, false);
+    matmul(
+        grad,
+        Matrix::new(&by_patch(weight, channels), outputs, taps),
+        &mut buffer,
+        false,
+    );
     let mut dx = vec![0.0; x.len()];
-    for_each_tap(shape, |patch, pixel| {
-        for (dx, value) in dx[pixel..pixel + channels].iter_mut().zip(&buffer[patch..patch + channels]) {
+    for_each_patch_row(shape, |patch, pixel, length| {
+        for (dx, value) in dx[pixel..pixel + length]
+            .iter_mut()
+            .zip(&buffer[patch..patch + length])
+        {
             *dx += value;
         }
     });

@@ -1,6 +1,6 @@
 //! Depthwise 3x3 convolution, stride 1, padding 1.
 
-use super::{Image, vectorized};
+use super::{Image, for_blocks, lanes, vectorized};
 
 /// The nine taps by rows: `[channels, 1, 3, 3]` to `[9][channels]`.
 fn by_tap(weight: &[f32], channels: usize, flipped: bool) -> Vec<f32> {
@@ -14,47 +14,74 @@ fn by_tap(weight: &[f32], channels: usize, flipped: bool) -> Vec<f32> {
     taps
 }
 
+/// Copies a picture into the middle of `padded`, which has a border one pixel wide.
+#[inline(always)]
+fn pad(shape: Image, picture: &[f32], padded: &mut [f32]) {
+    let row = shape.width * shape.channels;
+    let rows = padded.chunks_exact_mut(row + 2 * shape.channels).skip(1);
+    for (padded, values) in rows.zip(picture.chunks_exact(row)) {
+        padded[shape.channels..][..row].copy_from_slice(values);
+    }
+}
+
+/// A picture of zeros with its border.
+fn padded_picture(shape: Image) -> Vec<f32> {
+    vec![0.0; (shape.height + 2) * (shape.width + 2) * shape.channels]
+}
+
 /// Convolves every picture of `x` with `taps` and starts each pixel from `start`.
 fn convolve(shape: Image, x: &[f32], taps: &[f32], start: &[f32]) -> Vec<f32> {
-    let Image { height, width, channels, .. } = shape;
-    let zeros = vec![0.0f32; channels];
+    let channels = shape.channels;
     let mut out = vec![0.0f32; x.len()];
     if shape.is_empty() {
         return out;
     }
+    let mut padded = padded_picture(shape);
+    let stride = (shape.width + 2) * channels;
     vectorized(
         #[inline(always)]
         || {
             let pictures = x.chunks_exact(shape.picture());
             for (out, x) in out.chunks_exact_mut(shape.picture()).zip(pictures) {
-                for (pixel, out) in out.chunks_exact_mut(channels).enumerate() {
-                    let (row, column) = (pixel / width, pixel % width);
-                    let neighbour = |dy: usize, dx: usize| {
-                        let (y, x_) = ((row + dy).wrapping_sub(1), (column + dx).wrapping_sub(1));
-                        if y < height && x_ < width { &x[(y * width + x_) * channels..][..channels] } else { &zeros[..] }
-                    };
-                    let [a, b, c] = [neighbour(0, 0), neighbour(0, 1), neighbour(0, 2)];
-                    let [d, e, f] = [neighbour(1, 0), neighbour(1, 1), neighbour(1, 2)];
-                    let [g, h, i] = [neighbour(2, 0), neighbour(2, 1), neighbour(2, 2)];
-                    let tap = |tap: usize| &taps[tap * channels..][..channels];
-                    let [ta, tb, tc, td, te, tf, tg, th, ti] = std::array::from_fn(tap);
-                    let start = &start[..channels];
-                    for k in 0..channels {
-                        let sum = a[k].mul_add(ta[k], start[k]);
-                        let sum = b[k].mul_add(tb[k], sum);
-                        let sum = c[k].mul_add(tc[k], sum);
-                        let sum = d[k].mul_add(td[k], sum);
-                        let sum = e[k].mul_add(te[k], sum);
-                        let sum = f[k].mul_add(tf[k], sum);
-                        let sum = g[k].mul_add(tg[k], sum);
-                        let sum = h[k].mul_add(th[k], sum);
-                        out[k] = i[k].mul_add(ti[k], sum);
-                    }
+                pad(shape, x, &mut padded);
+                for (row, out) in out.chunks_exact_mut(shape.width * channels).enumerate() {
+                    let rows = &padded[row * stride..][..3 * stride];
+                    for_blocks!(channels, first, N => {
+                        convolve_lanes::<N>(channels, rows, taps, start, first, out);
+                    });
                 }
             }
         },
     );
     out
+}
+
+/// Convolves channels `first..first + N` of one row of pixels: `rows` are the padded rows above, of and
+/// below it.
+#[inline(always)]
+fn convolve_lanes<const N: usize>(
+    channels: usize,
+    rows: &[f32],
+    taps: &[f32],
+    start: &[f32],
+    first: usize,
+    out: &mut [f32],
+) {
+    let taps: [[f32; N]; 9] = std::array::from_fn(|tap| lanes(taps, tap * channels + first));
+    let start: [f32; N] = lanes(start, first);
+    let stride = rows.len() / 3;
+    let [above, middle, below] = std::array::from_fn(|row| &rows[row * stride..][..stride]);
+    for (column, out) in out.chunks_exact_mut(channels).enumerate() {
+        let mut sum = start;
+        for tap in 0..9 {
+            let row = [above, middle, below][tap / 3];
+            let x: [f32; N] = lanes(row, (column + tap % 3) * channels + first);
+            for lane in 0..N {
+                sum[lane] = x[lane].mul_add(taps[tap][lane], sum[lane]);
+            }
+        }
+        out[first..][..N].copy_from_slice(&sum);
+    }
 }
 
 /// `x`: `[batch, height, width, channels]`, `weight`: `[channels, 1, 3, 3]`, `bias`: `[channels]`.
@@ -82,7 +109,9 @@ pub fn weight_gradient(shape: Image, x: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<
     vectorized(
         #[inline(always)]
         || {
-            let pictures = x.chunks_exact(shape.picture()).zip(grad.chunks_exact(shape.picture()));
+            let pictures = x
+                .chunks_exact(shape.picture())
+                .zip(grad.chunks_exact(shape.picture()));
             for (x, grad) in pictures {
                 let mut first = 0;
                 while first + LANES <= channels {
@@ -107,13 +136,22 @@ pub fn weight_gradient(shape: Image, x: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<
 
 /// Adds one picture's products to the sums of channels `first..first + N`.
 #[inline(always)]
-fn accumulate<const N: usize>(shape: Image, x: &[f32], grad: &[f32], first: usize, sums: &mut [f32]) {
-    let Image { height, width, channels, .. } = shape;
+fn accumulate<const N: usize>(
+    shape: Image,
+    x: &[f32],
+    grad: &[f32],
+    first: usize,
+    sums: &mut [f32],
+) {
+    let Image {
+        height,
+        width,
+        channels,
+        ..
+    } = shape;
     let mut taps = [[0.0f32; N]; 9];
     let mut bias = [0.0f32; N];
-    let lanes = |values: &[f32], pixel: usize| -> [f32; N] {
-        values[pixel * channels + first..][..N].try_into().expect("N values")
-    };
+    let lanes = |values, pixel: usize| -> [f32; N] { lanes(values, pixel * channels + first) };
     for row in 0..height {
         for column in 0..width {
             let pixel = row * width + column;

@@ -38,6 +38,31 @@ impl Image {
     }
 }
 
+/// Runs the body for blocks of 16 channels, then 4, then 1, so that what belongs to the channels of a
+/// block is read once: `for_blocks!(channels, first, N => { .. })`.
+macro_rules! for_blocks {
+    ($channels:expr, $first:ident, $n:ident => $body:block) => {{
+        let mut $first = 0;
+        for_blocks!(@ $channels, $first, $n, 16, $body);
+        for_blocks!(@ $channels, $first, $n, 4, $body);
+        for_blocks!(@ $channels, $first, $n, 1, $body);
+    }};
+    (@ $channels:expr, $first:ident, $n:ident, $width:literal, $body:block) => {
+        while $channels - $first >= $width {
+            const $n: usize = $width;
+            $body
+            $first += $width;
+        }
+    };
+}
+use for_blocks;
+
+/// `values[first..first + N]`.
+#[inline(always)]
+fn lanes<const N: usize>(values: &[f32], first: usize) -> [f32; N] {
+    values[first..][..N].try_into().expect("N values")
+}
+
 /// Runs `work` compiled for the widest vector unit of this processor.
 #[inline(always)]
 fn vectorized<R>(work: impl FnOnce() -> R) -> R {

@@ -1,12 +1,15 @@
 //! Batch normalisation over the rows of `[rows, channels]`, and the ReLU that may follow.
 
 use super::linear::column_sums_f64;
-use super::vectorized;
+use super::{for_blocks, lanes, vectorized};
 
 /// The mean and the biased variance of each channel, by two passes.
 pub fn moments(x: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
     let rows = (x.len() / channels) as f64;
-    let mean: Vec<f32> = column_sums_f64(x, channels).into_iter().map(|sum| (sum / rows) as f32).collect();
+    let mean: Vec<f32> = column_sums_f64(x, channels)
+        .into_iter()
+        .map(|sum| (sum / rows) as f32)
+        .collect();
     let mut squares = vec![0.0f64; channels];
     let mut block = vec![0.0f32; channels];
     vectorized(
@@ -32,10 +35,24 @@ pub fn moments(x: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
 
 /// Per channel, the factor and the summand that normalise: `gamma / sqrt(variance + epsilon)` and
 /// `beta - mean * factor`.
-pub fn fold(gamma: &[f32], beta: &[f32], mean: &[f32], variance: &[f32], epsilon: f32) -> (Vec<f32>, Vec<f32>) {
-    let scale: Vec<f32> =
-        gamma.iter().zip(variance).map(|(gamma, variance)| gamma / (variance + epsilon).sqrt()).collect();
-    let shift = beta.iter().zip(mean).zip(&scale).map(|((beta, mean), scale)| beta - mean * scale).collect();
+pub fn fold(
+    gamma: &[f32],
+    beta: &[f32],
+    mean: &[f32],
+    variance: &[f32],
+    epsilon: f32,
+) -> (Vec<f32>, Vec<f32>) {
+    let scale: Vec<f32> = gamma
+        .iter()
+        .zip(variance)
+        .map(|(gamma, variance)| gamma / (variance + epsilon).sqrt())
+        .collect();
+    let shift = beta
+        .iter()
+        .zip(mean)
+        .zip(&scale)
+        .map(|((beta, mean), scale)| beta - mean * scale)
+        .collect();
     (scale, shift)
 }
 
@@ -88,58 +105,77 @@ pub fn backward(
     let channels = gamma.len();
     let rows = (x.len() / channels) as f32;
     let (scale, shift) = fold(gamma, beta, mean, variance, epsilon);
-    let inverse: Vec<f32> = variance.iter().map(|variance| 1.0 / (variance + epsilon).sqrt()).collect();
+    let inverse: Vec<f32> = variance
+        .iter()
+        .map(|variance| 1.0 / (variance + epsilon).sqrt())
+        .collect();
     let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
 
     let mut sums = vec![0.0f64; channels];
     let mut products = vec![0.0f64; channels];
-    let mut sum_block = vec![0.0f32; channels];
-    let mut product_block = vec![0.0f32; channels];
     vectorized(
         #[inline(always)]
         || {
             for (x, grad) in x.chunks(64 * channels).zip(grad.chunks(64 * channels)) {
-                sum_block.fill(0.0);
-                product_block.fill(0.0);
-                for (x, grad) in x.chunks_exact(channels).zip(grad.chunks_exact(channels)) {
-                    let (x, grad) = (&x[..channels], &grad[..channels]);
-                    let (scale, shift, mean) = (&scale[..channels], &shift[..channels], &mean[..channels]);
-                    let (sums, products) = (&mut sum_block[..channels], &mut product_block[..channels]);
-                    for c in 0..channels {
-                        let passes = x[c].mul_add(scale[c], shift[c]) > floor;
-                        let grad = if passes { grad[c] } else { 0.0 };
-                        sums[c] += grad;
-                        products[c] = grad.mul_add(x[c] - mean[c], products[c]);
+                for_blocks!(channels, first, N => {
+                    let scale: [f32; N] = lanes(&scale, first);
+                    let shift: [f32; N] = lanes(&shift, first);
+                    let mean: [f32; N] = lanes(mean, first);
+                    let (mut sum, mut product) = ([0.0f32; N], [0.0f32; N]);
+                    for (x, grad) in x.chunks_exact(channels).zip(grad.chunks_exact(channels)) {
+                        let (x, grad) = (lanes::<N>(x, first), lanes::<N>(grad, first));
+                        for c in 0..N {
+                            let passes = x[c].mul_add(scale[c], shift[c]) > floor;
+                            let grad = if passes { grad[c] } else { 0.0 };
+                            sum[c] += grad;
+                            product[c] = grad.mul_add(x[c] - mean[c], product[c]);
+                        }
                     }
-                }
-                for c in 0..channels {
-                    sums[c] += f64::from(sum_block[c]);
-                    products[c] += f64::from(product_block[c]);
-                }
+                    for c in 0..N {
+                        sums[first + c] += f64::from(sum[c]);
+                        products[first + c] += f64::from(product[c]);
+                    }
+                });
             }
         },
     );
     let dbeta: Vec<f32> = sums.iter().map(|sum| *sum as f32).collect();
-    let dgamma: Vec<f32> =
-        products.iter().zip(&inverse).map(|(sum, inverse)| (*sum * f64::from(*inverse)) as f32).collect();
+    let dgamma: Vec<f32> = products
+        .iter()
+        .zip(&inverse)
+        .map(|(sum, inverse)| (*sum * f64::from(*inverse)) as f32)
+        .collect();
 
     // dx = scale * (grad - dbeta / rows - (x - mean) * inverse * dgamma / rows)
     let offset: Vec<f32> = dbeta.iter().map(|sum| sum / rows).collect();
-    let slope: Vec<f32> = dgamma.iter().zip(&inverse).map(|(sum, inverse)| sum * inverse / rows).collect();
+    let slope: Vec<f32> = dgamma
+        .iter()
+        .zip(&inverse)
+        .map(|(sum, inverse)| sum * inverse / rows)
+        .collect();
     let mut dx = vec![0.0; x.len()];
     vectorized(
         #[inline(always)]
         || {
-            let rows = x.chunks_exact(channels).zip(grad.chunks_exact(channels));
-            for (dx, (x, grad)) in dx.chunks_exact_mut(channels).zip(rows) {
-                let (dx, x, grad) = (&mut dx[..channels], &x[..channels], &grad[..channels]);
-                let (scale, shift, mean) = (&scale[..channels], &shift[..channels], &mean[..channels]);
-                let (offset, slope) = (&offset[..channels], &slope[..channels]);
-                for c in 0..channels {
-                    let passes = x[c].mul_add(scale[c], shift[c]) > floor;
-                    let grad = if passes { grad[c] } else { 0.0 };
-                    dx[c] = scale[c] * (grad - offset[c] - (x[c] - mean[c]) * slope[c]);
-                }
+            let tiles = x.chunks(64 * channels).zip(grad.chunks(64 * channels));
+            for (dx, (x, grad)) in dx.chunks_mut(64 * channels).zip(tiles) {
+                for_blocks!(channels, first, N => {
+                    let scale: [f32; N] = lanes(&scale, first);
+                    let shift: [f32; N] = lanes(&shift, first);
+                    let mean: [f32; N] = lanes(mean, first);
+                    let offset: [f32; N] = lanes(&offset, first);
+                    let slope: [f32; N] = lanes(&slope, first);
+                    let rows = x.chunks_exact(channels).zip(grad.chunks_exact(channels));
+                    for (dx, (x, grad)) in dx.chunks_exact_mut(channels).zip(rows) {
+                        let (x, grad) = (lanes::<N>(x, first), lanes::<N>(grad, first));
+                        let dx: &mut [f32; N] = (&mut dx[first..][..N]).try_into().expect("N values");
+                        for c in 0..N {
+                            let passes = x[c].mul_add(scale[c], shift[c]) > floor;
+                            let grad = if passes { grad[c] } else { 0.0 };
+                            dx[c] = scale[c] * (grad - offset[c] - (x[c] - mean[c]) * slope[c]);
+                        }
+                    }
+                });
             }
         },
     );

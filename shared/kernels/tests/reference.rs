@@ -1,0 +1,328 @@
+//! Every operation on slices against a plain `f64` reference, and its gradients against central
+//! differences of that reference, on shapes that fill no block of a kernel.
+
+mod support;
+
+use perennial_kernels::cpu::{
+    Image, channel_gate, conv, depthwise, gelu, linear, norm, spatial_gate,
+};
+
+use support::*;
+
+const IMAGES: [Image; 10] = [
+    image(1, 1, 1, 1),
+    image(3, 1, 1, 9),
+    image(1, 5, 1, 2),
+    image(2, 1, 4, 17),
+    image(1, 3, 7, 1),
+    image(3, 2, 5, 31),
+    image(1, 4, 4, 48),
+    image(2, 7, 6, 48),
+    image(2, 2, 3, 220),
+    image(2, 16, 16, 56),
+];
+
+#[test]
+fn the_references_have_their_known_values() {
+    for (x, expected) in [
+        (0.0, 0.0),
+        (0.5, 0.520_499_877_813_046_5),
+        (-2.0, -0.995_322_265_018_952_7),
+    ] {
+        assert!((erf(x) - expected).abs() < 1e-15, "erf({x}) = {}", erf(x));
+    }
+    let ones = conv_reference(image(1, 3, 4, 2), 2, 1, &[1.0; 24], &[1.0; 18], &[0.5]);
+    assert_eq!(ones, [8.5, 12.5, 8.5, 12.5]);
+    let each = conv_reference(
+        image(1, 2, 1, 2),
+        1,
+        2,
+        &[1.0, 10.0, 2.0, 20.0],
+        &[1.0; 18],
+        &[0.0, 1.0],
+    );
+    assert_eq!(each, [3.0, 31.0, 3.0, 31.0]);
+}
+
+#[test]
+fn linear_and_its_gradients_agree_with_the_reference() {
+    for (rows, inputs, outputs) in [
+        (1, 1, 1),
+        (1, 3, 2),
+        (7, 1, 5),
+        (5, 17, 1),
+        (33, 48, 31),
+        (9, 220, 48),
+        (3, 48, 220),
+        (300, 56, 112),
+    ] {
+        let what = format!("linear {rows}x{inputs} to {outputs}");
+        let mut source = Source::new(&what);
+        let (x, weight) = (
+            source.values(rows * inputs),
+            source.values(outputs * inputs),
+        );
+        let (bias, grad) = (source.values(outputs), source.values(rows * outputs));
+
+        let expected = linear_reference(&wide(&x), &wide(&weight), &wide(&bias));
+        assert_close(
+            &what,
+            &linear::forward(&x, &weight, Some(&bias), outputs),
+            &expected,
+            FORWARD,
+        );
+        let expected = linear_reference(&wide(&x), &wide(&weight), &vec![0.0; outputs]);
+        assert_close(
+            &what,
+            &linear::forward(&x, &weight, None, outputs),
+            &expected,
+            FORWARD,
+        );
+
+        let (dx, dweight) = linear::backward(&x, &weight, &grad, outputs);
+        let gradients = [dx, dweight, linear::column_sums(&grad, outputs)];
+        let reference = |point: &[Vec<f64>]| linear_reference(&point[0], &point[1], &point[2]);
+        assert_gradients(&what, &[&x, &weight, &bias], &grad, &gradients, reference);
+    }
+}
+
+#[test]
+fn depthwise_and_its_gradients_agree_with_the_reference() {
+    for shape in IMAGES {
+        let what = format!("depthwise of {shape:?}");
+        let mut source = Source::new(&what);
+        let channels = shape.channels;
+        let (x, weight) = (source.values(shape.len()), source.values(9 * channels));
+        let (bias, grad) = (source.values(channels), source.values(shape.len()));
+        let reference = |point: &[Vec<f64>]| {
+            conv_reference(shape, 1, channels, &point[0], &point[1], &point[2])
+        };
+
+        let expected = reference(&[wide(&x), wide(&weight), wide(&bias)]);
+        assert_close(
+            &what,
+            &depthwise::forward(shape, &x, &weight, &bias),
+            &expected,
+            FORWARD,
+        );
+
+        let (dweight, dbias) = depthwise::weight_gradient(shape, &x, &grad);
+        let gradients = [
+            depthwise::input_gradient(shape, &weight, &grad),
+            dweight,
+            dbias,
+        ];
+        assert_gradients(&what, &[&x, &weight, &bias], &grad, &gradients, reference);
+    }
+}
+
+#[test]
+fn the_convolution_of_stride_two_and_its_gradients_agree_with_the_reference() {
+    for (shape, outputs) in [
+        (image(1, 1, 1, 1), 1),
+        (image(1, 2, 3, 1), 5),
+        (image(3, 5, 4, 3), 1),
+        (image(2, 9, 7, 3), 24),
+        (image(1, 3, 5, 48), 17),
+        (image(2, 2, 1, 112), 220),
+        (image(2, 16, 16, 24), 48),
+    ] {
+        let what = format!("convolution of {shape:?} to {outputs}");
+        let mut source = Source::new(&what);
+        let out = conv::output_image(shape, outputs);
+        assert_eq!(
+            out,
+            image(
+                shape.batch,
+                shape.height.div_ceil(2),
+                shape.width.div_ceil(2),
+                outputs
+            )
+        );
+        let (x, weight) = (
+            source.values(shape.len()),
+            source.values(9 * shape.channels * outputs),
+        );
+        let (bias, grad) = (source.values(outputs), source.values(out.len()));
+        let reference =
+            |point: &[Vec<f64>]| conv_reference(shape, 2, 1, &point[0], &point[1], &point[2]);
+
+        let expected = reference(&[wide(&x), wide(&weight), wide(&bias)]);
+        assert_close(
+            &what,
+            &conv::forward(shape, &x, &weight, &bias),
+            &expected,
+            FORWARD,
+        );
+
+        let (dx, dweight) = conv::backward(shape, &x, &weight, &grad, outputs);
+        let gradients = [dx, dweight, linear::column_sums(&grad, outputs)];
+        assert_gradients(&what, &[&x, &weight, &bias], &grad, &gradients, reference);
+    }
+}
+
+#[test]
+fn batch_norm_and_its_gradients_agree_with_the_reference() {
+    let one_row = 1e-2;
+    for (rows, channels, epsilon) in [
+        (1, 1, one_row),
+        (1, 48, one_row),
+        (3, 1, 1e-5),
+        (5, 7, 1e-5),
+        (8, 220, 1e-5),
+        (65, 48, 1e-5),
+        (1000, 31, 1e-3),
+    ] {
+        let mut source = Source::new(&format!("norm {rows}x{channels}"));
+        let x: Vec<f32> = source
+            .values(rows * channels)
+            .iter()
+            .map(|x| 2.0 * x - 0.5)
+            .collect();
+        let (gamma, beta) = (source.values(channels), source.values(channels));
+        let grad = source.values(x.len());
+        let (mean, variance) = norm::moments(&x, channels);
+        let (expected_mean, expected_variance) = moments_reference(&wide(&x), channels);
+        assert_close("mean", &mean, &expected_mean, FORWARD);
+        assert_close("variance", &variance, &expected_variance, FORWARD);
+
+        for relu in [false, true] {
+            let what = format!("norm of {rows}x{channels}, relu {relu}");
+            let reference = |point: &[Vec<f64>]| {
+                norm_reference(&point[0], &point[1], &point[2], f64::from(epsilon), relu)
+            };
+            let expected = reference(&[wide(&x), wide(&gamma), wide(&beta)]);
+            let found = norm::normalize(&x, &gamma, &beta, &mean, &variance, epsilon, relu);
+            assert_close(&what, &found, &expected, FORWARD);
+
+            let (dx, dgamma, dbeta) =
+                norm::backward(&x, &gamma, &beta, (&mean, &variance), epsilon, relu, &grad);
+            assert_gradients(
+                &what,
+                &[&x, &gamma, &beta],
+                &grad,
+                &[dx, dgamma, dbeta],
+                reference,
+            );
+        }
+    }
+}
+
+#[test]
+fn the_variance_survives_a_mean_far_from_zero() {
+    let (rows, channels) = (1031, 5);
+    let x: Vec<f32> = Source::new("far")
+        .values(rows * channels)
+        .iter()
+        .map(|x| 1000.0 + x)
+        .collect();
+    let (mean, variance) = norm::moments(&x, channels);
+    let (expected_mean, expected_variance) = moments_reference(&wide(&x), channels);
+    assert_close("mean", &mean, &expected_mean, FORWARD);
+    assert_close("variance", &variance, &expected_variance, FORWARD);
+}
+
+#[test]
+fn a_scale_and_shift_agree_with_the_reference_and_keep_nan() {
+    for (rows, channels) in [(1, 1), (3, 7), (9, 48), (5, 220)] {
+        let mut source = Source::new(&format!("scale {rows}x{channels}"));
+        let mut x = source.values(rows * channels);
+        let (scale, shift) = (source.values(channels), source.values(channels));
+        for relu in [false, true] {
+            let value = |(i, x): (usize, &f32)| {
+                activation(
+                    f64::from(*x) * f64::from(scale[i % channels]) + f64::from(shift[i % channels]),
+                    relu,
+                )
+            };
+            let expected: Vec<f64> = x.iter().enumerate().map(value).collect();
+            assert_close(
+                "scale and shift",
+                &norm::scale_shift(&x, &scale, &shift, relu),
+                &expected,
+                FORWARD,
+            );
+        }
+        x[0] = f32::NAN;
+        assert!(norm::scale_shift(&x, &scale, &shift, true)[0].is_nan());
+    }
+}
+
+#[test]
+fn gelu_and_its_gradient_agree_with_the_reference() {
+    for count in [1, 7, 48, 4099] {
+        let what = format!("gelu of {count}");
+        let mut source = Source::new(&what);
+        let x: Vec<f32> = source.values(count).iter().map(|x| 3.0 * x).collect();
+        let grad = source.values(count);
+        let reference = |point: &[Vec<f64>]| {
+            point[0]
+                .iter()
+                .map(|x| 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)))
+                .collect()
+        };
+        let expected: Vec<f64> = reference(&[wide(&x)]);
+        assert_close(&what, &gelu::forward(&x), &expected, FORWARD);
+        assert_gradients(&what, &[&x], &grad, &[gelu::backward(&x, &grad)], reference);
+    }
+}
+
+#[test]
+fn the_spatial_gate_and_its_gradients_agree_with_the_reference() {
+    for (pixels, channels) in [(1, 1), (1, 9), (5, 7), (12, 48), (6, 220), (128, 56)] {
+        let what = format!("spatial gate of {pixels}x{channels}");
+        let mut source = Source::new(&what);
+        let (x, hidden) = (
+            source.values(pixels * channels),
+            source.values(pixels * channels),
+        );
+        let weight: Vec<f32> = source
+            .values(channels)
+            .iter()
+            .map(|w| w / (channels as f32).sqrt())
+            .collect();
+        let grad = source.values(x.len());
+        let reference =
+            |point: &[Vec<f64>]| spatial_gate_reference(&point[0], &point[1], &point[2]);
+
+        let expected = reference(&[wide(&x), wide(&hidden), wide(&weight)]);
+        assert_close(
+            &what,
+            &spatial_gate::forward(&x, &hidden, &weight),
+            &expected,
+            FORWARD,
+        );
+
+        let (dx, dhidden, dweight) = spatial_gate::backward(&x, &hidden, &weight, &grad);
+        assert_gradients(
+            &what,
+            &[&x, &hidden, &weight],
+            &grad,
+            &[dx, dhidden, dweight],
+            reference,
+        );
+    }
+}
+
+#[test]
+fn the_channel_gate_and_its_gradients_agree_with_the_reference() {
+    for shape in IMAGES {
+        let what = format!("channel gate of {shape:?}");
+        let mut source = Source::new(&what);
+        let x = source.values(shape.len());
+        let weight = source.values(shape.channels * shape.channels);
+        let grad = source.values(shape.len());
+        let reference = |point: &[Vec<f64>]| channel_gate_reference(shape, &point[0], &point[1]);
+
+        let expected = reference(&[wide(&x), wide(&weight)]);
+        assert_close(
+            &what,
+            &channel_gate::forward(shape, &x, &weight),
+            &expected,
+            FORWARD,
+        );
+
+        let (dx, dweight) = channel_gate::backward(shape, &x, &weight, &grad);
+        assert_gradients(&what, &[&x, &weight], &grad, &[dx, dweight], reference);
+    }
+}

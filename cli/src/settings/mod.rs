@@ -160,7 +160,11 @@ pub fn variables(variables: &[(String, String)]) -> Vec<(String, String)> {
 /// The name of the job that `job` means: the name itself, or the path of its job file.
 pub fn job_name(job: &str) -> Result<String, SettingsError> {
     let path = Path::new(job);
-    if path.extension().is_some_and(|extension| extension == "toml") || path.is_file() {
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "toml")
+        || path.is_file()
+    {
         Ok(Sources::of_file(path).load()?.name)
     } else {
         Ok(job.to_string())

@@ -197,7 +197,9 @@ fn a_file_that_is_not_there_is_named() {
         .resolve()
         .unwrap_err();
     assert!(
-        error.to_string().starts_with("cannot read job file `no-such.toml`: "),
+        error
+            .to_string()
+            .starts_with("cannot read job file `no-such.toml`: "),
         "{error}"
     );
 }

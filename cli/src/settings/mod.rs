@@ -117,7 +117,7 @@ impl<'a> Sources<'a> {
             let key = error.path().to_string();
             SettingsError::WrongType {
                 origin: self.origin(&merged, &key),
-                message: keys::in_plain_words(&error.into_inner().to_string()),
+                message: keys::in_plain_words(error.inner().message()),
                 key,
             }
         })
@@ -141,6 +141,13 @@ impl<'a> Sources<'a> {
             match &value.kind {
                 ValueKind::Table(table) if table.contains_key(part) => value = &table[part],
                 _ => break,
+            }
+        }
+        // A section has no origin of its own: that of what is in it.
+        while let (None, ValueKind::Table(table)) = (value.origin(), &value.kind) {
+            match table.values().next() {
+                Some(inner) => value = inner,
+                None => break,
             }
         }
         match (value.origin(), self.file) {

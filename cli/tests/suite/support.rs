@@ -180,8 +180,10 @@ impl Kept {
 }
 
 pub fn spec() -> Spec {
-    let mut spec = Spec::default();
-    spec.name = "tiny".into();
+    let mut spec = Spec {
+        name: "tiny".into(),
+        ..Spec::default()
+    };
     spec.data.dir = "/pictures".into();
     spec
 }

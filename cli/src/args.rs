@@ -21,7 +21,10 @@ pub enum Command {
     Demo(commands::demo::Args),
     Train(commands::train::Args),
     Coordinator(commands::coordinator::Args),
+    Worker(commands::worker::Args),
     Report(commands::report::Args),
+    Evaluate(commands::evaluate::Args),
+    Predict(commands::predict::Args),
     /// Split, measure or draw a folder of pictures
     #[command(subcommand)]
     Data(commands::data::Command),

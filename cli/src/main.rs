@@ -26,6 +26,11 @@ use tracing_subscriber::util::SubscriberInitExt;
 use args::{Cli, Command};
 use output::Output;
 
+/// Activations are allocated and freed at every operation: the system allocator would fault in every page
+/// of them anew.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What is logged to stderr: `debug`, or `info,perennial_coordinator=trace`; without it, warnings.
 const LOG_VARIABLE: &str = "PERENNIAL_LOG";
 
@@ -41,6 +46,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(args) => commands::demo::run(args, output),
         Command::Train(args) => commands::train::run(args, output),
         Command::Coordinator(args) => commands::coordinator::run(args, output),
+        Command::Worker(args) => commands::worker::run(args),
+        Command::Evaluate(args) => commands::evaluate::run(args, output),
+        Command::Predict(args) => commands::predict::run(args, output),
         Command::Report(args) => commands::report::run(args, output),
         Command::Data(command) => commands::data::run(command, output),
         Command::Checkpoint(command) => commands::checkpoint::run(command, output),

@@ -10,7 +10,7 @@ use perennial_plan::Spec;
 use perennial_proto::v1::coordinator_client::CoordinatorClient;
 use perennial_proto::v1::{Hello, StatusRequest};
 use perennial_store::Store;
-use perennial_worker::session::{SessionError, SessionEvent, connect};
+use perennial_worker::session::{Report, SessionError, SessionEvent, connect};
 use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{oneshot, watch};
@@ -376,5 +376,50 @@ fn an_address_that_cannot_be_is_refused_at_once() {
     assert!(
         error.to_string().contains("`http://a b` is not valid"),
         "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_words_of_a_worker_reach_the_coordinator_and_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut running = start(config(&folder, 2, false)).await;
+    let other = running.worker(None);
+    running
+        .until(|event| matches!(event, JobEvent::WorkerJoined { .. }))
+        .await;
+    let url = running.url.clone();
+    let failing = tokio::task::spawn_blocking(move || {
+        let session = connect(&url, fake::hello()).unwrap();
+        assert!(matches!(session.recv(), SessionEvent::Welcome { .. }));
+        session.send(Report::failed("`maize/7.png` cannot be decoded"));
+    });
+    failing.await.unwrap();
+    let Outcome::Failed { message } = running.outcome().await else {
+        panic!("the run must fail");
+    };
+    let sentence = "worker `w2` failed: `maize/7.png` cannot be decoded; there is no checkpoint yet, `perennial train job.toml --resume` starts from the beginning";
+    assert_eq!(message, sentence);
+    let told = SessionEvent::End {
+        error: Some(sentence.into()),
+    };
+    assert_eq!(joined(other).await, Some(told));
+}
+
+#[test]
+fn a_coordinator_that_dies_is_lost_to_its_workers_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let coordinator = tokio::runtime::Runtime::new().unwrap();
+    let mut running = coordinator.block_on(start(config(&folder, 1, false)));
+    let worker = running.worker(Some(Then::Wait(2)));
+    let stepped = |event: &JobEvent| matches!(event, JobEvent::Step { global_step: 2, .. });
+    coordinator.block_on(running.until(stepped));
+    let url = running.url.clone();
+    coordinator.shutdown_background();
+    let Some(SessionEvent::Lost(why)) = worker.join().unwrap() else {
+        panic!("the worker must notice");
+    };
+    assert!(
+        why.starts_with(&format!("lost the coordinator at `{url}`: ")),
+        "{why}"
     );
 }

@@ -90,6 +90,29 @@ impl DataSet {
         Ok(data)
     }
 
+    /// The pictures of `dir`, one folder a class, all as validation: its `val` folder where it has one.
+    pub fn all_of(dir: &Path) -> Result<Self, DataError> {
+        if !dir.is_dir() {
+            return Err(DataError::MissingFolder(dir.to_path_buf()));
+        }
+        let dir = if is_split(dir)? { dir.join("val") } else { dir.to_path_buf() };
+        let mut found = list(&dir)?;
+        if found.samples.is_empty() {
+            return Err(DataError::NoPictures(dir));
+        }
+        for (id, sample) in found.samples.iter_mut().enumerate() {
+            sample.id = id as u32;
+        }
+        Ok(Self {
+            dir,
+            classes: found.classes,
+            train: Vec::new(),
+            val: found.samples,
+            skipped: 0,
+            empty_folders: found.empty_folders,
+        })
+    }
+
     fn from_split(dir: &Path) -> Result<Self, DataError> {
         let (train_dir, val_dir) = (dir.join("train"), dir.join("val"));
         let train = list(&train_dir)?;

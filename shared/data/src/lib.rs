@@ -27,6 +27,7 @@ pub use copy::{SplitSummary, split_folder};
 pub use decode::{Picture, PictureError, read_picture};
 pub use error::{DataError, SplitError};
 pub use folder::{DataSet, Sample, Side, Skipped};
+pub use listing::is_picture;
 pub use loader::{Pipeline, Request, SlotBatch};
 pub use mix::Mixer;
 pub use prefetch::Prefetcher;

@@ -73,15 +73,7 @@ fn folders(dir: &Path) -> Result<BTreeSet<String>, DataError> {
 fn pictures(dir: &Path) -> Result<BTreeSet<(String, u64)>, DataError> {
     let mut files = BTreeSet::new();
     for path in visible_entries(dir)? {
-        let is_picture = path
-            .extension()
-            .and_then(|extension| extension.to_str())
-            .is_some_and(|extension| {
-                EXTENSIONS
-                    .iter()
-                    .any(|known| extension.eq_ignore_ascii_case(known))
-            });
-        if !is_picture {
+        if !is_picture(&path) {
             continue;
         }
         let metadata = fs::metadata(&path).map_err(DataError::io("read", &path))?;
@@ -90,6 +82,12 @@ fn pictures(dir: &Path) -> Result<BTreeSet<(String, u64)>, DataError> {
         }
     }
     Ok(files)
+}
+
+/// Whether the file's name ends as a picture's does.
+pub fn is_picture(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    extension.is_some_and(|extension| EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)))
 }
 
 fn visible_entries(dir: &Path) -> Result<Vec<PathBuf>, DataError> {

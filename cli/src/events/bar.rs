@@ -8,7 +8,7 @@ use perennial_coordinator::JobEvent;
 use super::words::Words;
 use crate::output::{duration, percent};
 
-const TEMPLATE: &str = "{spinner} {bar:24} {pos}/{len} {msg}";
+const TEMPLATE: &str = "{spinner} {bar:12} {pos}/{len} {wide_msg}";
 
 /// Until the run has started there are lines only.
 #[derive(Default)]
@@ -21,6 +21,13 @@ pub struct Bar {
 
 impl Bar {
     pub fn show(&mut self, event: &JobEvent) {
+        let is_last = matches!(
+            event,
+            JobEvent::Finished { .. } | JobEvent::Stopped { .. } | JobEvent::Error { .. }
+        );
+        if is_last {
+            self.clear();
+        }
         if let Some(line) = self.words.line(event) {
             self.print(&line);
         }
@@ -44,16 +51,13 @@ impl Bar {
                 ..
             } => {
                 let message = format!(
-                    "epoch {epoch}  loss {loss:.3}  top-1 {}  {images_per_second:.0} images/s  {} left",
+                    "loss {loss:.3}  top-1 {}  {images_per_second:.0} images/s  {} left  epoch {epoch}",
                     percent(*top1),
                     duration(*eta_seconds)
                 );
                 let bar = self.bar(*total_steps);
                 bar.set_position(*global_step);
                 bar.set_message(message);
-            }
-            JobEvent::Finished { .. } | JobEvent::Stopped { .. } | JobEvent::Error { .. } => {
-                self.clear();
             }
             _ => {}
         }
@@ -124,7 +128,7 @@ mod tests {
         assert_eq!((shown.position(), shown.length()), (20, Some(20)));
         assert_eq!(
             shown.message(),
-            "epoch 2  loss 1.234  top-1 50.0 %  100 images/s  1 min 01 s left"
+            "loss 1.234  top-1 50.0 %  100 images/s  1 min 01 s left  epoch 2"
         );
         bar.show(&JobEvent::Stopped {
             global_step: 20,

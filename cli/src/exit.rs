@@ -26,7 +26,11 @@ pub fn conclude(result: anyhow::Result<()>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     eprintln!("error: {}", sentence(&error));
-    ExitCode::from(if error.is::<SettingsError>() { USAGE } else { FAILED })
+    ExitCode::from(if error.is::<SettingsError>() {
+        USAGE
+    } else {
+        FAILED
+    })
 }
 
 /// The error and its causes in one line. A cause that the sentence holds already is not told again.

@@ -49,8 +49,7 @@ pub fn absolute_url(url: &str) -> anyhow::Result<String> {
     if url.contains("://") {
         return Ok(url.to_string());
     }
-    let path = std::path::absolute(url)
-        .with_context(|| format!("cannot resolve store `{url}`"))?;
+    let path = std::path::absolute(url).with_context(|| format!("cannot resolve store `{url}`"))?;
     Ok(path.to_string_lossy().into_owned())
 }
 

@@ -106,13 +106,17 @@ pub fn table(rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
     for row in rows {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
-            if column == 0 {
-                format!("{cell:<width$}")
-            } else {
-                format!("{cell:>width$}")
-            }
-        });
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(|(column, (cell, width))| {
+                if column == 0 {
+                    format!("{cell:<width$}")
+                } else {
+                    format!("{cell:>width$}")
+                }
+            });
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
     }
@@ -139,6 +143,9 @@ mod tests {
     #[test]
     fn a_table_aligns_its_columns() {
         let row = |cells: [&str; 2]| cells.map(String::from).to_vec();
-        assert_eq!(table(&[row(["a", "10"]), row(["long", "5"])]), "a     10\nlong   5\n");
+        assert_eq!(
+            table(&[row(["a", "10"]), row(["long", "5"])]),
+            "a     10\nlong   5\n"
+        );
     }
 }

@@ -57,7 +57,9 @@ pub async fn run(
                 if *stop.borrow() {
                     return Err(Interrupted.into());
                 }
-                eprintln!("stopping after this step; once more ends at once");
+                show(&JobEvent::Warning {
+                    message: "stopping after this step; once more ends at once".to_string(),
+                });
                 let _ = stop.send(true);
             }
             exit = fleet.next_exit() => {

@@ -72,5 +72,6 @@ async fn load(args: &Args) -> anyhow::Result<Report> {
     };
     let bytes = job.report(step, "json").await?;
     let json = std::str::from_utf8(&bytes).context("the report is not text")?;
-    Report::from_json(json).with_context(|| format!("report of step {step} of job `{}`", job.name()))
+    Report::from_json(json)
+        .with_context(|| format!("report of step {step} of job `{}`", job.name()))
 }

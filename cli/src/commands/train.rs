@@ -69,7 +69,9 @@ pub fn execute(
     let store_url = absolute_url(&args.store)?;
     let local = LocalWorkers {
         count: workers,
-        threads: args.threads.map_or_else(|| share_of_cores(workers), usize::from),
+        threads: args
+            .threads
+            .map_or_else(|| share_of_cores(workers), usize::from),
     };
     let command = line("perennial").into_string();
     let resume_command = line(&this_program()).word("--resume").into_string();

@@ -8,9 +8,9 @@ use perennial_coordinator::JobEvent;
 use super::words::Words;
 use crate::output::{duration, percent};
 
-const TEMPLATE: &str = "{spinner} {bar:24} {pos}/{len} {msg}";
+const TEMPLATE: &str = "{spinner} {bar:12} {pos}/{len} {wide_msg}";
 
-/// Until the first step there is a spinner only.
+/// Until the run has started there are lines only.
 #[derive(Default)]
 pub struct Bar {
     words: Words,
@@ -21,6 +21,13 @@ pub struct Bar {
 
 impl Bar {
     pub fn show(&mut self, event: &JobEvent) {
+        let is_last = matches!(
+            event,
+            JobEvent::Finished { .. } | JobEvent::Stopped { .. } | JobEvent::Error { .. }
+        );
+        if is_last {
+            self.clear();
+        }
         if let Some(line) = self.words.line(event) {
             self.print(&line);
         }
@@ -44,16 +51,13 @@ impl Bar {
                 ..
             } => {
                 let message = format!(
-                    "epoch {epoch}  loss {loss:.3}  top-1 {}  {images_per_second:.0} images/s  {} left",
+                    "loss {loss:.3}  top-1 {}  {images_per_second:.0} images/s  {} left  epoch {epoch}",
                     percent(*top1),
                     duration(*eta_seconds)
                 );
                 let bar = self.bar(*total_steps);
                 bar.set_position(*global_step);
                 bar.set_message(message);
-            }
-            JobEvent::Finished { .. } | JobEvent::Stopped { .. } | JobEvent::Error { .. } => {
-                self.clear();
             }
             _ => {}
         }
@@ -88,5 +92,49 @@ impl Bar {
 impl Drop for Bar {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_follows_the_steps_and_goes_at_the_end() {
+        let mut bar = Bar::default();
+        bar.show(&JobEvent::Started {
+            generation: 1,
+            epoch: 1,
+            step: 4,
+            global_step: 4,
+            total_steps: 20,
+            resumed_from: Some(4),
+        });
+        for global_step in 5..=20 {
+            bar.show(&JobEvent::Step {
+                epoch: 2,
+                step: 1,
+                global_step,
+                total_steps: 20,
+                loss: 1.234,
+                top1: 0.5,
+                learning_rate: 0.1,
+                grad_norm: 1.0,
+                images_per_second: 99.6,
+                eta_seconds: 61.0,
+            });
+        }
+        let shown = bar.bar.as_ref().unwrap();
+        assert_eq!((shown.position(), shown.length()), (20, Some(20)));
+        assert_eq!(
+            shown.message(),
+            "loss 1.234  top-1 50.0 %  100 images/s  1 min 01 s left  epoch 2"
+        );
+        bar.show(&JobEvent::Stopped {
+            global_step: 20,
+            resume: String::new(),
+            report: None,
+        });
+        assert!(bar.bar.is_none());
     }
 }

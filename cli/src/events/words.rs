@@ -89,7 +89,9 @@ impl Words {
                     Some(report) => format!("\nreport so far: {report}"),
                     None => String::new(),
                 };
-                Some(format!("stopped after step {global_step}\n{resume}{report}"))
+                Some(format!(
+                    "stopped after step {global_step}\n{resume}{report}"
+                ))
             }
             JobEvent::Step { .. } | JobEvent::Checkpoint { .. } | JobEvent::Error { .. } => None,
         }
@@ -149,7 +151,12 @@ mod tests {
             words.line(&epoch(None)).unwrap(),
             "epoch  3/30  loss 1.235  top-1  50.0 %  top-5  98.7 %  312 images/s  12.3 s"
         );
-        assert!(words.line(&epoch(Some(0.6))).unwrap().contains("ema  60.0 %"));
+        assert!(
+            words
+                .line(&epoch(Some(0.6)))
+                .unwrap()
+                .contains("ema  60.0 %")
+        );
     }
 
     #[test]
@@ -161,6 +168,9 @@ mod tests {
         };
         let line = Words::default().line(&event).unwrap();
         assert!(line.contains("step 17"), "{line}");
-        assert!(line.contains("`perennial train job.toml --resume`"), "{line}");
+        assert!(
+            line.contains("`perennial train job.toml --resume`"),
+            "{line}"
+        );
     }
 }

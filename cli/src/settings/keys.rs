@@ -98,8 +98,9 @@ pub fn in_plain_words(message: &str) -> String {
         other if other.starts_with("struct ") => "a section of keys",
         other => other,
     };
-    let found = found
-        .trim_start_matches("invalid type: ")
-        .trim_start_matches("invalid value: ");
-    format!("found {found}, expected {expected}").replace('\n', ", ")
+    let found = match found.split_once(": ") {
+        Some(("invalid type" | "invalid value", found)) => format!("found {found}"),
+        _ => found.to_string(),
+    };
+    format!("{found}, expected {expected}").replace('\n', ", ")
 }

@@ -117,7 +117,7 @@ impl<'a> Sources<'a> {
             let key = error.path().to_string();
             SettingsError::WrongType {
                 origin: self.origin(&merged, &key),
-                message: keys::in_plain_words(&error.into_inner().to_string()),
+                message: keys::in_plain_words(error.inner().message()),
                 key,
             }
         })
@@ -143,6 +143,13 @@ impl<'a> Sources<'a> {
                 _ => break,
             }
         }
+        // A section has no origin of its own: that of what is in it.
+        while let (None, ValueKind::Table(table)) = (value.origin(), &value.kind) {
+            match table.values().next() {
+                Some(inner) => value = inner,
+                None => break,
+            }
+        }
         match (value.origin(), self.file) {
             (Some(origin), _) => origin.to_string(),
             (None, Some(path)) => format!("`{}`", path.display()),
@@ -160,7 +167,11 @@ pub fn variables(variables: &[(String, String)]) -> Vec<(String, String)> {
 /// The name of the job that `job` means: the name itself, or the path of its job file.
 pub fn job_name(job: &str) -> Result<String, SettingsError> {
     let path = Path::new(job);
-    if path.extension().is_some_and(|extension| extension == "toml") || path.is_file() {
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "toml")
+        || path.is_file()
+    {
         Ok(Sources::of_file(path).load()?.name)
     } else {
         Ok(job.to_string())

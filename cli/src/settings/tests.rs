@@ -158,7 +158,7 @@ fn a_value_of_a_wrong_type_is_named_with_its_key_and_where_it_was_written() {
             DATA,
             Some("data.mean=[0.5, 0.5]"),
             "`data.mean` in `--set` has a wrong value: \
-             found invalid length 2, expected an array of length 3",
+             invalid length 2, expected an array of length 3",
         ),
         (
             DATA,
@@ -197,7 +197,9 @@ fn a_file_that_is_not_there_is_named() {
         .resolve()
         .unwrap_err();
     assert!(
-        error.to_string().starts_with("cannot read job file `no-such.toml`: "),
+        error
+            .to_string()
+            .starts_with("cannot read job file `no-such.toml`: "),
         "{error}"
     );
 }

@@ -42,7 +42,10 @@ pub async fn run(args: Args, output: Output) -> anyhow::Result<()> {
     refuse_existing(&args.out)?;
     let job = args.place.open().await?;
     let checkpoints = job.checkpoints().await?;
-    let steps: Vec<u64> = checkpoints.iter().map(|checkpoint| checkpoint.step).collect();
+    let steps: Vec<u64> = checkpoints
+        .iter()
+        .map(|checkpoint| checkpoint.step)
+        .collect();
     let step = match args.step {
         Some(step) => super::of_step(&job, &steps, step)?,
         None if args.best => best(&checkpoints)
@@ -55,10 +58,15 @@ pub async fn run(args: Args, output: Output) -> anyhow::Result<()> {
     let (kind, hash) = match (&manifest.ema_sha256, args.ema) {
         (_, false) => (PartKind::Model, &manifest.weights_sha256),
         (Some(hash), true) => (PartKind::Ema, hash),
-        (None, true) => bail!("the checkpoint of step {step} has no average of the weights: leave out --ema"),
+        (None, true) => {
+            bail!("the checkpoint of step {step} has no average of the weights: leave out --ema")
+        }
     };
     let part = manifest.part(kind).with_context(|| {
-        format!("the checkpoint of step {step} has no {} part", kind.as_str())
+        format!(
+            "the checkpoint of step {step} has no {} part",
+            kind.as_str()
+        )
     })?;
     let content = job.read_part(part).await?;
     write_new(&args.out, &content)?;

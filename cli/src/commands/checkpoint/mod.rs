@@ -40,5 +40,8 @@ fn of_step(job: &Job, steps: &[u64], step: u64) -> anyhow::Result<u64> {
             format!("it has {}", steps.join(", "))
         }
     };
-    bail!("job `{}` has no checkpoint of step {step}: {there}", job.name());
+    bail!(
+        "job `{}` has no checkpoint of step {step}: {there}",
+        job.name()
+    );
 }

@@ -60,17 +60,17 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
 }
 
 fn text(answer: &Answer) -> String {
-    let section = |MeanStd { mean, std }: &MeanStd| {
-        format!("mean = {}\nstd = {}\n", channels(mean), channels(std))
-    };
+    let (pixels, pictures) = (&answer.over_all_pixels, &answer.mean_over_pictures);
     format!(
         "# {} in {}, for [data] of the job file\n\
-         # over all pixels:\n{}\
-         # mean over pictures of each picture's own mean and deviation:\n{}",
+         # over all pixels:\nmean = {}\nstd = {}\n\
+         # or the mean over pictures of each picture's own:\n# mean = {}\n# std = {}\n",
         counted(answer.pictures as u64, "picture"),
         answer.dir.display(),
-        section(&answer.over_all_pixels),
-        section(&answer.mean_over_pictures),
+        channels(&pixels.mean),
+        channels(&pixels.std),
+        channels(&pictures.mean),
+        channels(&pictures.std),
     )
 }
 

@@ -1,0 +1,9 @@
+//! The program as its users meet it: what it prints, where, and how it exits.
+
+mod checkpoint;
+mod coordinator;
+mod data;
+mod job_file;
+mod report;
+mod support;
+mod train;

@@ -10,6 +10,7 @@ pub mod invariants;
 pub mod order;
 pub mod random;
 pub mod spec;
+pub mod tensors;
 pub mod tree;
 
 pub use generation::{Cursor, Generation, Member};

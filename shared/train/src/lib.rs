@@ -1,7 +1,8 @@
 //! What happens to gradients and weights in one training step.
 //!
 //! All parameters of a network lie in one flat `f32` slice, described by a table of [`segment::Segment`]s.
-//! Everything here runs over such slices in ascending order on one thread without fused multiply-add, so
+//! [`slot`] computes the gradient of one slot with the network, [`replica`] applies the sum over all slots.
+//! Everything else runs over such slices in ascending order on one thread without fused multiply-add, so
 //! the bits depend neither on the number of threads nor on the vector width of the processor.
 
 pub mod clip;
@@ -10,10 +11,14 @@ mod error;
 pub mod loss;
 pub mod metrics;
 pub mod optimizer;
+pub mod replica;
 pub mod schedule;
 pub mod segment;
+pub mod slot;
 
 pub use error::TrainError;
 pub use optimizer::{Optimizer, OptimizerState};
+pub use replica::{Replica, StepOutcome};
 pub use schedule::LearningRate;
 pub use segment::Segment;
+pub use slot::{SlotInput, SlotOutcome, infer, slot_gradient, statistics_len};

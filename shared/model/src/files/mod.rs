@@ -8,26 +8,11 @@ mod error;
 mod pth;
 mod safetensors;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::card::ModelCard;
 pub use error::ModelFileError;
-
-/// Tensors under their PyTorch names (`network.0.0.attn.qkv.weight`).
-pub type NamedTensors = BTreeMap<String, HostTensor>;
-
-/// A tensor in memory, its elements in row-major order. A scalar's shape is empty.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HostTensor {
-    pub shape: Vec<usize>,
-    pub data: TensorData,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum TensorData {
-    F32(Vec<f32>),
-    I64(Vec<i64>),
-}
+pub use perennial_plan::tensors::{HostTensor, NamedTensors, TensorData};
 
 /// Which weights to take from a training checkpoint that has both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +38,23 @@ pub fn read(path: &Path, weights: Weights) -> Result<NamedTensors, ModelFileErro
         return Err(ModelFileError::NoTensors { path: path.into() });
     }
     Ok(without_wrapper_prefix(tensors))
+}
+
+/// What a `.safetensors` file that we wrote says of itself; none for files of others.
+pub fn read_card(path: &Path) -> Result<Option<ModelCard>, ModelFileError> {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    if extension.is_none_or(|extension| !extension.eq_ignore_ascii_case("safetensors")) {
+        return Ok(None);
+    }
+    let Some(json) = safetensors::read_metadata(path, ModelCard::KEY)? else {
+        return Ok(None);
+    };
+    let card = serde_json::from_str(&json).map_err(|error| ModelFileError::Malformed {
+        path: path.into(),
+        format: "safetensors",
+        reason: format!("its `{}` entry cannot be read: {error}", ModelCard::KEY),
+    })?;
+    Ok(Some(card))
 }
 
 /// `DataParallel` and timm's average put the network one level down, as `module`.

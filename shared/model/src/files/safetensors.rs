@@ -33,6 +33,20 @@ pub fn read(path: &Path) -> Result<NamedTensors, ModelFileError> {
     Ok(tensors)
 }
 
+/// The entry `key` of the file's metadata.
+pub fn read_metadata(path: &Path, key: &str) -> Result<Option<String>, ModelFileError> {
+    let bytes = std::fs::read(path).map_err(|source| ModelFileError::Io {
+        path: path.into(),
+        source,
+    })?;
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| ModelFileError::Malformed {
+        path: path.into(),
+        format: "safetensors",
+        reason: error.to_string(),
+    })?;
+    Ok(metadata.metadata().as_ref().and_then(|entries| entries.get(key).cloned()))
+}
+
 fn element(dtype: Dtype) -> Option<Element> {
     match dtype {
         Dtype::F64 => Some(Element::F64),

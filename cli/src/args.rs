@@ -1,0 +1,34 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+
+use crate::commands;
+
+/// Trains image classifiers on machines that come and go; the weights come out the same
+#[derive(Debug, Parser)]
+#[command(name = "perennial", version, max_term_width = 100)]
+#[command(propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// Print for programs: one JSON object a line
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Demo(commands::demo::Args),
+    Train(commands::train::Args),
+    Coordinator(commands::coordinator::Args),
+    Worker(commands::worker::Args),
+    Report(commands::report::Args),
+    Evaluate(commands::evaluate::Args),
+    Predict(commands::predict::Args),
+    /// Split, measure or draw a folder of pictures
+    #[command(subcommand)]
+    Data(commands::data::Command),
+    /// List, verify or export the checkpoints of a job
+    #[command(subcommand)]
+    Checkpoint(commands::checkpoint::Command),
+}

@@ -1,0 +1,93 @@
+//! `perennial checkpoint export`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use perennial_store::{CheckpointInfo, PartKind};
+use serde::Serialize;
+
+use crate::file::{refuse_existing, write_new};
+use crate::job::Place;
+use crate::output::{Output, bytes};
+
+/// Write the weights of a checkpoint to a safetensors file that PyTorch can load
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    place: Place,
+    /// The checkpoint of this step instead of the newest
+    #[arg(long, conflicts_with = "best")]
+    step: Option<u64>,
+    /// The checkpoint with the highest validation top-1
+    #[arg(long)]
+    best: bool,
+    /// The average of the weights instead of the weights
+    #[arg(long)]
+    ema: bool,
+    /// A new file
+    #[arg(long, value_name = "FILE.safetensors")]
+    out: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    step: u64,
+    kind: PartKind,
+    path: PathBuf,
+    bytes: u64,
+    weights_sha256: String,
+}
+
+pub async fn run(args: Args, output: Output) -> anyhow::Result<()> {
+    refuse_existing(&args.out)?;
+    let job = args.place.open().await?;
+    let checkpoints = job.checkpoints().await?;
+    let steps: Vec<u64> = checkpoints.iter().map(|checkpoint| checkpoint.step).collect();
+    let step = match args.step {
+        Some(step) => super::of_step(&job, &steps, step)?,
+        None if args.best => best(&checkpoints)
+            .with_context(|| format!("no checkpoint of job `{}` was validated", job.name()))?,
+        None => *steps
+            .last()
+            .with_context(|| format!("job `{}` has no checkpoint yet", job.name()))?,
+    };
+    let manifest = job.load_manifest(step).await?;
+    let (kind, hash) = match (&manifest.ema_sha256, args.ema) {
+        (_, false) => (PartKind::Model, &manifest.weights_sha256),
+        (Some(hash), true) => (PartKind::Ema, hash),
+        (None, true) => bail!("the checkpoint of step {step} has no average of the weights: leave out --ema"),
+    };
+    let part = manifest.part(kind).with_context(|| {
+        format!("the checkpoint of step {step} has no {} part", kind.as_str())
+    })?;
+    let content = job.read_part(part).await?;
+    write_new(&args.out, &content)?;
+    let answer = Answer {
+        step,
+        kind,
+        path: args.out,
+        bytes: content.len() as u64,
+        weights_sha256: hash.clone(),
+    };
+    output.print(&answer, || {
+        format!(
+            "{}: {} weights of step {step}, {}, hash {}",
+            answer.path.display(),
+            match kind {
+                PartKind::Ema => "averaged",
+                _ => "raw",
+            },
+            bytes(answer.bytes),
+            answer.weights_sha256
+        )
+    })
+}
+
+/// The newest of those with the highest top-1.
+fn best(checkpoints: &[CheckpointInfo]) -> Option<u64> {
+    checkpoints
+        .iter()
+        .filter_map(|checkpoint| Some((checkpoint.metric?, checkpoint.step)))
+        .max_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)))
+        .map(|(_, step)| step)
+}

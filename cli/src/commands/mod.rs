@@ -1,0 +1,12 @@
+//! One file a command.
+
+pub mod checkpoint;
+pub mod coordinator;
+pub mod data;
+pub mod demo;
+pub mod evaluate;
+pub mod predict;
+pub mod report;
+pub mod train;
+mod weights;
+pub mod worker;

@@ -1,0 +1,76 @@
+//! `perennial report`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use perennial_report::Report;
+
+use crate::file::write_new;
+use crate::job::{Place, block_on};
+use crate::output::{self, Output};
+
+/// Show the report of a job
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    place: Place,
+    /// Text, or with --json one line of JSON, where it is left out
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// The report of this step instead of the newest
+    #[arg(long)]
+    step: Option<u64>,
+    /// Write to a new file instead of stdout
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+    Html,
+}
+
+pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
+    let report = block_on(load(&args))?;
+    let document = match (args.format, output.json) {
+        (None, true) => one_line(&report.to_json_pretty())?,
+        (Some(Format::Text), _) | (None, false) => report.to_text(),
+        (Some(Format::Json), _) => report.to_json_pretty(),
+        (Some(Format::Html), _) => report.to_html(),
+    };
+    match args.out {
+        Some(path) => write_new(&path, document.as_bytes()),
+        None => output::line(document.trim_end()),
+    }
+}
+
+fn one_line(json: &str) -> anyhow::Result<String> {
+    Ok(serde_json::from_str::<serde_json::Value>(json)?.to_string())
+}
+
+async fn load(args: &Args) -> anyhow::Result<Report> {
+    let job = args.place.open().await?;
+    let steps = job.report_steps().await?;
+    let step = match (args.step, steps.last()) {
+        (_, None) => bail!(
+            "job `{}` has no report yet: it gets one when it has finished or stopped after an epoch",
+            job.name()
+        ),
+        (None, Some(newest)) => *newest,
+        (Some(step), _) if steps.contains(&step) => step,
+        (Some(step), _) => {
+            let there: Vec<String> = steps.iter().map(ToString::to_string).collect();
+            bail!(
+                "job `{}` has no report of step {step}: it has {}",
+                job.name(),
+                there.join(", ")
+            );
+        }
+    };
+    let bytes = job.report(step, "json").await?;
+    let json = std::str::from_utf8(&bytes).context("the report is not text")?;
+    Report::from_json(json).with_context(|| format!("report of step {step} of job `{}`", job.name()))
+}

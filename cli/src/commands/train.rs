@@ -1,0 +1,132 @@
+//! `perennial train`.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use perennial_coordinator::ServeConfig;
+use perennial_data::DataSet;
+use perennial_plan::Spec;
+use perennial_store::Store;
+
+use crate::events::Viewer;
+use crate::job::{DEFAULT_STORE, absolute_url, block_on};
+use crate::output::Output;
+use crate::run::{LocalWorkers, run as run_job};
+use crate::settings::{self, Sources};
+use crate::shell::{CommandLine, this_program};
+
+/// Train a job on this machine: a coordinator and worker processes
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The job file
+    #[arg(value_name = "JOB.toml")]
+    pub job: PathBuf,
+    /// The folder of pictures, in place of data.dir
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where the job is kept: a folder or s3://bucket/prefix (endpoint and keys from AWS_*)
+    #[arg(long, value_name = "URL", default_value = DEFAULT_STORE)]
+    pub store: String,
+    /// Worker processes; elastic.min_workers where it is left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub workers: Option<u32>,
+    /// Threads of each worker; the cores divided by the workers where it is left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// Set a key of the job file; may be repeated
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Go on from the newest checkpoint
+    #[arg(long)]
+    pub resume: bool,
+}
+
+pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
+    let mut viewer = Viewer::new(output);
+    execute(&args, |event| viewer.show(event))
+}
+
+/// Trains as `args` say and tells `show` what happens.
+pub fn execute(
+    args: &Args,
+    show: impl FnMut(&perennial_coordinator::JobEvent),
+) -> anyhow::Result<()> {
+    let sources = Sources {
+        assignments: &args.set,
+        data: args.data.as_deref(),
+        ..Sources::of_file(&args.job)
+    };
+    let spec = sources.resolve()?;
+    let workers = args.workers.unwrap_or(spec.elastic.min_workers);
+    refuse_workers(&spec, workers)?;
+    // What is wrong with the folder is better told before anything is written.
+    DataSet::open(&spec.data)?;
+
+    let line = |program: &str| {
+        args.command_line(program)
+            .with_environment(&settings::variables(&sources.environment))
+    };
+    let store_url = absolute_url(&args.store)?;
+    let local = LocalWorkers {
+        count: workers,
+        threads: args.threads.map_or_else(|| share_of_cores(workers), usize::from),
+    };
+    let command = line("perennial").into_string();
+    let resume_command = line(&this_program()).word("--resume").into_string();
+    block_on(async move {
+        let store = Store::open(&store_url)?;
+        store.check_write().await?;
+        let config = ServeConfig {
+            listen: "127.0.0.1:0".to_string(),
+            spec,
+            workers,
+            store,
+            store_url,
+            resume: args.resume,
+            resume_command,
+            command: Some(command),
+        };
+        run_job(config, Some(local), show).await
+    })
+}
+
+/// Refuses a number of workers that the job does not allow.
+pub fn refuse_workers(spec: &Spec, workers: u32) -> anyhow::Result<()> {
+    let elastic = &spec.elastic;
+    if workers < elastic.min_workers {
+        bail!(
+            "{workers} workers are fewer than `elastic.min_workers`, which is {}",
+            elastic.min_workers
+        );
+    }
+    match elastic.max_workers {
+        Some(max) if workers > max => {
+            bail!("{workers} workers are more than `elastic.max_workers`, which is {max}")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn share_of_cores(workers: u32) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / workers as usize).max(1)
+}
+
+// === impl Args ===
+
+impl Args {
+    /// The command that trains so, without `--resume`.
+    fn command_line(&self, program: &str) -> CommandLine {
+        let mut line = CommandLine::new(program, "train").word(self.job.to_string_lossy());
+        if self.store != DEFAULT_STORE {
+            line = line.option("--store", &self.store);
+        }
+        line = line
+            .option_if_some("--data", self.data.as_ref().map(|data| data.display()))
+            .option_if_some("--workers", self.workers)
+            .option_if_some("--threads", self.threads);
+        self.set
+            .iter()
+            .fold(line, |line, set| line.option("--set", set))
+    }
+}

@@ -1,0 +1,138 @@
+//! Worker processes on this machine. None outlives the fleet, and each ends by itself when the
+//! coordinator is gone.
+
+use std::collections::VecDeque;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Lines of stderr that are kept of each worker.
+const KEPT_LINES: usize = 20;
+/// How long a worker's last words may take after it ended.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Worker processes that were started.
+#[derive(Debug, Default)]
+pub struct Fleet {
+    /// Each ends with its process.
+    workers: JoinSet<Exit>,
+}
+
+/// A worker process that ended.
+#[derive(Debug)]
+pub struct Exit {
+    /// From 0, in the order in which they were started.
+    pub number: usize,
+    pub status: ExitStatus,
+    /// The last lines that it wrote to stderr.
+    pub stderr: Vec<String>,
+}
+
+// === impl Fleet ===
+
+impl Fleet {
+    /// Starts `count` workers with `threads` threads each for the coordinator at `url`, in process
+    /// groups of their own: ctrl-c on the terminal reaches this process alone.
+    pub fn start(count: u32, threads: usize, url: &str) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("cannot find the program's own file")?;
+        let mut fleet = Self::default();
+        for number in 0..count as usize {
+            let mut command = Command::new(&program);
+            command
+                .args(["worker", "--coordinator", url, "--threads"])
+                .arg(threads.to_string())
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .kill_on_drop(true);
+            #[cfg(unix)]
+            command.process_group(0);
+            let child = command
+                .spawn()
+                .with_context(|| format!("cannot start worker process {number}"))?;
+            fleet.workers.spawn(watch(number, child));
+        }
+        Ok(fleet)
+    }
+
+    /// The next worker that ends; waits forever when none is left.
+    pub async fn next_exit(&mut self) -> Exit {
+        loop {
+            match self.workers.join_next().await {
+                Some(Ok(exit)) => return exit,
+                Some(Err(error)) => tracing::warn!(%error, "a worker process was lost sight of"),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Waits for all workers to end by themselves; after `patience` those that are left are killed.
+    pub async fn wind_up(&mut self, patience: Duration) -> Vec<Exit> {
+        let mut exits = Vec::new();
+        let _ = timeout(patience, async {
+            while let Some(ended) = self.workers.join_next().await {
+                exits.extend(ended.ok());
+            }
+        })
+        .await;
+        self.workers.shutdown().await;
+        exits
+    }
+}
+
+// === impl Exit ===
+
+impl Exit {
+    /// Whether it ended in another way than a worker does that says why it ends.
+    pub fn is_crash(&self) -> bool {
+        !matches!(self.status.code(), Some(0 | 1))
+    }
+
+    /// Its last lines, each with its number.
+    pub fn last_words(&self) -> String {
+        let lines = self.stderr.iter();
+        lines
+            .map(|line| format!("worker process {}: {line}\n", self.number))
+            .collect()
+    }
+}
+
+async fn watch(number: usize, mut child: Child) -> Exit {
+    let lines = Arc::new(Mutex::new(VecDeque::new()));
+    let stderr = child.stderr.take();
+    let mut reading = JoinSet::new();
+    if let Some(stderr) = stderr {
+        reading.spawn(keep_last_lines(number, stderr, lines.clone()));
+    }
+    let status = child.wait().await.unwrap_or_default();
+    let _ = timeout(LAST_WORDS, reading.join_next()).await;
+    let stderr = lines.lock().unwrap_or_else(PoisonError::into_inner);
+    Exit {
+        number,
+        status,
+        stderr: stderr.iter().cloned().collect(),
+    }
+}
+
+async fn keep_last_lines(
+    number: usize,
+    stderr: impl AsyncRead + Unpin,
+    kept: Arc<Mutex<VecDeque<String>>>,
+) {
+    let mut lines = BufReader::new(stderr).split(b'\n');
+    while let Ok(Some(line)) = lines.next_segment().await {
+        let line = String::from_utf8_lossy(&line).trim_end().to_string();
+        tracing::info!("worker process {number}: {line}");
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.push_back(line);
+        if kept.len() > KEPT_LINES {
+            kept.pop_front();
+        }
+    }
+}

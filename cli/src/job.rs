@@ -1,0 +1,67 @@
+//! Finding a job in its store.
+
+use std::future::Future;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use perennial_store::{Job, Store};
+
+use crate::settings;
+
+/// Where a job is kept.
+#[derive(Debug, clap::Args)]
+pub struct Place {
+    /// The job's name, or its job file
+    job: String,
+    /// The folder or s3://bucket/prefix where the job is kept
+    #[arg(long, value_name = "URL", default_value = DEFAULT_STORE)]
+    store: String,
+}
+
+pub const DEFAULT_STORE: &str = "perennial-store";
+
+// === impl Place ===
+
+impl Place {
+    /// The job, which must be there. Creates nothing.
+    pub async fn open(&self) -> anyhow::Result<Job> {
+        let name = settings::job_name(&self.job)?;
+        let url = &self.store;
+        if !url.contains("://") && !Path::new(url).is_dir() {
+            bail!("store `{url}` is not there: name the one of the job with --store");
+        }
+        let store = Store::open(url)?;
+        let job = store.job(&name)?;
+        if job.spec().await?.is_some() {
+            return Ok(job);
+        }
+        let others = store.jobs().await?;
+        let others = match others.as_slice() {
+            [] => "it has no job at all".to_string(),
+            names => format!("it has {}", names.join(", ")),
+        };
+        bail!("no job `{name}` in store `{url}`: {others}");
+    }
+}
+
+/// The address of a store for other processes: a folder's absolute path, an URL as it is.
+pub fn absolute_url(url: &str) -> anyhow::Result<String> {
+    if url.contains("://") {
+        return Ok(url.to_string());
+    }
+    let path = std::path::absolute(url)
+        .with_context(|| format!("cannot resolve store `{url}`"))?;
+    Ok(path.to_string_lossy().into_owned())
+}
+
+/// Runs `future` on a runtime of its own.
+pub fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(future);
+    runtime.shutdown_background();
+    result
+}

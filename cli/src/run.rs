@@ -1,0 +1,165 @@
+//! Running a job: the coordinator in this process, worker processes beside it where they are asked
+//! for, and ctrl-c.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use perennial_coordinator::{JobEvent, Outcome, ServeConfig, serve};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+use crate::exit::Interrupted;
+use crate::fleet::{Exit, Fleet};
+
+/// How long the coordinator may take to notice that a worker process has ended.
+const UNNOTICED: Duration = Duration::from_secs(5);
+/// How long workers may take to end after the run.
+const WIND_UP: Duration = Duration::from_secs(5);
+
+/// Worker processes to start on this machine.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalWorkers {
+    pub count: u32,
+    /// Of each.
+    pub threads: usize,
+}
+
+/// Runs a job to its end and shows what happens. A run that was stopped is [`Interrupted`].
+pub async fn run(
+    config: ServeConfig,
+    workers: Option<LocalWorkers>,
+    mut show: impl FnMut(&JobEvent),
+) -> anyhow::Result<()> {
+    let (bound, mut address) = oneshot::channel();
+    let (stop, stopping) = watch::channel(false);
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let mut serving = pin!(serve(config, bound, sender, stopping));
+    let mut signals = Signals::new()?;
+    let mut fleet = Fleet::default();
+    let mut unnoticed: Option<(Instant, Exit)> = None;
+    let mut waits_for_address = true;
+
+    let outcome = loop {
+        let deadline = unnoticed.as_ref().map(|(deadline, _)| *deadline);
+        tokio::select! {
+            biased;
+            Some(event) = events.recv() => show(&event),
+            outcome = &mut serving => break outcome,
+            listening = &mut address, if waits_for_address => {
+                waits_for_address = false;
+                if let (Ok(address), Some(workers)) = (listening, workers) {
+                    fleet = Fleet::start(workers.count, workers.threads, &url(address))?;
+                }
+            }
+            () = signals.next() => {
+                if *stop.borrow() {
+                    return Err(Interrupted.into());
+                }
+                eprintln!("stopping after this step; once more ends at once");
+                let _ = stop.send(true);
+            }
+            exit = fleet.next_exit() => {
+                if unnoticed.is_none() && !exit.status.success() {
+                    unnoticed = Some((Instant::now() + UNNOTICED, exit));
+                }
+            }
+            () = until(deadline) => break Ok(Outcome::Failed { message: String::new() }),
+        }
+    };
+    while let Ok(event) = events.try_recv() {
+        show(&event);
+    }
+    // After its end the coordinator's streams are closed, and workers follow.
+    let patience = match &outcome {
+        Ok(Outcome::Failed { message }) if message.is_empty() => Duration::ZERO,
+        _ => WIND_UP,
+    };
+    let mut exits: Vec<Exit> = unnoticed.into_iter().map(|(_, exit)| exit).collect();
+    exits.extend(fleet.wind_up(patience).await);
+    conclude(outcome?, &exits)
+}
+
+fn conclude(outcome: Outcome, exits: &[Exit]) -> anyhow::Result<()> {
+    let message = match outcome {
+        Outcome::Finished { .. } => return Ok(()),
+        Outcome::Stopped { .. } => return Err(Interrupted.into()),
+        Outcome::Failed { message } => message,
+    };
+    for exit in exits.iter().filter(|exit| exit.is_crash()) {
+        eprint!("{}", exit.last_words());
+    }
+    match (message.as_str(), exits.first()) {
+        ("", Some(exit)) => {
+            let words = exit.stderr.last().cloned().unwrap_or_default();
+            let words = words.trim_start_matches("error: ").to_string();
+            let gone = format!("worker process {} ended with {}", exit.number, exit.status);
+            if words.is_empty() {
+                bail!(gone);
+            }
+            Err(anyhow!(words).context(gone))
+        }
+        _ => bail!(message),
+    }
+}
+
+/// Where workers on this machine reach a coordinator that listens at `address`.
+fn url(address: SocketAddr) -> String {
+    let mut address = address;
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    format!("http://{address}")
+}
+
+/// Waits until `deadline`, forever without one.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ctrl-c and SIGTERM.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+// === impl Signals ===
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let on = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {})
+    }
+
+    async fn next(&mut self) {
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}

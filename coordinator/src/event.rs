@@ -1,0 +1,93 @@
+//! What happens to a job, for people and programs: the lines of `--json`. Names are stable.
+
+use serde::{Deserialize, Serialize};
+
+/// Something that happened. Epochs are counted from 1, accuracies are shares (0..1), and a step is
+/// the number of steps applied in its epoch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum JobEvent {
+    /// The data is known.
+    Job {
+        name: String,
+        store: String,
+        workers: u32,
+        train_samples: u64,
+        val_samples: u64,
+        classes: Vec<String>,
+        /// Pictures left out because they could not be decoded.
+        skipped: u64,
+        parameters: u64,
+        epochs: u32,
+        steps_per_epoch: u32,
+    },
+    /// A worker has read its data and is ready.
+    WorkerJoined {
+        worker: String,
+        address: String,
+        threads: u32,
+        /// How many are ready now, of `workers`.
+        ready: u32,
+        workers: u32,
+    },
+    /// A generation begins, after `step` steps of `epoch`.
+    Started {
+        generation: u64,
+        epoch: u32,
+        step: u32,
+        global_step: u64,
+        total_steps: u64,
+        /// The checkpoint from which it goes on.
+        resumed_from: Option<u64>,
+    },
+    /// Every member has applied the step.
+    Step {
+        epoch: u32,
+        step: u32,
+        global_step: u64,
+        total_steps: u64,
+        loss: f64,
+        top1: f64,
+        learning_rate: f64,
+        grad_norm: f64,
+        images_per_second: f64,
+        /// Seconds until the last step, at the speed of late.
+        eta_seconds: f64,
+    },
+    Epoch {
+        epoch: u32,
+        train_loss: f64,
+        val_top1: f64,
+        val_top5: f64,
+        ema_top1: Option<f64>,
+        ema_top5: Option<f64>,
+        images_per_second: f64,
+        seconds: f64,
+    },
+    /// A checkpoint is complete in the store.
+    Checkpoint {
+        global_step: u64,
+        weights_sha256: String,
+    },
+    Warning {
+        message: String,
+    },
+    /// All epochs are done.
+    Finished {
+        weights_sha256: String,
+        ema_sha256: Option<String>,
+        /// Where the HTML report lies.
+        report: String,
+    },
+    /// Stopped on request.
+    Stopped {
+        global_step: u64,
+        /// How to go on.
+        resume: String,
+        /// Where the HTML report lies, if an epoch was evaluated.
+        report: Option<String>,
+    },
+    Error {
+        message: String,
+    },
+}

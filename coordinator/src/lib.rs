@@ -1,0 +1,19 @@
+//! The control plane of a job: who trains, what was applied, which checkpoints exist, how it ends.
+//!
+//! [`machine`] decides and touches nothing; [`serve`] is gRPC, storage and the clock around it;
+//! [`JobEvent`]s tell people and programs what happened.
+
+mod error;
+mod event;
+pub mod machine;
+mod report;
+mod resume;
+mod server;
+mod storage;
+
+pub use error::CoordinatorError;
+pub use event::JobEvent;
+pub use machine::Outcome;
+pub use report::build_report;
+pub use resume::{check_resume, check_same_job};
+pub use server::{ServeConfig, serve};

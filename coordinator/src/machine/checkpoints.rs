@@ -1,0 +1,224 @@
+//! Checkpoints in the making: a checkpoint is committed once every part lies in the store and every
+//! member has reported the steps up to it.
+
+use std::collections::BTreeMap;
+
+use perennial_plan::Cursor;
+use perennial_proto::v1::{PartWritten, StepDone};
+use perennial_report::EpochRecord;
+use serde::{Deserialize, Serialize};
+
+use super::ledger::Ledger;
+
+/// The sums of an epoch that is under way.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    pub samples: u64,
+    pub loss_sum: f64,
+    /// Samples whose label was the best guess.
+    pub top1: u64,
+    /// Samples whose label was among the best five guesses.
+    pub top5: u64,
+    pub seconds: f64,
+}
+
+// === impl Progress ===
+
+impl Progress {
+    pub(super) fn add(&mut self, step: &StepDone) {
+        self.samples += step.samples;
+        self.loss_sum += step.loss_sum;
+        self.top1 += step.top1;
+        self.top5 += step.top5;
+        self.seconds += step.seconds;
+    }
+}
+
+/// Where a run stood after a step that all members have applied.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Snapshot {
+    pub cursor: Cursor,
+    /// The epochs that are done.
+    pub history: Vec<EpochRecord>,
+    /// The sums of the epoch that is not.
+    pub progress: Progress,
+    /// Validation top-1 of the last evaluation.
+    pub metric: Option<f64>,
+}
+
+/// What a run must share with one that goes on from its checkpoint.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Provenance {
+    pub generation: u64,
+    pub numerics: String,
+    pub data_fingerprint: String,
+}
+
+/// Everything that a manifest says of the run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Commit {
+    pub global_step: u64,
+    pub snapshot: Snapshot,
+    pub provenance: Provenance,
+    /// One of each kind.
+    pub parts: Vec<PartWritten>,
+}
+
+// === impl Commit ===
+
+impl Commit {
+    /// The hash of the tensors in the part of this kind.
+    pub fn tensors_sha256(&self, kind: &str) -> Option<&str> {
+        let part = self.parts.iter().find(|part| part.kind == kind)?;
+        Some(&part.tensors_sha256)
+    }
+}
+
+/// What becomes of a checkpoint.
+#[derive(Debug)]
+enum State {
+    Gathering,
+    Committing(Box<Commit>),
+    Committed,
+    Failed(String),
+}
+
+#[derive(Debug)]
+struct Checkpoint {
+    parts: Vec<PartWritten>,
+    /// Once all members have come so far.
+    snapshot: Option<Snapshot>,
+    state: State,
+}
+
+/// The checkpoints of a run, by global step.
+#[derive(Debug)]
+pub(super) struct Checkpoints {
+    kinds: &'static [&'static str],
+    checkpoints: BTreeMap<u64, Checkpoint>,
+    newest: Option<u64>,
+}
+
+/// What became of the last checkpoint.
+pub(super) enum Last<'a> {
+    UnderWay,
+    Committed,
+    Failed(&'a str),
+}
+
+// === impl Checkpoints ===
+
+impl Checkpoints {
+    /// `newest` is the checkpoint from which the run goes on.
+    pub fn new(kinds: &'static [&'static str], newest: Option<u64>) -> Self {
+        Self {
+            kinds,
+            checkpoints: BTreeMap::new(),
+            newest,
+        }
+    }
+
+    /// The newest checkpoint in the store.
+    pub fn newest(&self) -> Option<u64> {
+        self.newest
+    }
+
+    /// Takes a part; an error says why it cannot be one.
+    pub fn part_written(&mut self, part: PartWritten) -> Result<(), String> {
+        let (kind, step) = (&part.kind, part.global_step);
+        if !self.kinds.contains(&kind.as_str()) {
+            return Err(format!(
+                "a checkpoint of this job has no part of kind `{kind}`"
+            ));
+        }
+        let checkpoint = self.entry(step);
+        if checkpoint.parts.iter().any(|known| known.kind == *kind) {
+            return Err(format!("checkpoint {step} has its part `{kind}` already"));
+        }
+        checkpoint.parts.push(part);
+        Ok(())
+    }
+
+    /// All members stand where a checkpoint is due.
+    pub fn due(&mut self, ledger: &Ledger) {
+        self.entry(ledger.global_step()).snapshot = Some(ledger.snapshot());
+    }
+
+    /// The checkpoints that can be committed now.
+    pub fn take_complete(&mut self, provenance: &Provenance) -> Vec<Commit> {
+        let mut commits = Vec::new();
+        for (&global_step, checkpoint) in &mut self.checkpoints {
+            let complete = checkpoint.parts.len() == self.kinds.len();
+            if !complete || !matches!(checkpoint.state, State::Gathering) {
+                continue;
+            }
+            let Some(snapshot) = checkpoint.snapshot.take() else {
+                continue;
+            };
+            let commit = Commit {
+                global_step,
+                snapshot,
+                provenance: provenance.clone(),
+                parts: checkpoint.parts.clone(),
+            };
+            checkpoint.state = State::Committing(Box::new(commit.clone()));
+            commits.push(commit);
+        }
+        commits
+    }
+
+    /// The manifest exists. Returns what it says.
+    pub fn committed(&mut self, global_step: u64) -> Option<Commit> {
+        let checkpoint = self.checkpoints.get_mut(&global_step)?;
+        let State::Committing(commit) = std::mem::replace(&mut checkpoint.state, State::Committed)
+        else {
+            return None;
+        };
+        self.newest = self.newest.max(Some(global_step));
+        // Only the last one is ever asked for again.
+        self.checkpoints
+            .retain(|step, other| *step >= global_step || !matches!(other.state, State::Committed));
+        Some(*commit)
+    }
+
+    /// A part or the manifest could not be written.
+    pub fn failed(&mut self, global_step: u64, message: String) {
+        self.entry(global_step).state = State::Failed(message);
+    }
+
+    /// Whether a commit is under way whose end decides what is newest.
+    pub fn is_committing(&self) -> bool {
+        self.checkpoints
+            .values()
+            .any(|checkpoint| matches!(checkpoint.state, State::Committing(_)))
+    }
+
+    pub fn at(&self, global_step: u64) -> Last<'_> {
+        match self
+            .checkpoints
+            .get(&global_step)
+            .map(|checkpoint| &checkpoint.state)
+        {
+            Some(State::Committed) => Last::Committed,
+            Some(State::Failed(message)) => Last::Failed(message),
+            _ => Last::UnderWay,
+        }
+    }
+
+    /// Whether every part of the checkpoint has come.
+    pub fn has_all_parts(&self, global_step: u64) -> bool {
+        self.checkpoints
+            .get(&global_step)
+            .is_some_and(|checkpoint| checkpoint.parts.len() == self.kinds.len())
+    }
+
+    fn entry(&mut self, global_step: u64) -> &mut Checkpoint {
+        self.checkpoints
+            .entry(global_step)
+            .or_insert_with(|| Checkpoint {
+                parts: Vec::new(),
+                snapshot: None,
+                state: State::Gathering,
+            })
+    }
+}

@@ -1,0 +1,4 @@
+mod bench;
+mod dying;
+mod joining;
+mod running;

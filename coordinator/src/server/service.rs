@@ -1,0 +1,85 @@
+//! The gRPC service: it passes on what comes and knows nothing.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use perennial_proto::v1::coordinator_server::Coordinator;
+use perennial_proto::v1::{CoordinatorMessage, StatusReply, StatusRequest, WorkerMessage};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::machine::{ConnectionId, Event};
+
+/// The way to one worker. Dropping it ends the stream.
+pub(super) type Outgoing = UnboundedSender<Result<CoordinatorMessage, Status>>;
+
+/// What comes to the task that owns the machine.
+pub(super) enum Incoming {
+    Connected(ConnectionId, Outgoing),
+    Event(Event),
+    Status(oneshot::Sender<StatusReply>),
+}
+
+pub(super) struct Service {
+    inbox: UnboundedSender<Incoming>,
+    connections: AtomicU64,
+}
+
+// === impl Service ===
+
+impl Service {
+    pub fn new(inbox: UnboundedSender<Incoming>) -> Self {
+        Self {
+            inbox,
+            connections: AtomicU64::new(0),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Coordinator for Service {
+    type SessionStream = UnboundedReceiverStream<Result<CoordinatorMessage, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<WorkerMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let connection = self.connections.fetch_add(1, Ordering::Relaxed);
+        let (outgoing, messages) = unbounded_channel();
+        self.inbox
+            .send(Incoming::Connected(connection, outgoing))
+            .map_err(|_| run_is_over())?;
+        let inbox = self.inbox.clone();
+        let mut incoming = request.into_inner();
+        tokio::spawn(async move {
+            let cause = loop {
+                match incoming.message().await {
+                    Ok(Some(message)) => {
+                        let event = Event::Message(connection, message);
+                        if inbox.send(Incoming::Event(event)).is_err() {
+                            return;
+                        }
+                    }
+                    Ok(None) => break String::new(),
+                    Err(status) => break status.message().to_string(),
+                }
+            };
+            let _ = inbox.send(Incoming::Event(Event::Disconnected(connection, cause)));
+        });
+        Ok(Response::new(UnboundedReceiverStream::new(messages)))
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        let (answer, reply) = oneshot::channel();
+        self.inbox
+            .send(Incoming::Status(answer))
+            .map_err(|_| run_is_over())?;
+        let reply = reply.await.map_err(|_| run_is_over())?;
+        Ok(Response::new(reply))
+    }
+}
+
+fn run_is_over() -> Status {
+    Status::unavailable("the run is over")
+}

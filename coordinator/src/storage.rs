@@ -1,0 +1,233 @@
+//! The machine's wishes to the store, and what a run finds there at its start.
+
+use chrono::{SecondsFormat, Utc};
+use perennial_plan::Spec;
+use perennial_proto::VERSION;
+use perennial_store::{FORMAT_VERSION, Job, Manifest, Part, PartKind, Retention, StoreError};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::machine::{Commit, Effect, Event, LogEntry, ReportInput, ResumePoint, Snapshot};
+use crate::report::build_report;
+use crate::server::ServeConfig;
+use crate::{CoordinatorError, check_resume, check_same_job};
+
+/// What a run finds in the store.
+pub(crate) struct Opened {
+    pub storage: Storage,
+    pub resume: Option<ResumePoint>,
+    /// The id of the next generation.
+    pub generation: u64,
+    pub log_position: u64,
+}
+
+/// A job's folder and what is written there.
+pub(crate) struct Storage {
+    job: Job,
+    store_url: String,
+    spec: Spec,
+    command: Option<String>,
+}
+
+// === impl Storage ===
+
+impl Storage {
+    /// Finds out where the job stands. Writes its spec if it has none yet, and nothing else.
+    pub async fn open(config: &ServeConfig) -> Result<Opened, CoordinatorError> {
+        let spec = &config.spec;
+        let job = config.store.job(&spec.name)?;
+        let newest = job.newest_checkpoint().await?;
+        let stored = job.spec().await?;
+        let resume = match newest {
+            Some(manifest) if config.resume => {
+                check_resume(spec, &manifest)?;
+                // What attempts that were killed have left; it costs space and nothing else.
+                if let Err(error) = job.remove_unfinished(manifest.global_step).await {
+                    tracing::warn!(%error, "leftovers of older runs could not be removed");
+                }
+                Some(resume_point(manifest)?)
+            }
+            Some(manifest) => {
+                return Err(CoordinatorError::JobExists {
+                    name: spec.name.clone(),
+                    global_step: manifest.global_step,
+                });
+            }
+            None => None,
+        };
+        match stored {
+            Some(stored) => check_same_job(spec, &stored)?,
+            None => job.create_spec(spec).await?,
+        }
+        let log: Vec<LogEntry> = job.read_log(0).await?;
+        let generation = |entry: &LogEntry| match entry {
+            LogEntry::Generation { generation, .. } => generation.id,
+        };
+        Ok(Opened {
+            generation: 1 + log.iter().map(generation).max().unwrap_or(0),
+            log_position: log.len() as u64,
+            resume,
+            storage: Self {
+                job,
+                store_url: config.store_url.clone(),
+                spec: spec.clone(),
+                command: config.command.clone(),
+            },
+        })
+    }
+
+    /// Does what the machine asks for, in its order, and says how it went.
+    pub async fn work_through(
+        self,
+        mut orders: UnboundedReceiver<Effect>,
+        reply: impl Fn(Event) + Send + 'static,
+    ) {
+        while let Some(order) = orders.recv().await {
+            let answer = match order {
+                Effect::AppendLog { position, entry } => {
+                    Some(self.append_log(position, &entry).await)
+                }
+                Effect::CommitCheckpoint(commit) => Some(self.commit(&commit).await),
+                Effect::WriteReport(input) => Some(self.write_report(&input).await),
+                Effect::Prune => {
+                    self.prune().await;
+                    None
+                }
+                _ => None,
+            };
+            answer.map(&reply);
+        }
+    }
+
+    async fn append_log(&self, position: u64, entry: &LogEntry) -> Event {
+        match self.job.append_log(position, entry).await {
+            Ok(()) => Event::LogAppended,
+            Err(StoreError::LogRaceLost { .. }) => Event::LogRaceLost,
+            Err(error) => Event::LogFailed(error.to_string()),
+        }
+    }
+
+    async fn commit(&self, commit: &Commit) -> Event {
+        let global_step = commit.global_step;
+        let written = async {
+            let manifest = self.manifest(commit)?;
+            self.job
+                .commit(&manifest)
+                .await
+                .map_err(|error| error.to_string())
+        };
+        match written.await {
+            Ok(()) => Event::CheckpointCommitted { global_step },
+            Err(message) => Event::CheckpointNotCommitted {
+                global_step,
+                message,
+            },
+        }
+    }
+
+    fn manifest(&self, commit: &Commit) -> Result<Manifest, String> {
+        let parts = commit.parts.iter().map(|part| {
+            let kinds = [PartKind::Model, PartKind::Ema, PartKind::Optimizer];
+            let kind = kinds.into_iter().find(|kind| kind.as_str() == part.kind);
+            Ok(Part {
+                kind: kind.ok_or_else(|| format!("a part of kind `{}` is unknown", part.kind))?,
+                path: part.path.clone(),
+                bytes: part.bytes,
+                sha256: part.sha256.clone(),
+            })
+        });
+        let json =
+            |value: serde_json::Result<serde_json::Value>| value.map_err(|error| error.to_string());
+        let (snapshot, provenance) = (&commit.snapshot, &commit.provenance);
+        Ok(Manifest {
+            format_version: FORMAT_VERSION,
+            job: self.spec.name.clone(),
+            global_step: commit.global_step,
+            cursor: snapshot.cursor,
+            created: now(),
+            spec: self.spec.clone(),
+            spec_identity: self.spec.identity_hash(),
+            data_fingerprint: provenance.data_fingerprint.clone(),
+            numerics: provenance.numerics.clone(),
+            version: VERSION.into(),
+            parts: parts.collect::<Result<_, String>>()?,
+            weights_sha256: commit.tensors_sha256("model").unwrap_or_default().into(),
+            ema_sha256: commit.tensors_sha256("ema").map(str::to_string),
+            history: json(serde_json::to_value(&snapshot.history))?,
+            progress: json(serde_json::to_value(&snapshot.progress))?,
+            metric: snapshot.metric,
+            generation: provenance.generation,
+            ledger_head: None,
+        })
+    }
+
+    /// What could not be removed now is removed after the next checkpoint.
+    async fn prune(&self) {
+        match self
+            .job
+            .retain(&Retention::from(&self.spec.checkpoint))
+            .await
+        {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => tracing::info!(?removed, "retention removed checkpoints"),
+            Err(error) => tracing::warn!(%error, "retention could not remove checkpoints"),
+        }
+    }
+
+    async fn write_report(&self, input: &ReportInput) -> Event {
+        match self.try_write_report(input).await {
+            Ok(location) => Event::ReportWritten(location),
+            Err(message) => Event::ReportFailed(message),
+        }
+    }
+
+    /// Where the HTML lies.
+    async fn try_write_report(&self, input: &ReportInput) -> Result<String, String> {
+        let report = build_report(&self.spec, input, now(), self.command.clone());
+        report.validate().map_err(|error| error.to_string())?;
+        let formats = [
+            ("json", report.to_json_pretty()),
+            ("txt", report.to_text()),
+            ("html", report.to_html()),
+        ];
+        for (format, text) in formats {
+            match self
+                .job
+                .create_report(input.global_step, format, text)
+                .await
+            {
+                // An earlier run evaluated the same weights.
+                Ok(()) | Err(StoreError::Exists { .. }) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(format!(
+            "{}/{}/reports/{:012}/report.html",
+            self.store_url.trim_end_matches('/'),
+            self.spec.name,
+            input.global_step
+        ))
+    }
+}
+
+fn resume_point(manifest: Manifest) -> Result<ResumePoint, CoordinatorError> {
+    let unreadable = |error: serde_json::Error| CoordinatorError::Unreadable {
+        global_step: manifest.global_step,
+        cause: error.to_string(),
+    };
+    Ok(ResumePoint {
+        global_step: manifest.global_step,
+        snapshot: Snapshot {
+            cursor: manifest.cursor,
+            history: serde_json::from_value(manifest.history).map_err(unreadable)?,
+            progress: serde_json::from_value(manifest.progress).map_err(unreadable)?,
+            metric: manifest.metric,
+        },
+        numerics: manifest.numerics,
+        data_fingerprint: manifest.data_fingerprint,
+    })
+}
+
+/// RFC 3339 in UTC, to the second.
+fn now() -> String {
+    Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true)
+}

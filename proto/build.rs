@@ -1,0 +1,8 @@
+//! Makes the crate from the `.proto` file, in Rust alone: protox parses it, no protoc is needed.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let descriptors = protox::compile(["perennial/v1/coordinator.proto"], ["."])?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
+    println!("cargo:rerun-if-changed=perennial/v1/coordinator.proto");
+    Ok(())
+}

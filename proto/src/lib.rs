@@ -1,0 +1,29 @@
+//! What coordinator and workers say to each other ([`v1`]), and the rules of it that both ends must
+//! know ([`rules`]).
+
+pub mod rules;
+
+/// The messages and services of `perennial/v1/coordinator.proto`.
+pub mod v1 {
+    tonic::include_proto!("perennial.v1");
+
+    macro_rules! kinds {
+        ($message:ident, $module:ident: $($kind:ident),*) => {
+            $(impl From<$kind> for $message {
+                fn from(kind: $kind) -> Self {
+                    Self { kind: Some($module::Kind::$kind(kind)) }
+                }
+            })*
+        };
+    }
+
+    kinds!(WorkerMessage, worker_message: Hello, Ready, StepDone, EpochDone, PartWritten,
+        CheckpointFailed, Finished, Failed, Heartbeat);
+    kinds!(CoordinatorMessage, coordinator_message: Welcome, Refused, Start, Stop, End, Heartbeat);
+}
+
+/// The largest message that either end takes, in bytes: an epoch's evaluation grows with the data.
+pub const MAX_MESSAGE_BYTES: usize = 256 << 20;
+
+/// The version of the program; coordinator and workers must have the same.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,69 @@
+//! Rules of the protocol that both ends compute for themselves: no message carries them.
+
+use std::time::Duration;
+
+use perennial_plan::{Cursor, Spec};
+
+/// How often either end says that it lives.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Silence after which the other end counts as lost.
+pub const LEASE: Duration = Duration::from_secs(5);
+
+/// A process that finds so much time between two of its ticks was itself paused, and holds nobody's
+/// silence against them.
+pub const OWN_PAUSE: Duration = Duration::from_secs(2);
+
+/// The kinds of parts that make a checkpoint of this job, in the order in which members take them on.
+pub fn part_kinds(spec: &Spec) -> &'static [&'static str] {
+    if spec.ema.decay > 0.0 {
+        &["model", "ema", "optimizer"]
+    } else {
+        &["model", "optimizer"]
+    }
+}
+
+/// The rank of the member that writes the `index`-th kind of [`part_kinds`].
+pub fn part_writer(index: usize, world_size: usize) -> usize {
+    index % world_size
+}
+
+/// Whether a checkpoint is due once the training stands at `cursor`: at each epoch's end and at every
+/// `checkpoint.every_steps`-th global step. A stop writes one as well, unless it is due anyway.
+pub fn checkpoint_due(spec: &Spec, cursor: Cursor, steps_per_epoch: u32) -> bool {
+    let global_step = cursor.global_step(steps_per_epoch);
+    let every = spec.checkpoint.every_steps;
+    global_step > 0 && (cursor.step == 0 || (every > 0 && global_step.is_multiple_of(every)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checkpoints_are_due_at_each_epochs_end_and_every_so_many_steps() {
+        let mut spec = Spec::default();
+        let due = |spec: &Spec| {
+            let mut cursor = Cursor::default();
+            (0..=10)
+                .filter(|_| {
+                    let due = checkpoint_due(spec, cursor, 5);
+                    cursor = cursor.next(5);
+                    due
+                })
+                .collect::<Vec<u64>>()
+        };
+        assert_eq!(due(&spec), [5, 10]);
+        spec.checkpoint.every_steps = 4;
+        assert_eq!(due(&spec), [4, 5, 8, 10]);
+    }
+
+    #[test]
+    fn every_part_has_one_writer_and_without_an_average_there_is_no_such_part() {
+        let mut spec = Spec::default();
+        assert_eq!(part_kinds(&spec), ["model", "ema", "optimizer"]);
+        spec.ema.decay = 0.0;
+        assert_eq!(part_kinds(&spec), ["model", "optimizer"]);
+        assert_eq!([0, 1, 2].map(|kind| part_writer(kind, 2)), [0, 1, 0]);
+    }
+}

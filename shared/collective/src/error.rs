@@ -1,0 +1,41 @@
+//! What can go wrong in a collective.
+
+/// Why a sum or a connection did not come about.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CollectiveError {
+    /// The connection to a member closed. It may have died, or given up because of another member.
+    #[error("member of rank `{rank}` is lost: {reason}")]
+    PeerLost { rank: usize, reason: String },
+    #[error("member of rank `{rank}` was silent for `{seconds}` seconds")]
+    Timeout { rank: usize, seconds: u64 },
+    #[error("the collective was aborted")]
+    Aborted,
+    /// An earlier call failed.
+    #[error("the collective has failed before; connect the next generation")]
+    Broken,
+    /// GEN-2: this member is behind.
+    #[error("generation `{ours}` is stale: rank `{rank}` is in generation `{theirs}`")]
+    Stale { ours: u64, theirs: u64, rank: usize },
+    #[error("rank `{rank}` at `{address}` refused the connection: {reason}")]
+    Refused {
+        rank: usize,
+        address: String,
+        reason: String,
+    },
+    #[error("rank `{rank}` at `{address}` cannot be reached: {reason}")]
+    Unreachable {
+        rank: usize,
+        address: String,
+        reason: String,
+    },
+    /// A member sent what it must not.
+    #[error("rank `{rank}` broke the protocol: {reason}")]
+    Protocol { rank: usize, reason: String },
+    /// The caller handed in what cannot be summed.
+    #[error("cannot sum this: {0}")]
+    Input(String),
+    #[error("slot `{0}` was never added")]
+    MissingSlot(u32),
+    #[error("cannot listen on `{address}`: {reason}; choose another address")]
+    Listen { address: String, reason: String },
+}

@@ -1,0 +1,170 @@
+//! The sums that one member can finish alone.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use perennial_plan::tree::Node;
+
+use crate::element::{Element, add};
+use crate::error::CollectiveError;
+
+/// Sums the slots of one member up to the maximal nodes of the tree inside them. Siblings are merged
+/// as soon as both are there, so slots that arrive in order take O(log slots) vectors of memory. The
+/// result does not depend on the order of arrival.
+#[derive(Debug)]
+pub struct SlotSum<T> {
+    owned: Range<u32>,
+    maximal: Vec<Node>,
+    /// Complete nodes waiting for their sibling; none: all of its slots are empty.
+    done: BTreeMap<Node, Option<Vec<T>>>,
+    len: Option<usize>,
+}
+
+// === impl SlotSum ===
+
+impl<T: Element> SlotSum<T> {
+    /// For the member that owns the slots `owned` of `slots`.
+    pub fn new(slots: u32, owned: Range<u32>) -> Self {
+        Self {
+            maximal: Node::root(slots).maximal_within(&owned),
+            owned,
+            done: BTreeMap::new(),
+            len: None,
+        }
+    }
+
+    /// Adds what a slot computed; `None` for an empty slot, which contributes nothing.
+    pub fn add(&mut self, slot: u32, value: Option<Vec<T>>) -> Result<(), CollectiveError> {
+        let Some(top) = (self.maximal.iter().copied()).find(|top| covers(*top, slot)) else {
+            let owned = &self.owned;
+            return Err(CollectiveError::Input(format!(
+                "slot `{slot}` is not among the owned slots `{owned:?}`"
+            )));
+        };
+        if self.done.keys().any(|node| covers(*node, slot)) {
+            return Err(CollectiveError::Input(format!(
+                "slot `{slot}` was added twice"
+            )));
+        }
+        if let Some(len) = value.as_ref().map(Vec::len) {
+            let expected = *self.len.get_or_insert(len);
+            if len != expected {
+                return Err(CollectiveError::Input(format!(
+                    "slot `{slot}` has `{len}` elements where others have `{expected}`"
+                )));
+            }
+        }
+
+        let mut node = Node {
+            start: slot,
+            end: slot + 1,
+        };
+        let mut value = value;
+        for (parent, sibling) in ancestors(top, node).into_iter().rev() {
+            let Some(other) = self.done.remove(&sibling) else {
+                break;
+            };
+            value = if sibling < node {
+                merge(other, value)
+            } else {
+                merge(value, other)
+            };
+            node = parent;
+        }
+        self.done.insert(node, value);
+        Ok(())
+    }
+
+    /// The maximal nodes inside the owned slots, without those whose slots are all empty.
+    pub fn finish(self) -> Result<BTreeMap<Node, Vec<T>>, CollectiveError> {
+        for slot in self.maximal.iter().flat_map(|node| node.start..node.end) {
+            if !self.done.keys().any(|node| covers(*node, slot)) {
+                return Err(CollectiveError::MissingSlot(slot));
+            }
+        }
+        let sums = self.done.into_iter();
+        Ok(sums
+            .filter_map(|(node, value)| Some((node, value?)))
+            .collect())
+    }
+}
+
+fn covers(node: Node, slot: u32) -> bool {
+    node.start <= slot && slot < node.end
+}
+
+/// The nodes from `top` down to the parent of `leaf`, each with the child that does not hold `leaf`.
+fn ancestors(top: Node, leaf: Node) -> Vec<(Node, Node)> {
+    let mut path = Vec::new();
+    let mut node = top;
+    while let Some((left, right)) = node.children() {
+        let (next, other) = if covers(left, leaf.start) {
+            (left, right)
+        } else {
+            (right, left)
+        };
+        path.push((node, other));
+        node = next;
+    }
+    path
+}
+
+fn merge<T: Element>(left: Option<Vec<T>>, right: Option<Vec<T>>) -> Option<Vec<T>> {
+    match (left, right) {
+        (Some(mut left), Some(right)) => {
+            add(&mut left, &right);
+            Some(left)
+        }
+        (left, right) => left.or(right),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(slot: u32) -> Option<Vec<f32>> {
+        (slot % 4 != 2).then(|| vec![(slot as f32).sin() * 1e3, 0.1 + slot as f32])
+    }
+
+    #[test]
+    fn the_order_of_arrival_does_not_change_the_sum() {
+        for slots in 1..=9u32 {
+            let mut forward = SlotSum::new(slots, 0..slots);
+            let mut backward = SlotSum::new(slots, 0..slots);
+            let mut odd_first = SlotSum::new(slots, 0..slots);
+            for slot in 0..slots {
+                forward.add(slot, value(slot)).unwrap();
+                let back = slots - 1 - slot;
+                backward.add(back, value(back)).unwrap();
+            }
+            for slot in (1..slots).step_by(2).chain((0..slots).step_by(2)) {
+                odd_first.add(slot, value(slot)).unwrap();
+            }
+            let forward = forward.finish().unwrap();
+            assert_eq!(forward, backward.finish().unwrap());
+            assert_eq!(forward, odd_first.finish().unwrap());
+        }
+    }
+
+    #[test]
+    fn slots_in_order_hold_few_vectors_at_a_time() {
+        let mut sum = SlotSum::new(1024, 0..1024);
+        for slot in 0..1024 {
+            sum.add(slot, Some(vec![1.0f32])).unwrap();
+            assert!(sum.done.len() <= 11);
+        }
+        let finished = sum.finish().unwrap();
+        assert_eq!(finished[&Node::root(1024)], vec![1024.0]);
+    }
+
+    #[test]
+    fn a_slot_that_is_missing_foreign_or_added_twice_is_an_error() {
+        let mut sum = SlotSum::new(4, 0..2);
+        sum.add(1, Some(vec![1.0f64])).unwrap();
+        assert!(sum.add(1, None).is_err());
+        assert!(sum.add(2, None).is_err());
+        assert!(sum.add(0, Some(vec![1.0, 2.0])).is_err());
+        assert_eq!(sum.finish(), Err(CollectiveError::MissingSlot(0)));
+    }
+}

@@ -1,0 +1,194 @@
+//! The first words on a connection: who dials, and whether the other one wants that.
+//!
+//! Hello: magic, version u32, generation u64, rank u32, world size u32, job length u32, job. Reply:
+//! magic, verdict u32, generation u64. The dialer then confirms with one byte, so that a connection
+//! whose dialer has gone is not counted. Numbers are little-endian.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use super::AbortHandle;
+
+const MAGIC: [u8; 8] = *b"PERENMSH";
+const VERSION: u32 = 1;
+const MAX_JOB: usize = 1024;
+const CONFIRM: u8 = b'!';
+/// How often a wait looks whether it was aborted.
+const POLL: Duration = Duration::from_millis(20);
+
+/// What both ends of a connection must agree on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub job: String,
+    pub generation: u64,
+    pub world_size: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum Verdict {
+    Welcome = 0,
+    OtherVersion = 1,
+    OtherJob = 2,
+    OtherGeneration = 3,
+    OtherMembership = 4,
+}
+
+/// Why a dialer was not let in.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// It may go better a little later.
+    Retry(String),
+    /// The other end is in this later generation.
+    Stale(u64),
+    Final(String),
+}
+
+/// A connection with a limit on the time of all that is read from it.
+pub(super) struct Patience<'a> {
+    pub deadline: Instant,
+    pub abort: &'a AbortHandle,
+}
+
+// === impl Patience ===
+
+impl Patience<'_> {
+    fn read_exact(&self, stream: &TcpStream, buffer: &mut [u8]) -> io::Result<()> {
+        let mut stream = stream;
+        let mut filled = 0;
+        while filled < buffer.len() {
+            if self.abort.is_aborted() || Instant::now() >= self.deadline {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            stream.set_read_timeout(Some(POLL))?;
+            match stream.read(&mut buffer[filled..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => filled += count,
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock
+                            | io::ErrorKind::TimedOut
+                            | io::ErrorKind::Interrupted
+                    ) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_u32(&self, stream: &TcpStream) -> io::Result<u32> {
+        let mut bytes = [0; 4];
+        self.read_exact(stream, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    fn read_u64(&self, stream: &TcpStream) -> io::Result<u64> {
+        let mut bytes = [0; 8];
+        self.read_exact(stream, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn read_magic(&self, stream: &TcpStream) -> io::Result<()> {
+        let mut magic = [0; 8];
+        self.read_exact(stream, &mut magic)?;
+        if magic == MAGIC {
+            Ok(())
+        } else {
+            Err(io::Error::other("it is not a member of a collective"))
+        }
+    }
+}
+
+/// Introduces the member of rank `rank` to the one that accepted `stream`.
+pub(super) fn introduce(
+    mut stream: &TcpStream,
+    identity: &Identity,
+    rank: u32,
+    patience: &Patience<'_>,
+) -> Result<(), Refusal> {
+    let retry = |error: io::Error| Refusal::Retry(error.to_string());
+    let mut hello = Vec::new();
+    hello.extend(MAGIC);
+    hello.extend(VERSION.to_le_bytes());
+    hello.extend(identity.generation.to_le_bytes());
+    hello.extend(rank.to_le_bytes());
+    hello.extend(identity.world_size.to_le_bytes());
+    hello.extend((identity.job.len() as u32).to_le_bytes());
+    hello.extend(identity.job.as_bytes());
+    stream.write_all(&hello).map_err(retry)?;
+
+    patience.read_magic(stream).map_err(retry)?;
+    let verdict = patience.read_u32(stream).map_err(retry)?;
+    let theirs = patience.read_u64(stream).map_err(retry)?;
+    match verdict {
+        0 => {
+            stream.write_all(&[CONFIRM]).map_err(retry)?;
+            stream.set_read_timeout(None).map_err(retry)
+        }
+        1 => Err(Refusal::Final(
+            "it speaks another version; run the same program everywhere".to_owned(),
+        )),
+        2 => Err(Refusal::Final(format!(
+            "it works on another job than `{}`",
+            identity.job
+        ))),
+        3 if theirs > identity.generation => Err(Refusal::Stale(theirs)),
+        3 => Err(Refusal::Retry(format!("it is in generation `{theirs}`"))),
+        _ => Err(Refusal::Final(
+            "it knows other members in this generation".to_owned(),
+        )),
+    }
+}
+
+/// Hears who dialed and answers; the rank of a member that is welcome, or why it is not.
+pub(super) fn greet(
+    mut stream: &TcpStream,
+    identity: &Identity,
+    own_rank: u32,
+    patience: &Patience<'_>,
+) -> io::Result<usize> {
+    patience.read_magic(stream)?;
+    let version = patience.read_u32(stream)?;
+    let verdict;
+    let mut rank = 0;
+    if version == VERSION {
+        let generation = patience.read_u64(stream)?;
+        rank = patience.read_u32(stream)?;
+        let world_size = patience.read_u32(stream)?;
+        let job_length = patience.read_u32(stream)? as usize;
+        if job_length > MAX_JOB {
+            return Err(io::Error::other("its job has an endless name"));
+        }
+        let mut job = vec![0; job_length];
+        patience.read_exact(stream, &mut job)?;
+        verdict = if job != identity.job.as_bytes() {
+            Verdict::OtherJob
+        } else if generation != identity.generation {
+            Verdict::OtherGeneration
+        } else if world_size != identity.world_size || rank <= own_rank || rank >= world_size {
+            Verdict::OtherMembership
+        } else {
+            Verdict::Welcome
+        };
+    } else {
+        verdict = Verdict::OtherVersion;
+    }
+
+    let mut reply = Vec::new();
+    reply.extend(MAGIC);
+    reply.extend((verdict as u32).to_le_bytes());
+    reply.extend(identity.generation.to_le_bytes());
+    stream.write_all(&reply)?;
+    if verdict != Verdict::Welcome {
+        return Err(io::Error::other(format!("refused: {verdict:?}")));
+    }
+    let mut confirm = [0];
+    patience.read_exact(stream, &mut confirm)?;
+    if confirm != [CONFIRM] {
+        return Err(io::Error::other("it did not confirm"));
+    }
+    stream.set_read_timeout(None)?;
+    Ok(rank as usize)
+}

@@ -1,0 +1,207 @@
+//! Slots of the training set and portions of the validation set, ready for the network.
+
+use std::sync::Arc;
+
+use perennial_plan::Spec;
+use perennial_plan::random::{Domain, Stream};
+
+use crate::augment::Transform;
+use crate::cache::PictureCache;
+use crate::decode::{Picture, read_picture};
+use crate::error::DataError;
+use crate::folder::{DataSet, Sample, Side, Skipped};
+use crate::mix::Mixer;
+use crate::prefetch::Prefetcher;
+
+/// The samples of one slot, or of one portion of an evaluation.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SlotBatch {
+    /// `[n, size, size, 3]`, normalised.
+    pub images: Vec<f32>,
+    /// `[n, classes]`: what the loss is taken against; each row sums to 1.
+    pub targets: Vec<f32>,
+    /// `[n]`: each sample's own class.
+    pub labels: Vec<u32>,
+}
+
+/// What to prepare.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// One slot of one step, augmented and mixed.
+    Train {
+        epoch: u32,
+        global_step: u64,
+        slot: u32,
+        /// Places in [`DataSet::train`].
+        samples: Vec<u32>,
+    },
+    /// Pictures as evaluation sees them: resized and normalised; targets are one-hot.
+    Eval {
+        side: Side,
+        /// Places in that side's list.
+        samples: Vec<u32>,
+    },
+}
+
+/// A data set with a job's transforms. Every batch is a pure function of its arguments.
+#[derive(Debug)]
+pub struct Pipeline {
+    data: DataSet,
+    seed: u64,
+    max_pixels: u64,
+    transform: Transform,
+    mixer: Mixer,
+    cache: PictureCache,
+}
+
+// === impl Pipeline ===
+
+impl Pipeline {
+    /// Opens the data set of a job and decodes every picture once, so that one that cannot be used is
+    /// found before training; pictures that fit into `data.cache_mib` stay. Returns what was left out.
+    pub fn open(spec: &Spec) -> Result<(Self, Vec<Skipped>), DataError> {
+        let mut pipeline = Self::new(DataSet::open(&spec.data)?, spec);
+        let mut data = std::mem::take(&mut pipeline.data);
+        let keep = |sample: &Sample, side, picture| {
+            pipeline.keep(sample, side, picture);
+        };
+        let skipped = data.verify(spec.data.on_bad_image, spec.data.max_pixels, keep)?;
+        pipeline.data = data;
+        Ok((pipeline, skipped))
+    }
+
+    /// Without looking at the pictures: each is decoded when it is first needed.
+    pub fn new(data: DataSet, spec: &Spec) -> Self {
+        let ids = data.train.iter().chain(&data.val).map(|sample| sample.id);
+        let count = ids.max().map_or(0, |most| most as usize + 1);
+        Self {
+            seed: spec.seed,
+            max_pixels: spec.data.max_pixels,
+            transform: Transform::new(&spec.data, &spec.augment),
+            mixer: Mixer::new(&spec.mix, data.classes.len()),
+            cache: PictureCache::new(count, spec.data.cache_mib.saturating_mul(1 << 20)),
+            data,
+        }
+    }
+
+    pub fn data(&self) -> &DataSet {
+        &self.data
+    }
+
+    /// Height and width of the pictures that come out.
+    pub fn image_size(&self) -> u32 {
+        self.transform.size()
+    }
+
+    /// Bytes of decoded pictures that are kept.
+    pub fn cached_bytes(&self) -> u64 {
+        self.cache.used()
+    }
+
+    /// The training samples at places `samples`, augmented by (seed, epoch, sample) and mixed by (seed,
+    /// step, slot).
+    ///
+    /// # Panics
+    /// When a place is not in [`DataSet::train`].
+    pub fn train_slot(
+        &self,
+        epoch: u32,
+        global_step: u64,
+        slot: u32,
+        samples: &[u32],
+    ) -> Result<SlotBatch, DataError> {
+        let mut batch = self.empty_batch(samples.len());
+        for place in samples {
+            let sample = &self.data.train[*place as usize];
+            let picture = self.picture(sample, Side::Train)?;
+            let key = [u64::from(epoch), u64::from(*place)];
+            let mut random = Stream::new(self.seed, Domain::Augment, &key);
+            let augmented = self.transform.augmented(&picture, &mut random);
+            self.transform.normalise(&augmented, &mut batch.images);
+            batch.labels.push(sample.class);
+        }
+        let size = self.transform.size() as usize;
+        let key = [global_step, u64::from(slot)];
+        let mut random = Stream::new(self.seed, Domain::Mix, &key);
+        let plan = self.mixer.draw(&mut random, size, size);
+        batch.targets = self
+            .mixer
+            .apply(&plan, &mut batch.images, size, &batch.labels);
+        Ok(batch)
+    }
+
+    /// The samples at places `samples` of `side`, resized and normalised.
+    ///
+    /// # Panics
+    /// When a place is not in that side's list.
+    pub fn eval_batch(&self, side: Side, samples: &[u32]) -> Result<SlotBatch, DataError> {
+        let mut batch = self.empty_batch(samples.len());
+        let classes = self.data.classes.len() as u32;
+        for place in samples {
+            let sample = &self.data.side(side)[*place as usize];
+            let picture = self.picture(sample, side)?;
+            let resized = self.transform.resized(&picture);
+            self.transform.normalise(&resized, &mut batch.images);
+            batch.labels.push(sample.class);
+            let one_hot = (0..classes).map(|class| if class == sample.class { 1.0 } else { 0.0 });
+            batch.targets.extend(one_hot);
+        }
+        Ok(batch)
+    }
+
+    /// Answers one request.
+    pub fn answer(&self, request: &Request) -> Result<SlotBatch, DataError> {
+        match request {
+            Request::Train {
+                epoch,
+                global_step,
+                slot,
+                samples,
+            } => self.train_slot(*epoch, *global_step, *slot, samples),
+            Request::Eval { side, samples } => self.eval_batch(*side, samples),
+        }
+    }
+
+    /// Answers `requests` in order on `threads` threads, up to `look_ahead` batches ahead of their use.
+    pub fn prefetch(
+        self: &Arc<Self>,
+        threads: usize,
+        look_ahead: usize,
+        requests: impl Iterator<Item = Request> + Send + 'static,
+    ) -> Prefetcher<Result<SlotBatch, DataError>> {
+        let pipeline = self.clone();
+        Prefetcher::new(threads, look_ahead, requests, move |request| {
+            pipeline.answer(&request)
+        })
+    }
+
+    fn empty_batch(&self, samples: usize) -> SlotBatch {
+        let size = self.transform.size() as usize;
+        SlotBatch {
+            images: Vec::with_capacity(samples * size * size * 3),
+            targets: Vec::new(),
+            labels: Vec::with_capacity(samples),
+        }
+    }
+
+    /// The picture from which the side's transforms start: decoded for random crops, else resized.
+    fn picture(&self, sample: &Sample, side: Side) -> Result<Arc<Picture>, DataError> {
+        match self.cache.get(sample.id) {
+            Some(picture) => Ok(picture),
+            None => {
+                let picture = read_picture(&sample.path, self.max_pixels)?;
+                Ok(self.keep(sample, side, picture))
+            }
+        }
+    }
+
+    fn keep(&self, sample: &Sample, side: Side, picture: Picture) -> Arc<Picture> {
+        let whole = side == Side::Train && self.transform.crops();
+        let picture = if whole {
+            picture
+        } else {
+            self.transform.resized(&picture)
+        };
+        self.cache.offer(sample.id, picture)
+    }
+}

@@ -1,0 +1,226 @@
+//! CAS-ViT: Zhang et al., "CAS-ViT: Convolutional additive self-attention vision transformers for
+//! efficient mobile applications", arXiv 2408.03703. Parameters carry the names of the official
+//! implementation. Activations are `[batch, height, width, channels]`.
+
+use burn::tensor::Tensor;
+use perennial_kernels::{Activation, ops};
+
+use crate::bound::Pass;
+use crate::layers::{BatchNorm, Depthwise, Downsample, Linear, Pointwise};
+use crate::table::Table;
+
+/// Blocks and channels of the four stages.
+#[derive(Debug, Clone, Copy)]
+pub struct Variant {
+    pub layers: [usize; 4],
+    pub dims: [usize; 4],
+}
+
+/// The network.
+pub struct CasVit {
+    stem: [(Downsample, BatchNorm); 2],
+    stages: [Vec<AdditiveBlock>; 4],
+    /// Between the stages.
+    downsamples: [(Downsample, BatchNorm); 3],
+    norm: BatchNorm,
+    heads: Vec<Linear>,
+}
+
+/// Three residual steps: local integration, additive token mixing, feed-forward.
+struct AdditiveBlock {
+    local: LocalIntegration,
+    norm1: BatchNorm,
+    mixer: AdditiveTokenMixer,
+    norm2: BatchNorm,
+    fc1: Pointwise,
+    fc2: Pointwise,
+    drop_path: f32,
+    /// The number of this block in the network; its two dropped branches are `2 * index` and the next.
+    index: u64,
+}
+
+/// Pointwise, depthwise, pointwise.
+struct LocalIntegration {
+    expand: Pointwise,
+    norm: BatchNorm,
+    depthwise: Depthwise,
+    project: Pointwise,
+}
+
+/// `proj(dwc(context(q) + context(k)) * v)`: similarity by addition, cost linear in the tokens.
+struct AdditiveTokenMixer {
+    qkv: Pointwise,
+    query: Context,
+    key: Context,
+    dwc: Depthwise,
+    proj: Depthwise,
+    dim: usize,
+}
+
+/// A gate a pixel, then a gate a channel.
+struct Context {
+    depthwise: Depthwise,
+    norm: BatchNorm,
+    spatial: Pointwise,
+    channel: Pointwise,
+}
+
+// === impl Variant ===
+
+impl Variant {
+    /// `casvit_xs`, `casvit_s`, `casvit_m` or `casvit_t`.
+    pub fn named(name: &str) -> Option<Self> {
+        let (layers, dims) = match name {
+            "casvit_xs" => ([2, 2, 4, 2], [48, 56, 112, 220]),
+            "casvit_s" => ([3, 3, 6, 3], [48, 64, 128, 256]),
+            "casvit_m" => ([3, 3, 6, 3], [64, 96, 192, 384]),
+            "casvit_t" => ([3, 3, 6, 3], [96, 128, 256, 512]),
+            _ => return None,
+        };
+        Some(Self { layers, dims })
+    }
+}
+
+// === impl CasVit ===
+
+impl CasVit {
+    pub fn new(table: &mut Table, variant: Variant, classes: usize, drop_path: f32, distillation: bool) -> Self {
+        let Variant { layers, dims } = variant;
+        let mut downsample = |conv: &str, norm: &str, inputs, outputs, activation| {
+            (Downsample::new(table, conv, inputs, outputs), BatchNorm::new(table, norm, outputs, activation))
+        };
+        let stem = [
+            downsample("patch_embed.0", "patch_embed.1", 3, dims[0] / 2, Activation::Relu),
+            downsample("patch_embed.3", "patch_embed.4", dims[0] / 2, dims[0], Activation::Relu),
+        ];
+        let downsamples = [1, 3, 5].map(|at| {
+            let (inputs, outputs) = (dims[at / 2], dims[at / 2 + 1]);
+            let (conv, norm) = (format!("network.{at}.proj"), format!("network.{at}.norm"));
+            downsample(&conv, &norm, inputs, outputs, Activation::None)
+        });
+        let blocks: usize = layers.iter().sum();
+        let mut index = 0;
+        let stages = std::array::from_fn(|stage| {
+            (0..layers[stage])
+                .map(|block| {
+                    let name = format!("network.{}.{block}", 2 * stage);
+                    let rate = drop_path * index as f32 / (blocks - 1) as f32;
+                    let block = AdditiveBlock::new(table, &name, dims[stage], rate, index);
+                    index += 1;
+                    block
+                })
+                .collect()
+        });
+        let norm = BatchNorm::new(table, "norm", dims[3], Activation::None);
+        let names: &[&str] = if distillation { &["head", "dist_head"] } else { &["head"] };
+        let heads = names.iter().map(|name| Linear::new(table, name, dims[3], classes)).collect();
+        table.lay_out();
+        Self { stem, stages, downsamples, norm, heads }
+    }
+
+    /// `images`: `[batch, height, width, 3]`; a `[batch, classes]` from each head.
+    pub fn forward(&self, images: Tensor<4>, pass: &Pass) -> Vec<Tensor<2>> {
+        let mut x = images;
+        for (conv, norm) in &self.stem {
+            x = norm.forward(conv.forward(x, pass), pass);
+        }
+        for (stage, blocks) in self.stages.iter().enumerate() {
+            if stage > 0 {
+                let (conv, norm) = &self.downsamples[stage - 1];
+                x = norm.forward(conv.forward(x, pass), pass);
+            }
+            for block in blocks {
+                x = block.forward(x, pass);
+            }
+        }
+        // The normalisation comes before the pooling: in training its statistics are over pixels.
+        let x = self.norm.forward(x, pass);
+        let [batch, height, width, channels] = x.dims();
+        let pooled = x.reshape([batch, height * width, channels]).mean_dim(1).reshape([batch, channels]);
+        self.heads.iter().map(|head| head.forward(pooled.clone(), pass)).collect()
+    }
+}
+
+// === impl AdditiveBlock ===
+
+impl AdditiveBlock {
+    fn new(table: &mut Table, name: &str, dim: usize, drop_path: f32, index: u64) -> Self {
+        Self {
+            local: LocalIntegration::new(table, &format!("{name}.local_perception.network"), dim),
+            norm1: BatchNorm::new(table, &format!("{name}.norm1"), dim, Activation::None),
+            mixer: AdditiveTokenMixer::new(table, &format!("{name}.attn"), dim),
+            norm2: BatchNorm::new(table, &format!("{name}.norm2"), dim, Activation::None),
+            fc1: Pointwise::new(table, &format!("{name}.mlp.fc1"), dim, 4 * dim, true),
+            fc2: Pointwise::new(table, &format!("{name}.mlp.fc2"), 4 * dim, dim, true),
+            drop_path,
+            index,
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
+        let x = x.clone() + self.local.forward(x, pass);
+        let mixed = self.mixer.forward(self.norm1.forward(x.clone(), pass), pass);
+        let x = x + pass.drop_path(mixed, self.drop_path, 2 * self.index);
+        let hidden = ops::gelu(self.fc1.forward(self.norm2.forward(x.clone(), pass), pass));
+        x + pass.drop_path(self.fc2.forward(hidden, pass), self.drop_path, 2 * self.index + 1)
+    }
+}
+
+// === impl LocalIntegration ===
+
+impl LocalIntegration {
+    fn new(table: &mut Table, name: &str, dim: usize) -> Self {
+        Self {
+            expand: Pointwise::new(table, &format!("{name}.0"), dim, dim, true),
+            norm: BatchNorm::new(table, &format!("{name}.1"), dim, Activation::None),
+            depthwise: Depthwise::new(table, &format!("{name}.2"), dim),
+            project: Pointwise::new(table, &format!("{name}.4"), dim, dim, true),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
+        let x = self.norm.forward(self.expand.forward(x, pass), pass);
+        self.project.forward(ops::gelu(self.depthwise.forward(x, pass)), pass)
+    }
+}
+
+// === impl AdditiveTokenMixer ===
+
+impl AdditiveTokenMixer {
+    fn new(table: &mut Table, name: &str, dim: usize) -> Self {
+        Self {
+            qkv: Pointwise::new(table, &format!("{name}.qkv"), dim, 3 * dim, false),
+            query: Context::new(table, &format!("{name}.oper_q"), dim),
+            key: Context::new(table, &format!("{name}.oper_k"), dim),
+            dwc: Depthwise::new(table, &format!("{name}.dwc"), dim),
+            proj: Depthwise::new(table, &format!("{name}.proj"), dim),
+            dim,
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
+        let qkv = self.qkv.forward(x, pass);
+        let part = |index: usize| qkv.clone().narrow(3, index * self.dim, self.dim);
+        let context = self.query.forward(part(0), pass) + self.key.forward(part(1), pass);
+        self.proj.forward(self.dwc.forward(context, pass) * part(2), pass)
+    }
+}
+
+// === impl Context ===
+
+impl Context {
+    fn new(table: &mut Table, name: &str, dim: usize) -> Self {
+        Self {
+            depthwise: Depthwise::new(table, &format!("{name}.0.block.0"), dim),
+            norm: BatchNorm::new(table, &format!("{name}.0.block.1"), dim, Activation::Relu),
+            spatial: Pointwise::new(table, &format!("{name}.0.block.3"), dim, 1, false),
+            channel: Pointwise::new(table, &format!("{name}.1.block.1"), dim, dim, false),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
+        let hidden = self.norm.forward(self.depthwise.forward(x.clone(), pass), pass);
+        let x = ops::spatial_gate(x, hidden, self.spatial.weight(pass));
+        ops::channel_gate(x, self.channel.weight(pass))
+    }
+}

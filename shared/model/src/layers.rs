@@ -1,0 +1,132 @@
+//! The layers that networks are made of, over channels-last activations.
+
+use burn::tensor::Tensor;
+use perennial_kernels::{Activation, ops};
+
+use crate::bound::{EPSILON, Pass};
+use crate::table::{Init, NormId, ParameterId, Table};
+
+/// PyTorch's default for convolutions and their biases: uniform within `1 / sqrt(fan_in)`.
+fn convolution(table: &mut Table, name: &str, shape: [usize; 4], bias: bool) -> (ParameterId, Option<ParameterId>) {
+    let fan_in = shape[1] * shape[2] * shape[3];
+    let init = Init::Uniform(1.0 / (fan_in as f64).sqrt());
+    let weight = table.parameter(format!("{name}.weight"), &shape, init);
+    let bias = bias.then(|| table.parameter(format!("{name}.bias"), &shape[..1], init));
+    (weight, bias)
+}
+
+/// A pointwise convolution.
+pub struct Pointwise {
+    weight: ParameterId,
+    bias: Option<ParameterId>,
+}
+
+/// A depthwise 3x3 convolution, stride 1, padding 1.
+pub struct Depthwise {
+    weight: ParameterId,
+    bias: ParameterId,
+}
+
+/// A dense 3x3 convolution, stride 2, padding 1.
+pub struct Downsample {
+    weight: ParameterId,
+    bias: ParameterId,
+}
+
+/// Batch normalisation and the activation that follows it.
+pub struct BatchNorm {
+    norm: NormId,
+    gamma: ParameterId,
+    beta: ParameterId,
+    activation: Activation,
+}
+
+/// A classifier.
+pub struct Linear {
+    weight: ParameterId,
+    bias: ParameterId,
+}
+
+// === impl Pointwise ===
+
+impl Pointwise {
+    pub fn new(table: &mut Table, name: &str, inputs: usize, outputs: usize, bias: bool) -> Self {
+        let (weight, bias) = convolution(table, name, [outputs, inputs, 1, 1], bias);
+        Self { weight, bias }
+    }
+
+    pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
+        let weight = pass.bound.kernel(self.weight);
+        match self.bias {
+            Some(bias) => ops::linear_bias(x, weight, pass.bound.vector(bias)),
+            None => ops::linear(x, weight),
+        }
+    }
+
+    /// The weight alone, for a gate that computes with it.
+    pub fn weight(&self, pass: &Pass) -> Tensor<4> {
+        pass.bound.kernel(self.weight)
+    }
+}
+
+// === impl Depthwise ===
+
+impl Depthwise {
+    pub fn new(table: &mut Table, name: &str, channels: usize) -> Self {
+        let (weight, bias) = convolution(table, name, [channels, 1, 3, 3], true);
+        Self { weight, bias: bias.expect("made with a bias") }
+    }
+
+    pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
+        ops::depthwise(x, pass.bound.kernel(self.weight), pass.bound.vector(self.bias))
+    }
+}
+
+// === impl Downsample ===
+
+impl Downsample {
+    pub fn new(table: &mut Table, name: &str, inputs: usize, outputs: usize) -> Self {
+        let (weight, bias) = convolution(table, name, [outputs, inputs, 3, 3], true);
+        Self { weight, bias: bias.expect("made with a bias") }
+    }
+
+    pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
+        ops::conv_stride2(x, pass.bound.kernel(self.weight), pass.bound.vector(self.bias))
+    }
+}
+
+// === impl BatchNorm ===
+
+impl BatchNorm {
+    pub fn new(table: &mut Table, name: &str, channels: usize, activation: Activation) -> Self {
+        let (norm, gamma, beta) = table.norm(name.to_string(), channels);
+        Self { norm, gamma, beta, activation }
+    }
+
+    pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
+        if !pass.is_training() {
+            let (scale, shift) = pass.bound.folded(self.norm);
+            return ops::scale_shift(x, scale, shift, self.activation);
+        }
+        let [batch, height, width, _] = x.dims();
+        let (gamma, beta) = (pass.bound.vector(self.gamma), pass.bound.vector(self.beta));
+        let result = ops::batch_norm(x, gamma, beta, EPSILON, self.activation);
+        let values = |tensor: Tensor<1>| tensor.into_data().into_vec::<f32>().expect("statistics are f32");
+        pass.record_moments(self.norm, batch * height * width, &values(result.mean), &values(result.variance));
+        result.output
+    }
+}
+
+// === impl Linear ===
+
+impl Linear {
+    pub fn new(table: &mut Table, name: &str, inputs: usize, outputs: usize) -> Self {
+        let weight = table.parameter(format!("{name}.weight"), &[outputs, inputs], Init::Normal(0.02));
+        let bias = table.parameter(format!("{name}.bias"), &[outputs], Init::Zeros);
+        Self { weight, bias }
+    }
+
+    pub fn forward(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
+        ops::linear_bias(x, pass.bound.matrix(self.weight), pass.bound.vector(self.bias))
+    }
+}

@@ -1,0 +1,23 @@
+//! What a training run hands to people: the evaluation report with its training curves.
+//!
+//! A [`Report`] is plain data that the trainer fills. It is written as JSON (for programs, and to read it back),
+//! as text (for a terminal) and as one self-contained HTML page (to send to somebody). The page needs no
+//! network and no script, and everything that came from outside is escaped in it.
+//!
+//! [`ClassificationReport`] is scikit-learn's, to the byte.
+
+mod classification;
+mod confusion;
+mod format;
+mod html;
+mod report;
+mod text;
+
+pub use classification::{
+    ClassScores, ClassificationReport, Overall, Scores, classification_report,
+};
+pub use confusion::{ConfusedPair, confusion_matrix, most_confused};
+pub use report::{
+    DataSummary, EpochRecord, Evaluation, FORMAT_VERSION, Mistake, ModelSummary, Report,
+    ReportError, Weights,
+};

@@ -1,0 +1,149 @@
+//! From an address to a store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{BackoffConfig, ClientOptions, RetryConfig};
+
+use crate::backend::{Place, Store};
+use crate::error::StoreError;
+use crate::translate::chain;
+
+/// How long one try to connect may take.
+const CONNECT: Duration = Duration::from_secs(3);
+/// How long one request may take, a large upload included.
+const REQUEST: Duration = Duration::from_secs(300);
+/// After this long a failing request is not tried again.
+const RETRIES: Duration = Duration::from_secs(8);
+// === impl Store ===
+
+impl Store {
+    /// Opens a folder, created when it is missing, or `s3://bucket/prefix` with the endpoint, keys and
+    /// region of the process's `AWS_*` variables. Nothing is sent yet.
+    pub fn open(url: &str) -> Result<Self, StoreError> {
+        let variables = std::env::vars_os()
+            .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        Self::open_with(url, &variables)
+    }
+
+    /// As [`Store::open`], with these variables instead of the process's.
+    pub fn open_with(url: &str, variables: &BTreeMap<String, String>) -> Result<Self, StoreError> {
+        if let Some(rest) = url.strip_prefix("s3://") {
+            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            return Self::bucket(url, bucket, prefix, variables);
+        }
+        let folder = url.strip_prefix("file://").unwrap_or(url);
+        if folder.is_empty() || folder.contains("://") {
+            return Err(StoreError::Url {
+                url: url.to_owned(),
+                reason: "it must be a folder or `s3://bucket/prefix`".to_owned(),
+            });
+        }
+        Self::folder(url, folder)
+    }
+
+    fn folder(url: &str, folder: &str) -> Result<Self, StoreError> {
+        let refused = |reason: String| StoreError::Url {
+            url: url.to_owned(),
+            reason,
+        };
+        std::fs::create_dir_all(folder).map_err(|error| refused(error.to_string()))?;
+        let objects = LocalFileSystem::new_with_prefix(folder)
+            .map_err(|error| refused(error.to_string()))?
+            .with_automatic_cleanup(true)
+            .with_fsync(true);
+        Ok(Self {
+            objects: Arc::new(objects),
+            prefix: Path::default(),
+            place: Arc::new(Place {
+                url: url.to_owned(),
+                bucket: String::new(),
+                endpoint: folder.to_owned(),
+            }),
+        })
+    }
+
+    fn bucket(
+        url: &str,
+        bucket: &str,
+        prefix: &str,
+        variables: &BTreeMap<String, String>,
+    ) -> Result<Self, StoreError> {
+        let refused = |reason: String| StoreError::Url {
+            url: url.to_owned(),
+            reason,
+        };
+        if bucket.is_empty() {
+            return Err(refused("it names no bucket".to_owned()));
+        }
+        let prefix = Path::parse(prefix.trim_end_matches('/'))
+            .map_err(|error| refused(error.to_string()))?;
+        let retry = RetryConfig {
+            backoff: BackoffConfig {
+                init_backoff: Duration::from_millis(100),
+                max_backoff: Duration::from_secs(2),
+                base: 2.0,
+            },
+            max_retries: 5,
+            retry_timeout: RETRIES,
+        };
+        let client = ClientOptions::new()
+            .with_connect_timeout(CONNECT)
+            .with_timeout(REQUEST);
+        let mut builder = AmazonS3Builder::new()
+            .with_client_options(client)
+            .with_retry(retry)
+            .with_bucket_name(bucket);
+        let mut endpoint = None;
+        for (name, value) in variables {
+            let name = name.to_ascii_lowercase();
+            if !name.starts_with("aws_") {
+                continue;
+            }
+            let Ok(key) = name.parse::<AmazonS3ConfigKey>() else {
+                continue;
+            };
+            // The bucket comes from the address alone.
+            if matches!(key, AmazonS3ConfigKey::Bucket) {
+                continue;
+            }
+            let names_s3 = matches!(key, AmazonS3ConfigKey::S3Endpoint);
+            if names_s3 || matches!(key, AmazonS3ConfigKey::Endpoint) && endpoint.is_none() {
+                endpoint = Some(value.clone());
+            }
+            builder = builder.with_config(key, value);
+        }
+        if endpoint.as_ref().is_some_and(|e| e.starts_with("http://")) {
+            builder = builder.with_allow_http(true);
+        }
+        let set = |name: &str| variables.contains_key(name);
+        let keys = set("AWS_ACCESS_KEY_ID") && set("AWS_SECRET_ACCESS_KEY");
+        // Amazon's machines and clusters hand out keys themselves; other servers do not.
+        let others = endpoint
+            .as_ref()
+            .is_some_and(|e| !e.contains("amazonaws.com"));
+        let handed = set("AWS_WEB_IDENTITY_TOKEN_FILE")
+            || set("AWS_CONTAINER_CREDENTIALS_FULL_URI")
+            || set("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+            || set("AWS_SKIP_SIGNATURE");
+        if others && !keys && !handed {
+            let wanted = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
+            return Err(refused(wanted.to_owned()));
+        }
+        let objects = builder.build().map_err(|error| refused(chain(&error)))?;
+        Ok(Self {
+            objects: Arc::new(objects),
+            prefix,
+            place: Arc::new(Place {
+                url: url.to_owned(),
+                bucket: bucket.to_owned(),
+                endpoint: endpoint.unwrap_or_else(|| "Amazon S3".to_owned()),
+            }),
+        })
+    }
+}

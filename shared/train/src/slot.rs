@@ -1,0 +1,90 @@
+//! The gradient of one slot.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use perennial_model::{Bound, DropPathKey, Mode, Network, Pass};
+
+use crate::loss::soft_target_cross_entropy;
+use crate::metrics::top_k;
+
+/// The samples of one slot: `n` pictures and what the loss is taken against.
+#[derive(Debug, Clone, Default)]
+pub struct SlotInput {
+    /// `[n, size, size, 3]`, normalised.
+    pub images: Vec<f32>,
+    /// `[n, classes]`, each row sums to one.
+    pub targets: Vec<f32>,
+    /// `[n]`, each sample's own class.
+    pub labels: Vec<u32>,
+}
+
+/// What a slot contributes to its step. Both add over slots.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SlotOutcome {
+    /// The gradient of the sum of the samples' losses, laid out as the parameters.
+    pub gradient: Vec<f32>,
+    /// Samples, sum of losses, top-1 and top-5 counts, then the moments of every batch normalisation.
+    pub statistics: Vec<f64>,
+}
+
+/// Numbers in the statistics before the moments.
+pub(crate) const COUNTS: usize = 4;
+
+/// Length of the statistics of a step.
+pub fn statistics_len(network: &Network) -> usize {
+    COUNTS + network.table.moments_len()
+}
+
+/// Forward and backward of one slot on the calling thread. `size` is the pictures' height and width.
+/// With two heads the loss is the mean of theirs.
+pub fn slot_gradient(
+    network: &Network,
+    bound: &Bound,
+    input: SlotInput,
+    size: usize,
+    key: DropPathKey,
+) -> SlotOutcome {
+    let samples = input.labels.len();
+    let classes = input.targets.len() / samples;
+    let leaves = bound.with_gradients();
+    let pass = Pass::new(&leaves, Mode::Training(key));
+    let images = TensorData::new(input.images, [samples, size, size, 3]);
+    let images = Tensor::<4>::from_data(images, &Device::flex()).autodiff();
+    let heads = network.forward(images, &pass);
+
+    let share = 1.0 / heads.len() as f32;
+    let mut loss = 0.0;
+    let mut mean_logits = vec![0.0f32; samples * classes];
+    let mut surrogate: Option<Tensor<1>> = None;
+    for head in heads {
+        let logits = head.clone().inner().into_data().into_vec::<f32>().expect("logits are f32");
+        let mut gradient = vec![0.0f32; logits.len()];
+        loss += f64::from(share) * soft_target_cross_entropy(&logits, &input.targets, classes, &mut gradient);
+        for (mean, logit) in mean_logits.iter_mut().zip(&logits) {
+            *mean += share * logit;
+        }
+        gradient.iter_mut().for_each(|value| *value *= share);
+        // The loss's gradient is known: its product with the logits has it as derivative.
+        let gradient = Tensor::<2>::from_data(TensorData::new(gradient, [samples, classes]), &Device::flex());
+        let product = (head * gradient.autodiff()).sum();
+        surrogate = Some(match surrogate {
+            Some(sum) => sum + product,
+            None => product,
+        });
+    }
+    let mut gradients = surrogate.expect("a network has a head").backward();
+    let moments = pass.into_moments();
+
+    let top1 = top_k(&mean_logits, classes, &input.labels, 1);
+    let top5 = top_k(&mean_logits, classes, &input.labels, 5);
+    let mut statistics = vec![samples as f64, loss, top1 as f64, top5 as f64];
+    statistics.extend(moments);
+    SlotOutcome { gradient: leaves.take_gradients(&network.table, &mut gradients), statistics }
+}
+
+/// Logits for inference, `[n, classes]`, on the calling thread. `images`: `[n, size, size, 3]`.
+pub fn infer(network: &Network, bound: &Bound, images: Vec<f32>, size: usize) -> Vec<f32> {
+    let samples = images.len() / (size * size * 3);
+    let images = Tensor::<4>::from_data(TensorData::new(images, [samples, size, size, 3]), &Device::flex());
+    let logits = network.logits(images, &Pass::new(bound, Mode::Evaluation));
+    logits.into_data().into_vec::<f32>().expect("logits are f32")
+}

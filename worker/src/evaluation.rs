@@ -1,0 +1,172 @@
+//! Validation by all members: each evaluates its slots of the validation set, everybody gets the whole.
+
+use std::path::PathBuf;
+
+use base64::Engine;
+use perennial_collective::{Contribution, Partial, SlotSum};
+use perennial_data::{DataError, DataSet, Pipeline, Side, thumbnail_jpeg};
+use perennial_model::{Bound, Network, Weights};
+use perennial_plan::invariants::Invariant;
+use perennial_plan::order::slot_range;
+use perennial_report::{Evaluation, Mistake, confusion_matrix};
+use perennial_train::{infer, loss, metrics};
+
+use crate::error::WorkerError;
+use crate::member::Member;
+use crate::slots::Cores;
+
+/// Pictures in one forward pass.
+pub(crate) const PORTION: usize = 64;
+/// The most confident mistakes that a report shows.
+const MISTAKES: usize = 24;
+/// The longer side of a mistake's picture in pixels.
+const THUMBNAIL: u32 = 96;
+
+/// Numbers a sample: evaluated, loss, predicted class, its probability, truth among the best k.
+const FIELDS: usize = 5;
+
+impl Member<'_> {
+    /// Evaluates raw and averaged weights; the JSON `{"raw": ..., "ema": ...}` that the report is made of.
+    pub fn evaluate(&mut self, cores: &Cores) -> Result<Vec<u8>, WorkerError> {
+        let raw = self.evaluate_weights(cores, &self.replica.weights.clone())?;
+        let ema = match self.replica.ema.clone() {
+            Some(weights) => Some(self.evaluate_weights(cores, &weights)?),
+            None => None,
+        };
+        // Everybody computes the same; only the one who reports looks for the pictures.
+        if self.rank != 0 {
+            return Ok(Vec::new());
+        }
+        let data = self.context.pipeline.data();
+        let max_pixels = self.context.spec.data.max_pixels;
+        let evaluation = |rows: &[f64]| summarize(rows, data, Side::Val, Some(max_pixels));
+        let json = serde_json::json!({
+            "raw": evaluation(&raw)?,
+            "ema": ema.as_deref().map(evaluation).transpose()?,
+        });
+        Ok(json.to_string().into_bytes())
+    }
+
+    /// The rows of all samples of the validation set, each evaluated by the member that holds its slot.
+    fn evaluate_weights(&mut self, cores: &Cores, weights: &Weights) -> Result<Vec<f64>, WorkerError> {
+        let samples = self.context.pipeline.data().val.len();
+        let slots = self.context.spec.train.slots;
+        let owned = self.generation.members[self.rank].slots.clone();
+        let mut statistics = SlotSum::new(slots, owned.clone());
+        for slot in owned {
+            let places = slot_range(0..samples, slots, slot);
+            if places.is_empty() {
+                statistics.add(slot, None)?;
+                continue;
+            }
+            let pipeline = &self.context.pipeline;
+            let own = evaluate_places(pipeline, &self.context.network, weights, Side::Val, places.clone(), cores)?;
+            let mut rows = vec![0.0; samples * FIELDS];
+            rows[places.start * FIELDS..places.end * FIELDS].copy_from_slice(&own);
+            statistics.add(slot, Some(rows))?;
+        }
+        let reduced = self.all_reduce(Contribution {
+            slots,
+            gradients: Partial::default(),
+            statistics: Partial { len: samples * FIELDS, nodes: statistics.finish()? },
+            control: 0,
+        })?;
+        let evaluated: f64 = reduced.statistics.chunks_exact(FIELDS).map(|row| row[0]).sum();
+        let all_once = reduced.statistics.chunks_exact(FIELDS).all(|row| row[0] == 1.0);
+        Invariant::Ev1.check(all_once, || format!("{evaluated} of {samples} validation samples were evaluated"))?;
+        Ok(reduced.statistics)
+    }
+}
+
+/// The rows of the samples at `places` of `side`, in their order.
+pub(crate) fn evaluate_places(
+    pipeline: &Pipeline,
+    network: &Network,
+    weights: &Weights,
+    side: Side,
+    places: std::ops::Range<usize>,
+    cores: &Cores,
+) -> Result<Vec<f64>, DataError> {
+    let bound = Bound::new(&network.table, weights, &burn::tensor::Device::flex());
+    let size = pipeline.image_size() as usize;
+    let classes = pipeline.data().classes.len();
+    let mut starts = places.clone().step_by(PORTION);
+    let next = || {
+        let start = starts.next()?;
+        Some(Ok(start..places.end.min(start + PORTION)))
+    };
+    let work = |portion: std::ops::Range<usize>| {
+        let samples: Vec<u32> = portion.clone().map(|place| place as u32).collect();
+        let batch = pipeline.eval_batch(side, &samples)?;
+        let logits = infer(network, &bound, batch.images, size);
+        Ok((portion.start, rows(&logits, &batch.targets, &batch.labels, classes)))
+    };
+    let mut portions = cores
+        .for_each(next, work)?
+        .into_iter()
+        .collect::<Result<Vec<_>, DataError>>()?;
+    portions.sort_by_key(|(start, _)| *start);
+    Ok(portions.into_iter().flat_map(|(_, rows)| rows).collect())
+}
+
+fn rows(logits: &[f32], targets: &[f32], labels: &[u32], classes: usize) -> Vec<f64> {
+    let probabilities = loss::softmax(logits, classes);
+    let samples = logits.chunks_exact(classes).zip(probabilities.chunks_exact(classes)).zip(targets.chunks_exact(classes));
+    samples
+        .zip(labels)
+        .flat_map(|(((logits, probabilities), target), label)| {
+            let mut gradient = vec![0.0; classes];
+            let loss = loss::soft_target_cross_entropy(logits, target, classes, &mut gradient);
+            let predicted = metrics::argmax(logits);
+            let among_best = metrics::top_k(logits, classes, &[*label], 5);
+            [1.0, loss, predicted as f64, f64::from(probabilities[predicted]), among_best as f64]
+        })
+        .collect()
+}
+
+/// The evaluation of a report from the rows of all samples. With `thumbnails`, a limit on pixels, the most
+/// confident mistakes carry their pictures.
+pub(crate) fn summarize(
+    rows: &[f64],
+    data: &DataSet,
+    side: Side,
+    thumbnails: Option<u64>,
+) -> Result<Evaluation, WorkerError> {
+    let samples = data.side(side);
+    let truth: Vec<u32> = samples.iter().map(|sample| sample.class).collect();
+    let predicted: Vec<u32> = rows.chunks_exact(FIELDS).map(|row| row[2] as u32).collect();
+    let count = samples.len() as f64;
+    let sum = |field: usize| rows.chunks_exact(FIELDS).map(|row| row[field]).sum::<f64>();
+    let correct = truth.iter().zip(&predicted).filter(|(truth, predicted)| truth == predicted).count();
+    let confusion = confusion_matrix(&truth, &predicted, data.classes.len())
+        .map_err(|error| WorkerError::Inference(error.to_string()))?;
+
+    let mut wrong: Vec<usize> = (0..samples.len()).filter(|place| truth[*place] != predicted[*place]).collect();
+    wrong.sort_by(|a, b| rows[b * FIELDS + 3].total_cmp(&rows[a * FIELDS + 3]).then(a.cmp(b)));
+    let mistakes = wrong
+        .into_iter()
+        .take(MISTAKES)
+        .map(|place| Mistake {
+            path: samples[place].relative.clone(),
+            truth: truth[place],
+            predicted: predicted[place],
+            confidence: rows[place * FIELDS + 3],
+            thumbnail: thumbnails.and_then(|max_pixels| data_uri(&samples[place].path, max_pixels)),
+        })
+        .collect();
+    Ok(Evaluation {
+        samples: samples.len() as u64,
+        loss: sum(1) / count,
+        top1: correct as f64 / count,
+        top5: sum(4) / count,
+        k: data.classes.len().min(5) as u32,
+        confusion,
+        mistakes,
+    })
+}
+
+/// A small JPEG of the picture as a `data:` URI; none where it cannot be read any more.
+fn data_uri(path: &PathBuf, max_pixels: u64) -> Option<String> {
+    let jpeg = thumbnail_jpeg(path, THUMBNAIL, max_pixels).ok()?;
+    Some(format!("data:image/jpeg;base64,{}", base64::engine::general_purpose::STANDARD.encode(jpeg)))
+}

@@ -1,0 +1,159 @@
+//! Weights without a job: evaluation on a folder, prediction of files.
+
+use std::path::{Path, PathBuf};
+
+use perennial_data::augment::Transform;
+use perennial_data::{DataSet, Pipeline, Side, read_picture};
+use perennial_model::{Bound, ModelCard, Network, Weights, files};
+use perennial_plan::Spec;
+use perennial_plan::tensors::weights_sha256;
+use perennial_report::Evaluation;
+use perennial_train::{infer, loss};
+
+use crate::error::WorkerError;
+use crate::evaluation::{PORTION, evaluate_places, summarize};
+use crate::slots::Cores;
+
+/// A network with its weights and what they say of themselves.
+pub struct Classifier {
+    pub card: ModelCard,
+    network: Network,
+    weights: Weights,
+}
+
+/// What the network says of one picture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prediction {
+    pub path: PathBuf,
+    /// One for each class.
+    pub logits: Vec<f32>,
+    /// One for each class; they sum to one.
+    pub probabilities: Vec<f32>,
+    /// All classes, the most probable first.
+    pub ranking: Vec<usize>,
+}
+
+// === impl Classifier ===
+
+impl Classifier {
+    /// Reads a weights file. `card` overrides what the file says of itself, and is needed for files that
+    /// were not written by this program.
+    pub fn load(path: &Path, which: files::Weights, card: Option<ModelCard>) -> Result<Self, WorkerError> {
+        let card = match card {
+            Some(card) => card,
+            None => files::read_card(path)?.ok_or_else(|| {
+                WorkerError::Inference(format!(
+                    "{}: the file does not say what its network is; name it with --model, --image-size and --classes",
+                    path.display()
+                ))
+            })?,
+        };
+        let network = Network::new(&card.model_spec(), card.classes.len())?;
+        let named = files::read(path, which)?;
+        let weights = network
+            .table
+            .from_named(&named)
+            .map_err(|source| WorkerError::Weights { path: path.display().to_string(), source })?;
+        Ok(Self { card, network, weights })
+    }
+
+    /// Evaluates on the pictures of `dir`: its `val` folder if it has one, else all of its class folders.
+    /// Classes are matched by their names. Mistakes carry their pictures.
+    pub fn evaluate(&self, dir: &Path, threads: usize, max_pixels: u64) -> Result<Evaluation, WorkerError> {
+        let data = self.data_set(dir)?;
+        let samples = data.val.len();
+        let spec = self.spec();
+        let pipeline = Pipeline::new(data, &spec);
+        let cores = Cores::new(threads)?;
+        let rows = evaluate_places(&pipeline, &self.network, &self.weights, Side::Val, 0..samples, &cores)?;
+        summarize(&rows, pipeline.data(), Side::Val, Some(max_pixels))
+    }
+
+    /// Predicts the pictures in portions, in their order; `each` gets every prediction or the error of a
+    /// picture that cannot be read.
+    pub fn predict(
+        &self,
+        paths: &[PathBuf],
+        threads: usize,
+        max_pixels: u64,
+        mut each: impl FnMut(Result<Prediction, WorkerError>) -> Result<(), WorkerError>,
+    ) -> Result<(), WorkerError> {
+        let spec = self.spec();
+        let transform = Transform::new(&spec.data, &spec.augment);
+        let bound = Bound::new(&self.network.table, &self.weights, &burn::tensor::Device::flex());
+        let cores = Cores::new(threads)?;
+        let (size, classes) = (self.card.image_size as usize, self.card.classes.len());
+        // A round keeps every core busy and the memory bounded.
+        for round in paths.chunks(PORTION * threads.max(1)) {
+            let mut portions = round.chunks(PORTION).enumerate();
+            let next = || portions.next().map(Ok::<_, WorkerError>);
+            let work = |(index, portion): (usize, &[PathBuf])| {
+                let mut images = Vec::new();
+                let mut readable = Vec::new();
+                for path in portion {
+                    readable.push(read_picture(path, max_pixels).map(|picture| {
+                        transform.normalise(&transform.resized(&picture), &mut images);
+                    }));
+                }
+                let logits = if images.is_empty() { Vec::new() } else { infer(&self.network, &bound, images, size) };
+                let mut rows = logits.chunks_exact(classes);
+                let predictions: Vec<Result<Prediction, WorkerError>> = portion
+                    .iter()
+                    .zip(readable)
+                    .map(|(path, readable)| {
+                        readable?;
+                        let logits = rows.next().expect("a row for each picture that was read");
+                        Ok(prediction(path, logits))
+                    })
+                    .collect();
+                (index, predictions)
+            };
+            let mut done = cores.for_each(next, work)?;
+            done.sort_by_key(|(index, _)| *index);
+            for prediction in done.into_iter().flat_map(|(_, predictions)| predictions) {
+                each(prediction)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The hash by which weights are compared.
+    pub fn weights_sha256(&self) -> String {
+        weights_sha256(&self.network.table.to_named(&self.weights))
+    }
+
+    fn spec(&self) -> Spec {
+        Spec { data: self.card.data_spec(), ..Spec::default() }
+    }
+
+    /// The folder's pictures as a validation set whose classes are the network's.
+    fn data_set(&self, dir: &Path) -> Result<DataSet, WorkerError> {
+        let mut data = DataSet::all_of(dir)?;
+        let position = |class: &String| self.card.classes.iter().position(|known| known == class);
+        let places = data
+            .classes
+            .iter()
+            .map(|class| {
+                position(class).map(|place| place as u32).ok_or_else(|| {
+                    WorkerError::Inference(format!(
+                        "{}: class `{class}` is not one of the network's: {}",
+                        dir.display(),
+                        self.card.classes.join(", ")
+                    ))
+                })
+            })
+            .collect::<Result<Vec<u32>, _>>()?;
+        for sample in &mut data.val {
+            sample.class = places[sample.class as usize];
+        }
+        data.classes = self.card.classes.clone();
+        Ok(data)
+    }
+}
+
+fn prediction(path: &Path, logits: &[f32]) -> Prediction {
+    let probabilities = loss::softmax(logits, logits.len());
+    let mut ranking: Vec<usize> = (0..logits.len()).collect();
+    ranking.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
+    Prediction { path: path.to_path_buf(), logits: logits.to_vec(), probabilities, ranking }
+}

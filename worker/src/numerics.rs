@@ -1,0 +1,32 @@
+//! The numerics class: within one class, equal input gives equal bits.
+
+use perennial_kernels::KERNEL_SET;
+
+/// The processor's kind, its vector unit and the kernel set. Matrix products block by the processor's
+/// caches, so its model belongs to the class.
+pub fn numerics_class() -> String {
+    let processor = std::fs::read_to_string("/proc/cpuinfo")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("model name"))?;
+            Some(line.split_once(':')?.1.trim().to_string())
+        })
+        .unwrap_or_else(|| "unnamed processor".to_string());
+    format!("{} {} ({processor}), {KERNEL_SET}", std::env::consts::ARCH, vector_unit())
+}
+
+#[cfg(target_arch = "x86_64")]
+fn vector_unit() -> &'static str {
+    if is_x86_feature_detected!("avx512f") {
+        "avx512"
+    } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        "avx2"
+    } else {
+        "sse2"
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn vector_unit() -> &'static str {
+    "baseline"
+}

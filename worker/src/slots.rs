@@ -1,0 +1,84 @@
+//! Slots side by side, each on one core.
+
+use std::sync::Mutex;
+
+use crate::error::WorkerError;
+
+/// One-thread pools: what runs in one of them is computed on one core, in an order that does not depend
+/// on how many there are.
+pub(crate) struct Cores {
+    pools: Vec<rayon::ThreadPool>,
+}
+
+// === impl Cores ===
+
+impl Cores {
+    pub fn new(threads: usize) -> Result<Self, WorkerError> {
+        let pools = (0..threads.max(1))
+            .map(|_| rayon::ThreadPoolBuilder::new().num_threads(1).build())
+            .collect::<Result<_, _>>()
+            .map_err(|error| WorkerError::Thread(error.to_string()))?;
+        Ok(Self { pools })
+    }
+
+    /// Runs `work` on every item that `next` gives, on all cores. Results come in no particular order.
+    pub fn for_each<T, R, E>(
+        &self,
+        mut next: impl FnMut() -> Option<Result<T, E>> + Send,
+        work: impl Fn(T) -> R + Sync,
+    ) -> Result<Vec<R>, E>
+    where
+        T: Send,
+        R: Send,
+        E: Send,
+    {
+        let next: Mutex<&mut (dyn FnMut() -> Option<Result<T, E>> + Send)> = Mutex::new(&mut next);
+        let results = Mutex::new(Ok(Vec::new()));
+        std::thread::scope(|scope| {
+            for pool in &self.pools {
+                let (next, results, work) = (&next, &results, &work);
+                scope.spawn(move || {
+                    pool.install(|| {
+                        loop {
+                            let item = (next.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))();
+                            let result = match item {
+                                None => return,
+                                Some(item) => item.map(work),
+                            };
+                            let mut results = results.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                            match result {
+                                Ok(value) => {
+                                    if let Ok(values) = results.as_mut() {
+                                        values.push(value);
+                                    }
+                                }
+                                Err(error) => {
+                                    *results = Err(error);
+                                    return;
+                                }
+                            }
+                        }
+                    });
+                });
+            }
+        });
+        results.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_is_worked_on_once_and_an_error_ends_the_work() {
+        let cores = Cores::new(2).unwrap();
+        let mut items = 0..100u32;
+        let mut results = cores.for_each(|| items.next().map(Ok::<_, ()>), |item| item * 2).unwrap();
+        results.sort_unstable();
+        assert_eq!(results, (0..100).map(|item| item * 2).collect::<Vec<_>>());
+        let mut items = 0..100u32;
+        let failed = cores.for_each(|| items.next().map(|item| if item == 7 { Err("seven") } else { Ok(item) }), |i| i);
+        assert_eq!(failed, Err("seven"));
+    }
+}

@@ -40,15 +40,25 @@ fn serve_s3(folder: &Path) -> (String, tokio::runtime::Runtime) {
     let mut service = s3s::service::S3ServiceBuilder::new(files);
     service.set_auth(s3s::auth::SimpleAuth::from_single("key", "secret"));
     let service = service.build();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let listener = runtime
+        .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+        .unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     runtime.spawn(async move {
         while let Ok((socket, _)) = listener.accept().await {
             let service = service.clone();
             tokio::spawn(async move {
-                let server = hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
-                let _ = server.serve_connection(hyper_util::rt::TokioIo::new(socket), service).await;
+                let server = hyper_util::server::conn::auto::Builder::new(
+                    hyper_util::rt::TokioExecutor::new(),
+                );
+                let _ = server
+                    .serve_connection(hyper_util::rt::TokioIo::new(socket), service)
+                    .await;
             });
         }
     });
@@ -65,8 +75,16 @@ fn the_weights_do_not_depend_on_workers_threads_kills_or_the_store() {
     assert_eq!(alone.status, Some(0));
 
     for (workers, threads) in [(1, 2), (2, 1), (3, 2)] {
-        let run = run(&mut bench.train(&bench.store(&format!("{workers}x{threads}")), workers, threads));
-        assert_eq!(run.hashes(), hashes, "{workers} workers of {threads} threads");
+        let run = run(&mut bench.train(
+            &bench.store(&format!("{workers}x{threads}")),
+            workers,
+            threads,
+        ));
+        assert_eq!(
+            run.hashes(),
+            hashes,
+            "{workers} workers of {threads} threads"
+        );
     }
 
     // Killed without warning in the middle of an epoch, gone on with by another number of workers.
@@ -77,10 +95,15 @@ fn the_weights_do_not_depend_on_workers_threads_kills_or_the_store() {
     assert_eq!(workers.len(), 2);
     killed.child.kill().unwrap();
     killed.child.wait().unwrap();
-    wait_until(Duration::from_secs(10), "the workers' end", || !workers.iter().any(|id| is_alive(*id)));
+    wait_until(Duration::from_secs(10), "the workers' end", || {
+        !workers.iter().any(|id| is_alive(*id))
+    });
     let resumed = run(bench.train(&store, 3, 1).arg("--resume"));
     let from = resumed.events("started")[0]["resumed_from"].as_u64();
-    assert!(from.is_some_and(|step| step % 3 == 0 || step % 8 == 0), "{from:?}");
+    assert!(
+        from.is_some_and(|step| step % 3 == 0 || step % 8 == 0),
+        "{from:?}"
+    );
     assert_eq!(resumed.hashes(), hashes, "killed and resumed");
 
     // On object storage, stopped on request and gone on with.
@@ -92,11 +115,20 @@ fn the_weights_do_not_depend_on_workers_threads_kills_or_the_store() {
     let stopped = stopped.finish();
     assert_eq!(stopped.events("stopped").len(), 1, "{stopped:?}");
     assert_eq!(stopped.status, Some(130));
-    let resumed = run(bench.train("s3://bucket/jobs", 2, 1).arg("--resume").envs(&variables));
-    assert_eq!(resumed.hashes(), hashes, "stopped and resumed on object storage");
+    let resumed = run(bench
+        .train("s3://bucket/jobs", 2, 1)
+        .arg("--resume")
+        .envs(&variables));
+    assert_eq!(
+        resumed.hashes(),
+        hashes,
+        "stopped and resumed on object storage"
+    );
 
     // A key that is refused is one sentence, and nothing is written.
-    let refused = run(bench.train("s3://bucket/refused", 1, 1).envs(s3_variables(&endpoint, "wrong")));
+    let refused = run(bench
+        .train("s3://bucket/refused", 1, 1)
+        .envs(s3_variables(&endpoint, "wrong")));
     assert_eq!(refused.status, Some(1));
     assert!(!bench.folder.path().join("s3/bucket/refused").exists());
 }
@@ -111,12 +143,26 @@ fn a_worker_that_dies_ends_the_run_with_one_sentence_and_nothing_is_lost() {
     signal(workers[1], "KILL");
     let death = Instant::now();
     let run_ended = running.finish();
-    assert!(death.elapsed() < Duration::from_secs(10), "it took {:?}", death.elapsed());
+    assert!(
+        death.elapsed() < Duration::from_secs(10),
+        "it took {:?}",
+        death.elapsed()
+    );
     assert_eq!(run_ended.status, Some(1), "{run_ended:?}");
-    let errors = run_ended.stderr.lines().filter(|line| line.starts_with("error: ")).count();
+    let errors = run_ended
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("error: "))
+        .count();
     assert_eq!(errors, 1, "{}", run_ended.stderr);
-    assert!(run_ended.stderr.contains("--resume"), "{}", run_ended.stderr);
-    wait_until(Duration::from_secs(10), "the workers' end", || !workers.iter().any(|id| is_alive(*id)));
+    assert!(
+        run_ended.stderr.contains("--resume"),
+        "{}",
+        run_ended.stderr
+    );
+    wait_until(Duration::from_secs(10), "the workers' end", || {
+        !workers.iter().any(|id| is_alive(*id))
+    });
 
     let resumed = run(bench.train(&store, 1, 1).arg("--resume"));
     let alone = run(&mut bench.train(&bench.store("alone"), 1, 1));

@@ -30,14 +30,22 @@ pub struct Run {
 impl Run {
     /// The events of this name.
     pub fn events(&self, name: &str) -> Vec<&Value> {
-        self.events.iter().filter(|event| event["event"] == name).collect()
+        self.events
+            .iter()
+            .filter(|event| event["event"] == name)
+            .collect()
     }
 
     /// Raw and averaged hash of a run that finished.
     pub fn hashes(&self) -> (String, String) {
         let finished = self.events("finished");
         assert_eq!(finished.len(), 1, "the run did not finish: {self:?}");
-        let hash = |key: &str| finished[0][key].as_str().expect("a finished run has hashes").to_string();
+        let hash = |key: &str| {
+            finished[0][key]
+                .as_str()
+                .expect("a finished run has hashes")
+                .to_string()
+        };
         (hash("weights_sha256"), hash("ema_sha256"))
     }
 }
@@ -48,7 +56,10 @@ pub fn run(command: &mut Command) -> Run {
     let stdout = String::from_utf8(output.stdout).expect("JSON is text");
     Run {
         status: output.status.code(),
-        events: stdout.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect(),
+        events: stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("a line is JSON"))
+            .collect(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
@@ -64,16 +75,24 @@ pub struct Running {
 
 impl Running {
     pub fn start(command: &mut Command) -> Self {
-        let mut child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
         let stdout = child.stdout.take().expect("stdout is piped");
-        Self { child, lines: BufReader::new(stdout).lines(), events: Vec::new() }
+        Self {
+            child,
+            lines: BufReader::new(stdout).lines(),
+            events: Vec::new(),
+        }
     }
 
     /// Reads events until one fits.
     pub fn wait_for(&mut self, fits: impl Fn(&Value) -> bool) -> Value {
         for line in self.lines.by_ref() {
-            let event: Value = serde_json::from_str(&line.expect("stdout can be read")).expect("a line is JSON");
+            let event: Value =
+                serde_json::from_str(&line.expect("stdout can be read")).expect("a line is JSON");
             self.events.push(event.clone());
             if fits(&event) {
                 return event;
@@ -83,16 +102,28 @@ impl Running {
         if let Some(mut pipe) = self.child.stderr.take() {
             let _ = std::io::Read::read_to_string(&mut pipe, &mut stderr);
         }
-        panic!("the run ended before the event came: {:?}\n{stderr}", self.events.last());
+        panic!(
+            "the run ended before the event came: {:?}\n{stderr}",
+            self.events.last()
+        );
     }
 
     /// Process ids of the workers that the run started.
     pub fn workers(&self) -> Vec<u32> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").expect("a /proc").flatten() {
-            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            let Some(id) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<u32>().ok())
+            else {
+                continue;
+            };
             let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-            let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse::<u32>().ok());
+            let parent = stat
+                .rsplit(") ")
+                .next()
+                .and_then(|rest| rest.split(' ').nth(1)?.parse::<u32>().ok());
             if parent == Some(self.child.id()) {
                 found.push(id);
             }
@@ -105,43 +136,67 @@ impl Running {
     pub fn finish(mut self) -> Run {
         for line in self.lines.by_ref() {
             let line = line.expect("stdout can be read");
-            self.events.push(serde_json::from_str(&line).expect("a line is JSON"));
+            self.events
+                .push(serde_json::from_str(&line).expect("a line is JSON"));
         }
         let mut stderr = String::new();
         if let Some(mut pipe) = self.child.stderr.take() {
             let _ = std::io::Read::read_to_string(&mut pipe, &mut stderr);
         }
-        let status = self.child.wait().expect("the program can be waited for").code();
-        Run { status, events: self.events, stderr }
+        let status = self
+            .child
+            .wait()
+            .expect("the program can be waited for")
+            .code();
+        Run {
+            status,
+            events: self.events,
+            stderr,
+        }
     }
 }
 
 /// Sends a signal to a process.
 pub fn signal(id: u32, name: &str) {
-    let status = Command::new("kill").args([format!("-{name}"), id.to_string()]).status().expect("kill starts");
+    let status = Command::new("kill")
+        .args([format!("-{name}"), id.to_string()])
+        .status()
+        .expect("kill starts");
     assert!(status.success());
 }
 
 /// Whether the process is there (and not a zombie).
 pub fn is_alive(id: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+    stat.rsplit(") ")
+        .next()
+        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
 }
 
 /// Waits until `holds`, at most `patience`.
 pub fn wait_until(patience: Duration, what: &str, holds: impl Fn() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < patience, "{what} did not come within {patience:?}");
+        assert!(
+            start.elapsed() < patience,
+            "{what} did not come within {patience:?}"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
 /// Pictures to train on: real seedlings where they are at hand, made-up ones otherwise.
 pub fn pictures(folder: &Path) -> PathBuf {
-    let real = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/seedlings_mini_64.tgz");
+    let real =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/seedlings_mini_64.tgz");
     if real.is_file() {
-        let status = Command::new("tar").arg("xzf").arg(real).arg("-C").arg(folder).status().expect("tar starts");
+        let status = Command::new("tar")
+            .arg("xzf")
+            .arg(real)
+            .arg("-C")
+            .arg(folder)
+            .status()
+            .expect("tar starts");
         assert!(status.success(), "the archive can be unpacked");
         return folder.join("seedlings_mini");
     }
@@ -191,8 +246,18 @@ every_steps = 3
 /// `perennial --json train` of [`JOB`].
 pub fn train(job: &Path, data: &Path, store: &str, workers: u32, threads: u32) -> Command {
     let mut command = perennial();
-    command.args(["--json", "train"]).arg(job).arg("--data").arg(data).args(["--store", store]);
-    command.args(["--workers", &workers.to_string(), "--threads", &threads.to_string()]);
+    command
+        .args(["--json", "train"])
+        .arg(job)
+        .arg("--data")
+        .arg(data)
+        .args(["--store", store]);
+    command.args([
+        "--workers",
+        &workers.to_string(),
+        "--threads",
+        &threads.to_string(),
+    ]);
     command
 }
 

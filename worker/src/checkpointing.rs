@@ -13,7 +13,7 @@ use perennial_train::Replica;
 
 use crate::error::WorkerError;
 use crate::member::Member;
-use crate::session::{Reporter, Report};
+use crate::session::{Report, Reporter};
 
 /// Runs one asynchronous piece of work to its end.
 pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, WorkerError> {
@@ -48,7 +48,8 @@ impl CheckpointWriter {
                     if part_writer(index, world_size) != rank {
                         continue;
                     }
-                    let report = match write_part(&job, global_step, kind, &replica, &table, &card) {
+                    let report = match write_part(&job, global_step, kind, &replica, &table, &card)
+                    {
                         Ok((part, tensors_sha256)) => Report::PartWritten(PartWritten {
                             generation,
                             global_step,
@@ -72,7 +73,10 @@ impl CheckpointWriter {
             .name("checkpoints".into())
             .spawn(write)
             .map_err(|error| WorkerError::Thread(error.to_string()))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+        Ok(Self {
+            queue: Some(queue),
+            thread: Some(thread),
+        })
     }
 
     /// Takes a copy of the replica; waits only while two earlier ones are still being written.
@@ -103,12 +107,17 @@ fn write_part(
 ) -> Result<(Part, String), WorkerError> {
     let (kind, named) = match kind {
         "model" => (PartKind::Model, table.to_named(&replica.weights)),
-        "ema" => (PartKind::Ema, table.to_named(replica.ema.as_ref().unwrap_or(&replica.weights))),
+        "ema" => (
+            PartKind::Ema,
+            table.to_named(replica.ema.as_ref().unwrap_or(&replica.weights)),
+        ),
         _ => (PartKind::Optimizer, replica.optimizer_to_named(table)),
     };
     let bytes = match kind {
         PartKind::Optimizer => tensors::encode(&named)?,
-        PartKind::Model | PartKind::Ema => tensors::encode_described(&named, ModelCard::KEY, &card.to_json())?,
+        PartKind::Model | PartKind::Ema => {
+            tensors::encode_described(&named, ModelCard::KEY, &card.to_json())?
+        }
     };
     let part = block_on(job.write_part(global_step, kind, bytes))??;
     Ok((part, weights_sha256(&named)))

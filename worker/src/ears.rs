@@ -29,7 +29,10 @@ impl Ears {
     pub fn new(session: SessionHandle) -> Self {
         let heard = Arc::new(Heard::default());
         let abort = AbortHandle::new();
-        let ears = Self { heard: heard.clone(), abort: abort.clone() };
+        let ears = Self {
+            heard: heard.clone(),
+            abort: abort.clone(),
+        };
         std::thread::spawn(move || {
             let end = loop {
                 match session.recv() {
@@ -41,7 +44,10 @@ impl Ears {
                 }
             };
             abort.abort();
-            *heard.end.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(end);
+            *heard
+                .end
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(end);
             heard.ended.notify_all();
         });
         ears
@@ -58,12 +64,20 @@ impl Ears {
     }
 
     pub fn is_over(&self) -> bool {
-        self.heard.end.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).is_some()
+        self.heard
+            .end
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .is_some()
     }
 
     /// Waits until the coordinator says that the job is over, and how.
     pub fn wait_for_end(&self) -> Result<(), WorkerError> {
-        let end = self.heard.end.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let end = self
+            .heard
+            .end
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         let end = self
             .heard
             .ended

@@ -13,7 +13,10 @@ pub enum WorkerError {
     #[error(transparent)]
     Network(#[from] perennial_model::UnknownNetwork),
     #[error("{path}: {source}")]
-    Weights { path: String, source: perennial_model::NameMismatch },
+    Weights {
+        path: String,
+        source: perennial_model::NameMismatch,
+    },
     #[error(transparent)]
     File(#[from] perennial_model::files::ModelFileError),
     #[error(transparent)]

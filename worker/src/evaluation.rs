@@ -48,7 +48,11 @@ impl Member<'_> {
     }
 
     /// The rows of all samples of the validation set, each evaluated by the member that holds its slot.
-    fn evaluate_weights(&mut self, cores: &Cores, weights: &Weights) -> Result<Vec<f64>, WorkerError> {
+    fn evaluate_weights(
+        &mut self,
+        cores: &Cores,
+        weights: &Weights,
+    ) -> Result<Vec<f64>, WorkerError> {
         let samples = self.context.pipeline.data().val.len();
         let slots = self.context.spec.train.slots;
         let owned = self.generation.members[self.rank].slots.clone();
@@ -60,7 +64,14 @@ impl Member<'_> {
                 continue;
             }
             let pipeline = &self.context.pipeline;
-            let own = evaluate_places(pipeline, &self.context.network, weights, Side::Val, places.clone(), cores)?;
+            let own = evaluate_places(
+                pipeline,
+                &self.context.network,
+                weights,
+                Side::Val,
+                places.clone(),
+                cores,
+            )?;
             let mut rows = vec![0.0; samples * FIELDS];
             rows[places.start * FIELDS..places.end * FIELDS].copy_from_slice(&own);
             statistics.add(slot, Some(rows))?;
@@ -68,12 +79,24 @@ impl Member<'_> {
         let reduced = self.all_reduce(Contribution {
             slots,
             gradients: Partial::default(),
-            statistics: Partial { len: samples * FIELDS, nodes: statistics.finish()? },
+            statistics: Partial {
+                len: samples * FIELDS,
+                nodes: statistics.finish()?,
+            },
             control: 0,
         })?;
-        let evaluated: f64 = reduced.statistics.chunks_exact(FIELDS).map(|row| row[0]).sum();
-        let all_once = reduced.statistics.chunks_exact(FIELDS).all(|row| row[0] == 1.0);
-        Invariant::Ev1.check(all_once, || format!("{evaluated} of {samples} validation samples were evaluated"))?;
+        let evaluated: f64 = reduced
+            .statistics
+            .chunks_exact(FIELDS)
+            .map(|row| row[0])
+            .sum();
+        let all_once = reduced
+            .statistics
+            .chunks_exact(FIELDS)
+            .all(|row| row[0] == 1.0);
+        Invariant::Ev1.check(all_once, || {
+            format!("{evaluated} of {samples} validation samples were evaluated")
+        })?;
         Ok(reduced.statistics)
     }
 }
@@ -99,7 +122,10 @@ pub(crate) fn evaluate_places(
         let samples: Vec<u32> = portion.clone().map(|place| place as u32).collect();
         let batch = pipeline.eval_batch(side, &samples)?;
         let logits = infer(network, &bound, batch.images, size);
-        Ok((portion.start, rows(&logits, &batch.targets, &batch.labels, classes)))
+        Ok((
+            portion.start,
+            rows(&logits, &batch.targets, &batch.labels, classes),
+        ))
     };
     let mut portions = cores
         .for_each(next, work)?
@@ -111,7 +137,10 @@ pub(crate) fn evaluate_places(
 
 fn rows(logits: &[f32], targets: &[f32], labels: &[u32], classes: usize) -> Vec<f64> {
     let probabilities = loss::softmax(logits, classes);
-    let samples = logits.chunks_exact(classes).zip(probabilities.chunks_exact(classes)).zip(targets.chunks_exact(classes));
+    let samples = logits
+        .chunks_exact(classes)
+        .zip(probabilities.chunks_exact(classes))
+        .zip(targets.chunks_exact(classes));
     samples
         .zip(labels)
         .flat_map(|(((logits, probabilities), target), label)| {
@@ -119,7 +148,13 @@ fn rows(logits: &[f32], targets: &[f32], labels: &[u32], classes: usize) -> Vec<
             let loss = loss::soft_target_cross_entropy(logits, target, classes, &mut gradient);
             let predicted = metrics::argmax(logits);
             let among_best = metrics::top_k(logits, classes, &[*label], 5);
-            [1.0, loss, predicted as f64, f64::from(probabilities[predicted]), among_best as f64]
+            [
+                1.0,
+                loss,
+                predicted as f64,
+                f64::from(probabilities[predicted]),
+                among_best as f64,
+            ]
         })
         .collect()
 }
@@ -137,12 +172,22 @@ pub(crate) fn summarize(
     let predicted: Vec<u32> = rows.chunks_exact(FIELDS).map(|row| row[2] as u32).collect();
     let count = samples.len() as f64;
     let sum = |field: usize| rows.chunks_exact(FIELDS).map(|row| row[field]).sum::<f64>();
-    let correct = truth.iter().zip(&predicted).filter(|(truth, predicted)| truth == predicted).count();
+    let correct = truth
+        .iter()
+        .zip(&predicted)
+        .filter(|(truth, predicted)| truth == predicted)
+        .count();
     let confusion = confusion_matrix(&truth, &predicted, data.classes.len())
         .map_err(|error| WorkerError::Inference(error.to_string()))?;
 
-    let mut wrong: Vec<usize> = (0..samples.len()).filter(|place| truth[*place] != predicted[*place]).collect();
-    wrong.sort_by(|a, b| rows[b * FIELDS + 3].total_cmp(&rows[a * FIELDS + 3]).then(a.cmp(b)));
+    let mut wrong: Vec<usize> = (0..samples.len())
+        .filter(|place| truth[*place] != predicted[*place])
+        .collect();
+    wrong.sort_by(|a, b| {
+        rows[b * FIELDS + 3]
+            .total_cmp(&rows[a * FIELDS + 3])
+            .then(a.cmp(b))
+    });
     let mistakes = wrong
         .into_iter()
         .take(MISTAKES)
@@ -168,5 +213,8 @@ pub(crate) fn summarize(
 /// A small JPEG of the picture as a `data:` URI; none where it cannot be read any more.
 fn data_uri(path: &PathBuf, max_pixels: u64) -> Option<String> {
     let jpeg = thumbnail_jpeg(path, THUMBNAIL, max_pixels).ok()?;
-    Some(format!("data:image/jpeg;base64,{}", base64::engine::general_purpose::STANDARD.encode(jpeg)))
+    Some(format!(
+        "data:image/jpeg;base64,{}",
+        base64::engine::general_purpose::STANDARD.encode(jpeg)
+    ))
 }

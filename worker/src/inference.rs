@@ -38,7 +38,11 @@ pub struct Prediction {
 impl Classifier {
     /// Reads a weights file. `card` overrides what the file says of itself, and is needed for files that
     /// were not written by this program.
-    pub fn load(path: &Path, which: files::Weights, card: Option<ModelCard>) -> Result<Self, WorkerError> {
+    pub fn load(
+        path: &Path,
+        which: files::Weights,
+        card: Option<ModelCard>,
+    ) -> Result<Self, WorkerError> {
         let card = match card {
             Some(card) => card,
             None => files::read_card(path)?.ok_or_else(|| {
@@ -53,19 +57,38 @@ impl Classifier {
         let weights = network
             .table
             .from_named(&named)
-            .map_err(|source| WorkerError::Weights { path: path.display().to_string(), source })?;
-        Ok(Self { card, network, weights })
+            .map_err(|source| WorkerError::Weights {
+                path: path.display().to_string(),
+                source,
+            })?;
+        Ok(Self {
+            card,
+            network,
+            weights,
+        })
     }
 
     /// Evaluates on the pictures of `dir`: its `val` folder if it has one, else all of its class folders.
     /// Classes are matched by their names. Mistakes carry their pictures.
-    pub fn evaluate(&self, dir: &Path, threads: usize, max_pixels: u64) -> Result<Evaluation, WorkerError> {
+    pub fn evaluate(
+        &self,
+        dir: &Path,
+        threads: usize,
+        max_pixels: u64,
+    ) -> Result<Evaluation, WorkerError> {
         let data = self.data_set(dir)?;
         let samples = data.val.len();
         let spec = self.spec();
         let pipeline = Pipeline::new(data, &spec);
         let cores = Cores::new(threads)?;
-        let rows = evaluate_places(&pipeline, &self.network, &self.weights, Side::Val, 0..samples, &cores)?;
+        let rows = evaluate_places(
+            &pipeline,
+            &self.network,
+            &self.weights,
+            Side::Val,
+            0..samples,
+            &cores,
+        )?;
         summarize(&rows, pipeline.data(), Side::Val, Some(max_pixels))
     }
 
@@ -80,7 +103,11 @@ impl Classifier {
     ) -> Result<(), WorkerError> {
         let spec = self.spec();
         let transform = Transform::new(&spec.data, &spec.augment);
-        let bound = Bound::new(&self.network.table, &self.weights, &burn::tensor::Device::flex());
+        let bound = Bound::new(
+            &self.network.table,
+            &self.weights,
+            &burn::tensor::Device::flex(),
+        );
         let cores = Cores::new(threads)?;
         let (size, classes) = (self.card.image_size as usize, self.card.classes.len());
         // A round keeps every core busy and the memory bounded.
@@ -95,7 +122,11 @@ impl Classifier {
                         transform.normalise(&transform.resized(&picture), &mut images);
                     }));
                 }
-                let logits = if images.is_empty() { Vec::new() } else { infer(&self.network, &bound, images, size) };
+                let logits = if images.is_empty() {
+                    Vec::new()
+                } else {
+                    infer(&self.network, &bound, images, size)
+                };
                 let mut rows = logits.chunks_exact(classes);
                 let predictions: Vec<Result<Prediction, WorkerError>> = portion
                     .iter()
@@ -123,7 +154,10 @@ impl Classifier {
     }
 
     fn spec(&self) -> Spec {
-        Spec { data: self.card.data_spec(), ..Spec::default() }
+        Spec {
+            data: self.card.data_spec(),
+            ..Spec::default()
+        }
     }
 
     /// The folder's pictures as a validation set whose classes are the network's.
@@ -155,5 +189,10 @@ fn prediction(path: &Path, logits: &[f32]) -> Prediction {
     let probabilities = loss::softmax(logits, logits.len());
     let mut ranking: Vec<usize> = (0..logits.len()).collect();
     ranking.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
-    Prediction { path: path.to_path_buf(), logits: logits.to_vec(), probabilities, ranking }
+    Prediction {
+        path: path.to_path_buf(),
+        logits: logits.to_vec(),
+        probabilities,
+        ranking,
+    }
 }

@@ -61,7 +61,11 @@ pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
     };
     let session = session::connect(&options.coordinator, hello)?;
     let (worker, spec, store_url) = match session.recv() {
-        SessionEvent::Welcome { worker, spec, store_url } => (worker, *spec, store_url),
+        SessionEvent::Welcome {
+            worker,
+            spec,
+            store_url,
+        } => (worker, *spec, store_url),
         other => return Err(ended_by(other)),
     };
     let prepared = prepare(&options, spec, &store_url);
@@ -126,5 +130,14 @@ fn prepare(
         parameters: network.table.parameters_len() as u64,
         collective_address: address.to_string(),
     };
-    Ok((JobContext { spec, pipeline: Arc::new(pipeline), network, store }, endpoint, ready))
+    Ok((
+        JobContext {
+            spec,
+            pipeline: Arc::new(pipeline),
+            network,
+            store,
+        },
+        endpoint,
+        ready,
+    ))
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use perennial_collective::{Collective, CollectiveError, Contribution, MeshConfig, Reduced, Tcp, TcpEndpoint};
+use perennial_collective::{
+    Collective, CollectiveError, Contribution, MeshConfig, Reduced, Tcp, TcpEndpoint,
+};
 use perennial_model::files;
 use perennial_plan::Generation;
 use perennial_store::PartKind;
@@ -42,24 +44,41 @@ impl<'a> Member<'a> {
             .members
             .iter()
             .position(|member| member.worker == worker)
-            .ok_or_else(|| WorkerError::Ended(format!("generation {} has no member {worker}", generation.id)))?;
+            .ok_or_else(|| {
+                WorkerError::Ended(format!(
+                    "generation {} has no member {worker}",
+                    generation.id
+                ))
+            })?;
         let replica = starting_replica(context, generation.checkpoint)?;
         let config = MeshConfig {
             job: context.spec.name.clone(),
             generation: generation.id,
             rank,
-            addresses: generation.members.iter().map(|member| member.address.clone()).collect(),
+            addresses: generation
+                .members
+                .iter()
+                .map(|member| member.address.clone())
+                .collect(),
             deadline: CONNECT,
             timeout: SUM,
         };
         let collective = endpoint
             .connect(config, ears.abort_handle())
             .map_err(|error| lost_or(error, &generation))?;
-        Ok(Self { context, generation, rank, replica, collective })
+        Ok(Self {
+            context,
+            generation,
+            rank,
+            replica,
+            collective,
+        })
     }
 
     pub fn all_reduce(&mut self, contribution: Contribution) -> Result<Reduced, WorkerError> {
-        self.collective.all_reduce(contribution).map_err(|error| lost_or(error, &self.generation))
+        self.collective
+            .all_reduce(contribution)
+            .map_err(|error| lost_or(error, &self.generation))
     }
 }
 
@@ -70,14 +89,22 @@ fn lost_or(error: CollectiveError, generation: &Generation) -> WorkerError {
         _ => return error.into(),
     };
     match generation.members.get(peer as usize) {
-        Some(member) => WorkerError::PeerLost { peer: member.worker.clone(), reason: error.to_string() },
+        Some(member) => WorkerError::PeerLost {
+            peer: member.worker.clone(),
+            reason: error.to_string(),
+        },
         None => error.into(),
     }
 }
 
 /// The replica of a checkpoint, or the one before the first step.
 fn starting_replica(context: &JobContext, checkpoint: Option<u64>) -> Result<Replica, WorkerError> {
-    let JobContext { spec, network, store, .. } = context;
+    let JobContext {
+        spec,
+        network,
+        store,
+        ..
+    } = context;
     let table = &network.table;
     let initial = table.initial_weights(spec.seed);
     if let Some(step) = checkpoint {
@@ -89,13 +116,20 @@ fn starting_replica(context: &JobContext, checkpoint: Option<u64>) -> Result<Rep
                 Some(_) => Some(job.load_part(&manifest, PartKind::Ema).await?),
                 None => None,
             };
-            Ok::<_, perennial_store::StoreError>((model, ema, job.load_part(&manifest, PartKind::Optimizer).await?))
+            Ok::<_, perennial_store::StoreError>((
+                model,
+                ema,
+                job.load_part(&manifest, PartKind::Optimizer).await?,
+            ))
         })??;
         let mut replica = Replica::new(spec, table, initial);
         let path = || format!("checkpoint {step} of job `{}`", spec.name);
         replica
             .load_weights(table, &model, ema.as_ref())
-            .map_err(|source| WorkerError::Weights { path: path(), source })?;
+            .map_err(|source| WorkerError::Weights {
+                path: path(),
+                source,
+            })?;
         replica.load_optimizer(table, &optimizer)?;
         return Ok(replica);
     }
@@ -103,11 +137,19 @@ fn starting_replica(context: &JobContext, checkpoint: Option<u64>) -> Result<Rep
         return Ok(Replica::new(spec, table, initial));
     };
     let named = files::read(path.as_ref(), files::Weights::Raw)?;
-    let (weights, replaced) = table
-        .from_pretrained(named, &initial)
-        .map_err(|source| WorkerError::Weights { path: format!("weights file `{path}`"), source })?;
+    let (weights, replaced) =
+        table
+            .from_pretrained(named, &initial)
+            .map_err(|source| WorkerError::Weights {
+                path: format!("weights file `{path}`"),
+                source,
+            })?;
     if !replaced.is_empty() {
-        tracing::info!(path, ?replaced, "the head is drawn anew for the classes of this data set");
+        tracing::info!(
+            path,
+            ?replaced,
+            "the head is drawn anew for the classes of this data set"
+        );
     }
     Ok(Replica::new(spec, table, weights))
 }

@@ -12,7 +12,11 @@ pub fn numerics_class() -> String {
             Some(line.split_once(':')?.1.trim().to_string())
         })
         .unwrap_or_else(|| "unnamed processor".to_string());
-    format!("{} {} ({processor}), {KERNEL_SET}", std::env::consts::ARCH, vector_unit())
+    format!(
+        "{} {} ({processor}), {KERNEL_SET}",
+        std::env::consts::ARCH,
+        vector_unit()
+    )
 }
 
 #[cfg(target_arch = "x86_64")]

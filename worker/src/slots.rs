@@ -40,12 +40,15 @@ impl Cores {
                 scope.spawn(move || {
                     pool.install(|| {
                         loop {
-                            let item = (next.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))();
+                            let item =
+                                (next.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))();
                             let result = match item {
                                 None => return,
                                 Some(item) => item.map(work),
                             };
-                            let mut results = results.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                            let mut results = results
+                                .lock()
+                                .unwrap_or_else(|poisoned| poisoned.into_inner());
                             match result {
                                 Ok(value) => {
                                     if let Ok(values) = results.as_mut() {
@@ -62,7 +65,9 @@ impl Cores {
                 });
             }
         });
-        results.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
+        results
+            .into_inner()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -74,11 +79,20 @@ mod tests {
     fn every_item_is_worked_on_once_and_an_error_ends_the_work() {
         let cores = Cores::new(2).unwrap();
         let mut items = 0..100u32;
-        let mut results = cores.for_each(|| items.next().map(Ok::<_, ()>), |item| item * 2).unwrap();
+        let mut results = cores
+            .for_each(|| items.next().map(Ok::<_, ()>), |item| item * 2)
+            .unwrap();
         results.sort_unstable();
         assert_eq!(results, (0..100).map(|item| item * 2).collect::<Vec<_>>());
         let mut items = 0..100u32;
-        let failed = cores.for_each(|| items.next().map(|item| if item == 7 { Err("seven") } else { Ok(item) }), |i| i);
+        let failed = cores.for_each(
+            || {
+                items
+                    .next()
+                    .map(|item| if item == 7 { Err("seven") } else { Ok(item) })
+            },
+            |i| i,
+        );
         assert_eq!(failed, Err("seven"));
     }
 }

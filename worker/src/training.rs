@@ -27,12 +27,21 @@ type SlotItem = (u32, Result<SlotBatch, DataError>);
 
 impl Member<'_> {
     /// Trains from the generation's cursor to the job's end, or to a stop on which all members agree.
-    pub fn train(&mut self, threads: usize, reporter: &Reporter, ears: &Ears) -> Result<(), WorkerError> {
+    pub fn train(
+        &mut self,
+        threads: usize,
+        reporter: &Reporter,
+        ears: &Ears,
+    ) -> Result<(), WorkerError> {
         let spec = self.context.spec.clone();
         let samples = self.context.pipeline.data().train.len();
         let steps = steps_per_epoch(samples, spec.train.batch_size as usize);
-        let schedule =
-            LearningRate::new(&spec.schedule, spec.optimizer.learning_rate, spec.train.epochs, u64::from(steps));
+        let schedule = LearningRate::new(
+            &spec.schedule,
+            spec.optimizer.learning_rate,
+            spec.train.epochs,
+            u64::from(steps),
+        );
         let cores = Cores::new(threads)?;
         let checkpoints = CheckpointWriter::new(self, reporter.clone())?;
         let own_slots = self.generation.members[self.rank].slots.clone();
@@ -43,7 +52,8 @@ impl Member<'_> {
         let mut stopped_early = false;
         while cursor.epoch < spec.train.epochs && !stopped_early {
             let started = Instant::now();
-            let (reduced, outcome) = self.step(cursor, steps, &cores, &mut batches, &schedule, ears)?;
+            let (reduced, outcome) =
+                self.step(cursor, steps, &cores, &mut batches, &schedule, ears)?;
             reporter.send(Report::StepDone(StepDone {
                 generation: self.generation.id,
                 epoch: cursor.epoch,
@@ -63,7 +73,11 @@ impl Member<'_> {
             if cursor.step == 0 {
                 let evaluation_json = self.evaluate(&cores)?;
                 if self.rank == 0 {
-                    reporter.send(Report::EpochDone(EpochDone { generation: self.generation.id, epoch, evaluation_json }));
+                    reporter.send(Report::EpochDone(EpochDone {
+                        generation: self.generation.id,
+                        epoch,
+                        evaluation_json,
+                    }));
                 }
             }
             if checkpoint_due(&spec, cursor, steps) || stopped_early {
@@ -94,9 +108,18 @@ impl Member<'_> {
         let global_step = cursor.global_step(steps);
         let size = spec.data.image_size as usize;
         let owned = self.generation.members[self.rank].slots.clone();
-        let occupied = occupied_slots(spec, self.context.pipeline.data().train.len(), cursor, owned.clone());
+        let occupied = occupied_slots(
+            spec,
+            self.context.pipeline.data().train.len(),
+            cursor,
+            owned.clone(),
+        );
 
-        let bound = Bound::new(&network.table, &self.replica.weights, &burn::tensor::Device::flex());
+        let bound = Bound::new(
+            &network.table,
+            &self.replica.weights,
+            &burn::tensor::Device::flex(),
+        );
         let mut left = occupied.len();
         let next = || {
             left = left.checked_sub(1)?;
@@ -104,8 +127,16 @@ impl Member<'_> {
             Some(batch.map(|batch| (slot, batch)))
         };
         let work = |(slot, batch): (u32, SlotBatch)| {
-            let input = SlotInput { images: batch.images, targets: batch.targets, labels: batch.labels };
-            let key = DropPathKey { seed: spec.seed, global_step, slot };
+            let input = SlotInput {
+                images: batch.images,
+                targets: batch.targets,
+                labels: batch.labels,
+            };
+            let key = DropPathKey {
+                seed: spec.seed,
+                global_step,
+                slot,
+            };
             (slot, slot_gradient(network, &bound, input, size, key))
         };
         let outcomes = cores.for_each(next, work)?;
@@ -117,19 +148,32 @@ impl Member<'_> {
         let mut outcomes: BTreeMap<u32, _> = outcomes.into_iter().collect();
         for slot in owned {
             let outcome = outcomes.remove(&slot);
-            let (gradient, statistic) = outcome.map(|outcome| (outcome.gradient, outcome.statistics)).unzip();
+            let (gradient, statistic) = outcome
+                .map(|outcome| (outcome.gradient, outcome.statistics))
+                .unzip();
             gradients.add(slot, gradient)?;
             statistics.add(slot, statistic)?;
         }
         let reduced = self.all_reduce(Contribution {
             slots,
-            gradients: Partial { len: network.table.parameters_len(), nodes: gradients.finish()? },
-            statistics: Partial { len: statistics_len(network), nodes: statistics.finish()? },
+            gradients: Partial {
+                len: network.table.parameters_len(),
+                nodes: gradients.finish()?,
+            },
+            statistics: Partial {
+                len: statistics_len(network),
+                nodes: statistics.finish()?,
+            },
             control: if ears.stop_requested() { STOP } else { 0 },
         })?;
         let learning_rate = schedule.at(global_step);
         let table = &self.context.network.table;
-        let outcome = self.replica.apply(table, &reduced.gradients, &reduced.statistics, learning_rate)?;
+        let outcome = self.replica.apply(
+            table,
+            &reduced.gradients,
+            &reduced.statistics,
+            learning_rate,
+        )?;
         Ok((reduced.control, outcome))
     }
 }
@@ -181,5 +225,10 @@ fn prefetch(
         Request::Eval { .. } => unreachable!("only training slots are requested here"),
     });
     let look_ahead = 2 * threads.max(1) + 2;
-    slots.zip(member.context.pipeline.prefetch(threads, look_ahead, requests))
+    slots.zip(
+        member
+            .context
+            .pipeline
+            .prefetch(threads, look_ahead, requests),
+    )
 }

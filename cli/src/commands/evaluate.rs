@@ -22,7 +22,10 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
     let classifier = args.weights.load()?;
     let mut evaluation = classifier.evaluate(&args.data, args.weights.threads(), MAX_PIXELS)?;
     // Pictures belong into a page, not into lines.
-    evaluation.mistakes.iter_mut().for_each(|mistake| mistake.thumbnail = None);
+    evaluation
+        .mistakes
+        .iter_mut()
+        .for_each(|mistake| mistake.thumbnail = None);
     let classes = &classifier.card.classes;
     let report = ClassificationReport::new(classes, &evaluation.confusion);
     let value = json!({

@@ -35,32 +35,39 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
     let top = usize::from(args.top).min(classifier.card.classes.len());
     let mut csv = csv::Writer::from_writer(std::io::stdout().lock());
     if !output.json {
-        let numbered = (1..=top).flat_map(|place| [format!("class_{place}"), format!("probability_{place}")]);
+        let numbered =
+            (1..=top).flat_map(|place| [format!("class_{place}"), format!("probability_{place}")]);
         csv.write_record(std::iter::once("path".to_string()).chain(numbered))?;
         csv.flush()?;
     }
     let mut failed = 0usize;
     let mut writing = Ok(());
-    classifier.predict(&pictures, args.weights.threads(), MAX_PIXELS, |prediction| {
-        let prediction = match prediction {
-            Ok(prediction) => prediction,
-            Err(error) if args.keep_going => {
-                failed += 1;
-                let _ = writeln!(std::io::stderr(), "error: {error}");
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        };
-        if writing.is_ok() {
-            writing = if output.json {
-                drop(csv.flush());
-                println_json(&classifier, &prediction, top, args.logits)
-            } else {
-                csv.write_record(record(&classifier, &prediction, top)).map_err(Into::into)
+    classifier.predict(
+        &pictures,
+        args.weights.threads(),
+        MAX_PIXELS,
+        |prediction| {
+            let prediction = match prediction {
+                Ok(prediction) => prediction,
+                Err(error) if args.keep_going => {
+                    failed += 1;
+                    let _ = writeln!(std::io::stderr(), "error: {error}");
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
             };
-        }
-        Ok(())
-    })?;
+            if writing.is_ok() {
+                writing = if output.json {
+                    drop(csv.flush());
+                    println_json(&classifier, &prediction, top, args.logits)
+                } else {
+                    csv.write_record(record(&classifier, &prediction, top))
+                        .map_err(Into::into)
+                };
+            }
+            Ok(())
+        },
+    )?;
     writing?;
     csv.flush()?;
     if failed > 0 {
@@ -78,7 +85,12 @@ fn record(classifier: &Classifier, prediction: &Prediction, top: usize) -> Vec<S
     record
 }
 
-fn println_json(classifier: &Classifier, prediction: &Prediction, top: usize, logits: bool) -> anyhow::Result<()> {
+fn println_json(
+    classifier: &Classifier,
+    prediction: &Prediction,
+    top: usize,
+    logits: bool,
+) -> anyhow::Result<()> {
     let ranked: Vec<_> = prediction
         .ranking
         .iter()
@@ -121,9 +133,12 @@ fn pictures(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 fn search(folder: &Path, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
-    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read `{}`", folder.display()))?;
+    let entries =
+        std::fs::read_dir(folder).with_context(|| format!("cannot read `{}`", folder.display()))?;
     for entry in entries {
-        let path = entry.with_context(|| format!("cannot read `{}`", folder.display()))?.path();
+        let path = entry
+            .with_context(|| format!("cannot read `{}`", folder.display()))?
+            .path();
         if path.is_dir() {
             search(&path, found)?;
         } else if perennial_data::is_picture(&path) {

@@ -20,16 +20,33 @@ pub struct WeightsArgs {
     #[arg(long, value_name = "NAME", requires = "classes")]
     model: Option<String>,
     /// The classes in the order of the logits, comma-separated, for files of other programs
-    #[arg(long, value_name = "A,B,...", value_delimiter = ',', requires = "model")]
+    #[arg(
+        long,
+        value_name = "A,B,...",
+        value_delimiter = ',',
+        requires = "model"
+    )]
     classes: Vec<String>,
     /// Height and width in pixels, for files of other programs
     #[arg(long, value_name = "PIXELS", default_value_t = 224, requires = "model", value_parser = clap::value_parser!(u32).range(32..=1024))]
     image_size: u32,
     /// Per-channel mean, for files of other programs
-    #[arg(long, value_name = "R,G,B", value_delimiter = ',', num_args = 1, requires = "model")]
+    #[arg(
+        long,
+        value_name = "R,G,B",
+        value_delimiter = ',',
+        num_args = 1,
+        requires = "model"
+    )]
     mean: Vec<f32>,
     /// Per-channel standard deviation, for files of other programs
-    #[arg(long, value_name = "R,G,B", value_delimiter = ',', num_args = 1, requires = "model")]
+    #[arg(
+        long,
+        value_name = "R,G,B",
+        value_delimiter = ',',
+        num_args = 1,
+        requires = "model"
+    )]
     std: Vec<f32>,
     /// Slots computed side by side; all cores where it is left out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -43,7 +60,11 @@ pub const MAX_PIXELS: u64 = 100_000_000;
 
 impl WeightsArgs {
     pub fn load(&self) -> anyhow::Result<Classifier> {
-        let which = if self.ema { files::Weights::Average } else { files::Weights::Raw };
+        let which = if self.ema {
+            files::Weights::Average
+        } else {
+            files::Weights::Raw
+        };
         Ok(Classifier::load(&self.weights, which, self.card()?)?)
     }
 
@@ -73,6 +94,9 @@ fn channels(flag: &str, values: &[f32]) -> anyhow::Result<Option<[f32; 3]>> {
     match values {
         [] => Ok(None),
         [r, g, b] => Ok(Some([*r, *g, *b])),
-        other => bail!("{flag} has {} numbers, but a picture has three channels", other.len()),
+        other => bail!(
+            "{flag} has {} numbers, but a picture has three channels",
+            other.len()
+        ),
     }
 }

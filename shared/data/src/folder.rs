@@ -95,7 +95,11 @@ impl DataSet {
         if !dir.is_dir() {
             return Err(DataError::MissingFolder(dir.to_path_buf()));
         }
-        let dir = if is_split(dir)? { dir.join("val") } else { dir.to_path_buf() };
+        let dir = if is_split(dir)? {
+            dir.join("val")
+        } else {
+            dir.to_path_buf()
+        };
         let mut found = list(&dir)?;
         if found.samples.is_empty() {
             return Err(DataError::NoPictures(dir));

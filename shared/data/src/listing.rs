@@ -87,7 +87,11 @@ fn pictures(dir: &Path) -> Result<BTreeSet<(String, u64)>, DataError> {
 /// Whether the file's name ends as a picture's does.
 pub fn is_picture(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
-    extension.is_some_and(|extension| EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)))
+    extension.is_some_and(|extension| {
+        EXTENSIONS
+            .iter()
+            .any(|known| extension.eq_ignore_ascii_case(known))
+    })
 }
 
 fn visible_entries(dir: &Path) -> Result<Vec<PathBuf>, DataError> {

@@ -55,7 +55,11 @@ where
     S: Clone + Send + std::fmt::Debug + 'static,
 {
     let nodes = inputs.each_ref().map(|input| input.node());
-    match (Derivative::<B, S, N> { gradients }).prepare::<C>(nodes).compute_bound().stateful() {
+    match (Derivative::<B, S, N> { gradients })
+        .prepare::<C>(nodes)
+        .compute_bound()
+        .stateful()
+    {
         OpsKind::Tracked(prep) => prep.finish(saved, output),
         OpsKind::UnTracked(prep) => prep.finish(output),
     }
@@ -71,27 +75,42 @@ impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodi
         })
     }
 
-    fn kernel_linear_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn kernel_linear_bias(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
         let saved = (x.primitive().clone(), weight.primitive().clone());
-        let output = B::kernel_linear_bias(saved.0.clone(), saved.1.clone(), bias.primitive().clone());
+        let output =
+            B::kernel_linear_bias(saved.0.clone(), saved.1.clone(), bias.primitive().clone());
         record::<B, C, _, _>([x, weight, bias], output, saved, |(x, weight), grad| {
             let (x, weight) = B::kernel_linear_backward(x, weight, grad.clone());
             [x, weight, B::kernel_bias_backward(grad)]
         })
     }
 
-    fn kernel_depthwise(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn kernel_depthwise(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
         let saved = (x.primitive().clone(), weight.primitive().clone());
-        let output = B::kernel_depthwise(saved.0.clone(), saved.1.clone(), bias.primitive().clone());
+        let output =
+            B::kernel_depthwise(saved.0.clone(), saved.1.clone(), bias.primitive().clone());
         record::<B, C, _, _>([x, weight, bias], output, saved, |(x, weight), grad| {
             let (x, weight, bias) = B::kernel_depthwise_backward(x, weight, grad);
             [x, weight, bias]
         })
     }
 
-    fn kernel_conv_stride2(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn kernel_conv_stride2(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
         let saved = (x.primitive().clone(), weight.primitive().clone());
-        let output = B::kernel_conv_stride2(saved.0.clone(), saved.1.clone(), bias.primitive().clone());
+        let output =
+            B::kernel_conv_stride2(saved.0.clone(), saved.1.clone(), bias.primitive().clone());
         record::<B, C, _, _>([x, weight, bias], output, saved, |(x, weight), grad| {
             let (x, weight) = B::kernel_conv_stride2_backward(x, weight, grad.clone());
             [x, weight, B::kernel_bias_backward(grad)]
@@ -107,30 +126,49 @@ impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodi
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let inputs = [&x, &gamma, &beta].map(|input| input.primitive().clone());
         let [x_value, gamma_value, beta_value] = inputs.clone();
-        let (output, mean, variance) = B::kernel_batch_norm(x_value, gamma_value, beta_value, epsilon, relu);
+        let (output, mean, variance) =
+            B::kernel_batch_norm(x_value, gamma_value, beta_value, epsilon, relu);
         let saved = (inputs, mean.clone(), variance.clone(), epsilon, relu);
-        let output = record::<B, C, _, _>([x, gamma, beta], output, saved, |(inputs, mean, variance, epsilon, relu), grad| {
-            let [x, gamma, beta] = inputs;
-            let (x, gamma, beta) = B::kernel_batch_norm_backward(x, gamma, beta, mean, variance, epsilon, relu, grad);
-            [x, gamma, beta]
-        });
+        let output = record::<B, C, _, _>(
+            [x, gamma, beta],
+            output,
+            saved,
+            |(inputs, mean, variance, epsilon, relu), grad| {
+                let [x, gamma, beta] = inputs;
+                let (x, gamma, beta) = B::kernel_batch_norm_backward(
+                    x, gamma, beta, mean, variance, epsilon, relu, grad,
+                );
+                [x, gamma, beta]
+            },
+        );
         (output, untracked::<B, C>(mean), untracked::<B, C>(variance))
     }
 
     fn kernel_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let saved = x.primitive().clone();
         let output = B::kernel_gelu(saved.clone());
-        record::<B, C, _, _>([x], output, saved, |x, grad| [B::kernel_gelu_backward(x, grad)])
+        record::<B, C, _, _>([x], output, saved, |x, grad| {
+            [B::kernel_gelu_backward(x, grad)]
+        })
     }
 
-    fn kernel_spatial_gate(x: FloatTensor<Self>, hidden: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn kernel_spatial_gate(
+        x: FloatTensor<Self>,
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
         let saved = [&x, &hidden, &weight].map(|input| input.primitive().clone());
         let [x_value, hidden_value, weight_value] = saved.clone();
         let output = B::kernel_spatial_gate(x_value, hidden_value, weight_value);
-        record::<B, C, _, _>([x, hidden, weight], output, saved, |[x, hidden, weight], grad| {
-            let (x, hidden, weight) = B::kernel_spatial_gate_backward(x, hidden, weight, grad);
-            [x, hidden, weight]
-        })
+        record::<B, C, _, _>(
+            [x, hidden, weight],
+            output,
+            saved,
+            |[x, hidden, weight], grad| {
+                let (x, hidden, weight) = B::kernel_spatial_gate_backward(x, hidden, weight, grad);
+                [x, hidden, weight]
+            },
+        )
     }
 
     fn kernel_channel_gate(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -148,7 +186,12 @@ impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodi
         shift: FloatTensor<Self>,
         relu: bool,
     ) -> FloatTensor<Self> {
-        untracked::<B, C>(B::kernel_scale_shift(x.into_primitive(), scale.into_primitive(), shift.into_primitive(), relu))
+        untracked::<B, C>(B::kernel_scale_shift(
+            x.into_primitive(),
+            scale.into_primitive(),
+            shift.into_primitive(),
+            relu,
+        ))
     }
 }
 

@@ -11,11 +11,17 @@ type Tensor = FloatTensor<Flex>;
 
 /// The contiguous values of `tensor`, copied only where it is a strided view.
 fn contiguous(tensor: Tensor) -> Tensor {
-    if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
+    if tensor.is_contiguous() {
+        tensor
+    } else {
+        tensor.to_contiguous()
+    }
 }
 
 fn values(tensor: &Tensor) -> &[f32] {
-    tensor.as_slice::<f32>().expect("`contiguous` made it a contiguous f32 tensor")
+    tensor
+        .as_slice::<f32>()
+        .expect("`contiguous` made it a contiguous f32 tensor")
 }
 
 fn dims(tensor: &Tensor) -> Vec<usize> {
@@ -27,15 +33,27 @@ fn tensor(values: Vec<f32>, shape: Vec<usize>) -> Tensor {
 }
 
 fn image(tensor: &Tensor) -> Image {
-    let [batch, height, width, channels] = dims(tensor).try_into().expect("an activation has four axes");
-    Image { batch, height, width, channels }
+    let [batch, height, width, channels] = dims(tensor)
+        .try_into()
+        .expect("an activation has four axes");
+    Image {
+        batch,
+        height,
+        width,
+        channels,
+    }
 }
 
 fn linear(x: Tensor, weight: Tensor, bias: Option<Tensor>) -> Tensor {
     let (x, weight, bias) = (contiguous(x), contiguous(weight), bias.map(contiguous));
     let mut shape = dims(&x);
     let outputs = dims(&weight)[0];
-    let output = cpu::linear::forward(values(&x), values(&weight), bias.as_ref().map(values), outputs);
+    let output = cpu::linear::forward(
+        values(&x),
+        values(&weight),
+        bias.as_ref().map(values),
+        outputs,
+    );
     *shape.last_mut().expect("an activation has axes") = outputs;
     tensor(output, shape)
 }
@@ -51,27 +69,54 @@ impl KernelOps for Flex {
 
     fn kernel_depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
         let (x, weight, bias) = (contiguous(x), contiguous(weight), contiguous(bias));
-        tensor(cpu::depthwise::forward(image(&x), values(&x), values(&weight), values(&bias)), dims(&x))
+        tensor(
+            cpu::depthwise::forward(image(&x), values(&x), values(&weight), values(&bias)),
+            dims(&x),
+        )
     }
 
     fn kernel_conv_stride2(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
         let (x, weight, bias) = (contiguous(x), contiguous(weight), contiguous(bias));
         let shape = cpu::conv::output_image(image(&x), dims(&weight)[0]);
         let output = cpu::conv::forward(image(&x), values(&x), values(&weight), values(&bias));
-        tensor(output, vec![shape.batch, shape.height, shape.width, shape.channels])
+        tensor(
+            output,
+            vec![shape.batch, shape.height, shape.width, shape.channels],
+        )
     }
 
-    fn kernel_batch_norm(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: f32, relu: bool) -> (Tensor, Tensor, Tensor) {
+    fn kernel_batch_norm(
+        x: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        epsilon: f32,
+        relu: bool,
+    ) -> (Tensor, Tensor, Tensor) {
         let (x, gamma, beta) = (contiguous(x), contiguous(gamma), contiguous(beta));
         let channels = dims(&gamma)[0];
         let (mean, variance) = cpu::norm::moments(values(&x), channels);
-        let output = cpu::norm::normalize(values(&x), values(&gamma), values(&beta), &mean, &variance, epsilon, relu);
-        (tensor(output, dims(&x)), tensor(mean, vec![channels]), tensor(variance, vec![channels]))
+        let output = cpu::norm::normalize(
+            values(&x),
+            values(&gamma),
+            values(&beta),
+            &mean,
+            &variance,
+            epsilon,
+            relu,
+        );
+        (
+            tensor(output, dims(&x)),
+            tensor(mean, vec![channels]),
+            tensor(variance, vec![channels]),
+        )
     }
 
     fn kernel_scale_shift(x: Tensor, scale: Tensor, shift: Tensor, relu: bool) -> Tensor {
         let (x, scale, shift) = (contiguous(x), contiguous(scale), contiguous(shift));
-        tensor(cpu::norm::scale_shift(values(&x), values(&scale), values(&shift), relu), dims(&x))
+        tensor(
+            cpu::norm::scale_shift(values(&x), values(&scale), values(&shift), relu),
+            dims(&x),
+        )
     }
 
     fn kernel_gelu(x: Tensor) -> Tensor {
@@ -81,39 +126,63 @@ impl KernelOps for Flex {
 
     fn kernel_spatial_gate(x: Tensor, hidden: Tensor, weight: Tensor) -> Tensor {
         let (x, hidden, weight) = (contiguous(x), contiguous(hidden), contiguous(weight));
-        tensor(cpu::spatial_gate::forward(values(&x), values(&hidden), values(&weight)), dims(&x))
+        tensor(
+            cpu::spatial_gate::forward(values(&x), values(&hidden), values(&weight)),
+            dims(&x),
+        )
     }
 
     fn kernel_channel_gate(x: Tensor, weight: Tensor) -> Tensor {
         let (x, weight) = (contiguous(x), contiguous(weight));
-        tensor(cpu::channel_gate::forward(image(&x), values(&x), values(&weight)), dims(&x))
+        tensor(
+            cpu::channel_gate::forward(image(&x), values(&x), values(&weight)),
+            dims(&x),
+        )
     }
 }
 
 impl KernelGradients for Flex {
     fn kernel_linear_backward(x: Tensor, weight: Tensor, grad: Tensor) -> (Tensor, Tensor) {
         let (x, weight, grad) = (contiguous(x), contiguous(weight), contiguous(grad));
-        let (dx, dw) = cpu::linear::backward(values(&x), values(&weight), values(&grad), dims(&weight)[0]);
+        let (dx, dw) =
+            cpu::linear::backward(values(&x), values(&weight), values(&grad), dims(&weight)[0]);
         (tensor(dx, dims(&x)), tensor(dw, dims(&weight)))
     }
 
     fn kernel_bias_backward(grad: Tensor) -> Tensor {
         let grad = contiguous(grad);
         let channels = *dims(&grad).last().expect("an activation has axes");
-        tensor(cpu::linear::column_sums(values(&grad), channels), vec![channels])
+        tensor(
+            cpu::linear::column_sums(values(&grad), channels),
+            vec![channels],
+        )
     }
 
-    fn kernel_depthwise_backward(x: Tensor, weight: Tensor, grad: Tensor) -> (Tensor, Tensor, Tensor) {
+    fn kernel_depthwise_backward(
+        x: Tensor,
+        weight: Tensor,
+        grad: Tensor,
+    ) -> (Tensor, Tensor, Tensor) {
         let (x, weight, grad) = (contiguous(x), contiguous(weight), contiguous(grad));
         let shape = image(&x);
         let dx = cpu::depthwise::input_gradient(shape, values(&weight), values(&grad));
         let (dw, db) = cpu::depthwise::weight_gradient(shape, values(&x), values(&grad));
-        (tensor(dx, dims(&x)), tensor(dw, dims(&weight)), tensor(db, vec![shape.channels]))
+        (
+            tensor(dx, dims(&x)),
+            tensor(dw, dims(&weight)),
+            tensor(db, vec![shape.channels]),
+        )
     }
 
     fn kernel_conv_stride2_backward(x: Tensor, weight: Tensor, grad: Tensor) -> (Tensor, Tensor) {
         let (x, weight, grad) = (contiguous(x), contiguous(weight), contiguous(grad));
-        let (dx, dw) = cpu::conv::backward(image(&x), values(&x), values(&weight), values(&grad), dims(&weight)[0]);
+        let (dx, dw) = cpu::conv::backward(
+            image(&x),
+            values(&x),
+            values(&weight),
+            values(&grad),
+            dims(&weight)[0],
+        );
         (tensor(dx, dims(&x)), tensor(dw, dims(&weight)))
     }
 
@@ -129,9 +198,20 @@ impl KernelGradients for Flex {
     ) -> (Tensor, Tensor, Tensor) {
         let [x, gamma, beta, grad] = [x, gamma, beta, grad].map(contiguous);
         let moments = (values(&mean), values(&variance));
-        let (dx, dgamma, dbeta) =
-            cpu::norm::backward(values(&x), values(&gamma), values(&beta), moments, epsilon, relu, values(&grad));
-        (tensor(dx, dims(&x)), tensor(dgamma, dims(&gamma)), tensor(dbeta, dims(&beta)))
+        let (dx, dgamma, dbeta) = cpu::norm::backward(
+            values(&x),
+            values(&gamma),
+            values(&beta),
+            moments,
+            epsilon,
+            relu,
+            values(&grad),
+        );
+        (
+            tensor(dx, dims(&x)),
+            tensor(dgamma, dims(&gamma)),
+            tensor(dbeta, dims(&beta)),
+        )
     }
 
     fn kernel_gelu_backward(x: Tensor, grad: Tensor) -> Tensor {
@@ -139,15 +219,30 @@ impl KernelGradients for Flex {
         tensor(cpu::gelu::backward(values(&x), values(&grad)), dims(&x))
     }
 
-    fn kernel_spatial_gate_backward(x: Tensor, hidden: Tensor, weight: Tensor, grad: Tensor) -> (Tensor, Tensor, Tensor) {
+    fn kernel_spatial_gate_backward(
+        x: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        grad: Tensor,
+    ) -> (Tensor, Tensor, Tensor) {
         let [x, hidden, weight, grad] = [x, hidden, weight, grad].map(contiguous);
-        let (dx, dh, dw) = cpu::spatial_gate::backward(values(&x), values(&hidden), values(&weight), values(&grad));
-        (tensor(dx, dims(&x)), tensor(dh, dims(&x)), tensor(dw, dims(&weight)))
+        let (dx, dh, dw) = cpu::spatial_gate::backward(
+            values(&x),
+            values(&hidden),
+            values(&weight),
+            values(&grad),
+        );
+        (
+            tensor(dx, dims(&x)),
+            tensor(dh, dims(&x)),
+            tensor(dw, dims(&weight)),
+        )
     }
 
     fn kernel_channel_gate_backward(x: Tensor, weight: Tensor, grad: Tensor) -> (Tensor, Tensor) {
         let (x, weight, grad) = (contiguous(x), contiguous(weight), contiguous(grad));
-        let (dx, dw) = cpu::channel_gate::backward(image(&x), values(&x), values(&weight), values(&grad));
+        let (dx, dw) =
+            cpu::channel_gate::backward(image(&x), values(&x), values(&weight), values(&grad));
         (tensor(dx, dims(&x)), tensor(dw, dims(&weight)))
     }
 }

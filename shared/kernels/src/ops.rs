@@ -10,9 +10,21 @@ use crate::Activation;
 #[backend_extension(Flex, Autodiff)]
 pub trait KernelOps: Backend {
     fn kernel_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
-    fn kernel_linear_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
-    fn kernel_depthwise(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
-    fn kernel_conv_stride2(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn kernel_linear_bias(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+    fn kernel_depthwise(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+    fn kernel_conv_stride2(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
     /// `relu` says whether a ReLU follows. Returns the output, the mean and the biased variance.
     fn kernel_batch_norm(
         x: FloatTensor<Self>,
@@ -21,10 +33,18 @@ pub trait KernelOps: Backend {
         epsilon: f32,
         relu: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
-    fn kernel_scale_shift(x: FloatTensor<Self>, scale: FloatTensor<Self>, shift: FloatTensor<Self>, relu: bool)
-    -> FloatTensor<Self>;
+    fn kernel_scale_shift(
+        x: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        relu: bool,
+    ) -> FloatTensor<Self>;
     fn kernel_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
-    fn kernel_spatial_gate(x: FloatTensor<Self>, hidden: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn kernel_spatial_gate(
+        x: FloatTensor<Self>,
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
     fn kernel_channel_gate(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
@@ -75,26 +95,45 @@ pub trait KernelGradients: Backend {
 /// `x @ weight^T`: a fully connected layer, and a pointwise convolution.
 /// `x`: `[..., in]`, `weight`: `[out, in]` (trailing ones allowed), result: `[..., out]`.
 pub fn linear<const D: usize, const W: usize>(x: Tensor<D>, weight: Tensor<W>) -> Tensor<D> {
-    Tensor::from_dispatch(Dispatch::kernel_linear(x.into_dispatch(), weight.into_dispatch()))
+    Tensor::from_dispatch(Dispatch::kernel_linear(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+    ))
 }
 
 /// [`linear`] with a bias of shape `[out]`.
-pub fn linear_bias<const D: usize, const W: usize>(x: Tensor<D>, weight: Tensor<W>, bias: Tensor<1>) -> Tensor<D> {
-    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+pub fn linear_bias<const D: usize, const W: usize>(
+    x: Tensor<D>,
+    weight: Tensor<W>,
+    bias: Tensor<1>,
+) -> Tensor<D> {
+    let (x, weight, bias) = (
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+    );
     Tensor::from_dispatch(Dispatch::kernel_linear_bias(x, weight, bias))
 }
 
 /// Depthwise 3x3 convolution, stride 1, padding 1. `x`: `[batch, height, width, channels]`,
 /// `weight`: `[channels, 1, 3, 3]`, `bias`: `[channels]`.
 pub fn depthwise(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
-    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    let (x, weight, bias) = (
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+    );
     Tensor::from_dispatch(Dispatch::kernel_depthwise(x, weight, bias))
 }
 
 /// Dense 3x3 convolution, stride 2, padding 1. `x`: `[batch, height, width, in]`,
 /// `weight`: `[out, in, 3, 3]`, `bias`: `[out]`, result: `[batch, ceil(height / 2), ceil(width / 2), out]`.
 pub fn conv_stride2(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
-    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    let (x, weight, bias) = (
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+    );
     Tensor::from_dispatch(Dispatch::kernel_conv_stride2(x, weight, bias))
 }
 
@@ -110,8 +149,18 @@ pub struct BatchNormOutput {
 
 /// Batch normalisation by the statistics of `x`, and the activation that follows.
 /// `x`: `[batch, height, width, channels]`, `gamma`, `beta`: `[channels]`.
-pub fn batch_norm(x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, epsilon: f32, activation: Activation) -> BatchNormOutput {
-    let (x, gamma, beta) = (x.into_dispatch(), gamma.into_dispatch(), beta.into_dispatch());
+pub fn batch_norm(
+    x: Tensor<4>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    epsilon: f32,
+    activation: Activation,
+) -> BatchNormOutput {
+    let (x, gamma, beta) = (
+        x.into_dispatch(),
+        gamma.into_dispatch(),
+        beta.into_dispatch(),
+    );
     let relu = activation == Activation::Relu;
     let (output, mean, variance) = Dispatch::kernel_batch_norm(x, gamma, beta, epsilon, relu);
     BatchNormOutput {
@@ -123,9 +172,23 @@ pub fn batch_norm(x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, epsilon: f32,
 
 /// `activation(x * scale + shift)` over the last axis: batch normalisation by fixed statistics.
 /// For inference only.
-pub fn scale_shift(x: Tensor<4>, scale: Tensor<1>, shift: Tensor<1>, activation: Activation) -> Tensor<4> {
-    let (x, scale, shift) = (x.into_dispatch(), scale.into_dispatch(), shift.into_dispatch());
-    Tensor::from_dispatch(Dispatch::kernel_scale_shift(x, scale, shift, activation == Activation::Relu))
+pub fn scale_shift(
+    x: Tensor<4>,
+    scale: Tensor<1>,
+    shift: Tensor<1>,
+    activation: Activation,
+) -> Tensor<4> {
+    let (x, scale, shift) = (
+        x.into_dispatch(),
+        scale.into_dispatch(),
+        shift.into_dispatch(),
+    );
+    Tensor::from_dispatch(Dispatch::kernel_scale_shift(
+        x,
+        scale,
+        shift,
+        activation == Activation::Relu,
+    ))
 }
 
 /// GELU in its exact form, `x * Phi(x)`.
@@ -136,12 +199,19 @@ pub fn gelu(x: Tensor<4>) -> Tensor<4> {
 /// `x * sigmoid(hidden . weight)`: one gate a pixel, from the dot product over channels.
 /// `x`, `hidden`: `[batch, height, width, channels]`, `weight`: `[1, channels, 1, 1]`.
 pub fn spatial_gate(x: Tensor<4>, hidden: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {
-    let (x, hidden, weight) = (x.into_dispatch(), hidden.into_dispatch(), weight.into_dispatch());
+    let (x, hidden, weight) = (
+        x.into_dispatch(),
+        hidden.into_dispatch(),
+        weight.into_dispatch(),
+    );
     Tensor::from_dispatch(Dispatch::kernel_spatial_gate(x, hidden, weight))
 }
 
 /// `x * sigmoid(weight @ mean(x))`: one gate a channel, from the mean over pixels.
 /// `x`: `[batch, height, width, channels]`, `weight`: `[channels, channels, 1, 1]`.
 pub fn channel_gate(x: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {
-    Tensor::from_dispatch(Dispatch::kernel_channel_gate(x.into_dispatch(), weight.into_dispatch()))
+    Tensor::from_dispatch(Dispatch::kernel_channel_gate(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+    ))
 }

@@ -37,7 +37,10 @@ impl Bound {
             .parameters()
             .iter()
             .map(|parameter| {
-                let data = TensorData::new(weights.parameters[parameter.range.clone()].to_vec(), parameter.shape.clone());
+                let data = TensorData::new(
+                    weights.parameters[parameter.range.clone()].to_vec(),
+                    parameter.shape.clone(),
+                );
                 match parameter.shape.len() {
                     1 => BoundParameter::Vector(Tensor::from_data(data, device)),
                     2 => BoundParameter::Matrix(Tensor::from_data(data, device)),
@@ -49,16 +52,35 @@ impl Bound {
             .norms()
             .iter()
             .map(|norm| {
-                let value = |id: ParameterId| &weights.parameters[table.parameters()[id.0].range.clone()];
-                let (mean, variance) = (&weights.statistics[norm.mean()], &weights.statistics[norm.variance()]);
-                let (scale, shift) =
-                    perennial_kernels::cpu::norm::fold(value(norm.gamma), value(norm.beta), mean, variance, EPSILON);
-                let tensor = |values| Tensor::from_data(TensorData::new(values, [norm.channels]), device);
+                let value =
+                    |id: ParameterId| &weights.parameters[table.parameters()[id.0].range.clone()];
+                let (mean, variance) = (
+                    &weights.statistics[norm.mean()],
+                    &weights.statistics[norm.variance()],
+                );
+                let (scale, shift) = perennial_kernels::cpu::norm::fold(
+                    value(norm.gamma),
+                    value(norm.beta),
+                    mean,
+                    variance,
+                    EPSILON,
+                );
+                let tensor =
+                    |values| Tensor::from_data(TensorData::new(values, [norm.channels]), device);
                 (tensor(scale), tensor(shift))
             })
             .collect();
-        let moments = table.norms().iter().enumerate().map(|(index, norm)| norm.moments(index)).collect();
-        Self { parameters, folded, moments }
+        let moments = table
+            .norms()
+            .iter()
+            .enumerate()
+            .map(|(index, norm)| norm.moments(index))
+            .collect();
+        Self {
+            parameters,
+            folded,
+            moments,
+        }
     }
 
     /// The same weights as fresh leaves of a graph, so that their gradients can be read.
@@ -67,12 +89,22 @@ impl Bound {
             .parameters
             .iter()
             .map(|parameter| match parameter.clone() {
-                BoundParameter::Vector(tensor) => BoundParameter::Vector(tensor.autodiff().require_grad()),
-                BoundParameter::Matrix(tensor) => BoundParameter::Matrix(tensor.autodiff().require_grad()),
-                BoundParameter::Kernel(tensor) => BoundParameter::Kernel(tensor.autodiff().require_grad()),
+                BoundParameter::Vector(tensor) => {
+                    BoundParameter::Vector(tensor.autodiff().require_grad())
+                }
+                BoundParameter::Matrix(tensor) => {
+                    BoundParameter::Matrix(tensor.autodiff().require_grad())
+                }
+                BoundParameter::Kernel(tensor) => {
+                    BoundParameter::Kernel(tensor.autodiff().require_grad())
+                }
             })
             .collect();
-        Self { parameters, folded: Vec::new(), moments: self.moments.clone() }
+        Self {
+            parameters,
+            folded: Vec::new(),
+            moments: self.moments.clone(),
+        }
     }
 
     /// Takes the gradients out of `gradients` into one vector laid out as [`Weights::parameters`].
@@ -81,9 +113,15 @@ impl Bound {
         let mut flat = vec![0.0; table.parameters_len()];
         for (parameter, bound) in table.parameters().iter().zip(&self.parameters) {
             let data = match bound {
-                BoundParameter::Vector(tensor) => tensor.grad_remove(gradients).map(Tensor::into_data),
-                BoundParameter::Matrix(tensor) => tensor.grad_remove(gradients).map(Tensor::into_data),
-                BoundParameter::Kernel(tensor) => tensor.grad_remove(gradients).map(Tensor::into_data),
+                BoundParameter::Vector(tensor) => {
+                    tensor.grad_remove(gradients).map(Tensor::into_data)
+                }
+                BoundParameter::Matrix(tensor) => {
+                    tensor.grad_remove(gradients).map(Tensor::into_data)
+                }
+                BoundParameter::Kernel(tensor) => {
+                    tensor.grad_remove(gradients).map(Tensor::into_data)
+                }
             };
             if let Some(data) = data {
                 let values = data.as_slice::<f32>().expect("gradients are f32");
@@ -148,7 +186,11 @@ pub struct Pass<'a> {
 impl<'a> Pass<'a> {
     pub fn new(bound: &'a Bound, mode: Mode) -> Self {
         let length = bound.moments.last().map_or(0, |range| range.end);
-        Self { bound, mode, moments: RefCell::new(vec![0.0; length]) }
+        Self {
+            bound,
+            mode,
+            moments: RefCell::new(vec![0.0; length]),
+        }
     }
 
     pub(crate) fn is_training(&self) -> bool {
@@ -166,7 +208,9 @@ impl<'a> Pass<'a> {
         let (sums, squares) = sums.split_at_mut(mean.len());
         let count = count as f64;
         head[0] = count;
-        for ((sum, square), (mean, variance)) in sums.iter_mut().zip(squares).zip(mean.iter().zip(variance)) {
+        for ((sum, square), (mean, variance)) in
+            sums.iter_mut().zip(squares).zip(mean.iter().zip(variance))
+        {
             let mean = f64::from(*mean);
             *sum = mean * count;
             *square = (f64::from(*variance) + mean * mean) * count;
@@ -176,16 +220,30 @@ impl<'a> Pass<'a> {
     /// `branch` with each sample kept with probability `1 - rate` and scaled by its inverse (Huang et
     /// al., "Deep networks with stochastic depth", 2016). `layer` numbers the branch in the network.
     pub(crate) fn drop_path(&self, branch: Tensor<4>, rate: f32, layer: u64) -> Tensor<4> {
-        let Mode::Training(key) = self.mode else { return branch };
+        let Mode::Training(key) = self.mode else {
+            return branch;
+        };
         if rate == 0.0 {
             return branch;
         }
         let batch = branch.dims()[0];
-        let mut stream = Stream::new(key.seed, Domain::DropPath, &[key.global_step, u64::from(key.slot), layer]);
+        let mut stream = Stream::new(
+            key.seed,
+            Domain::DropPath,
+            &[key.global_step, u64::from(key.slot), layer],
+        );
         let keep = 1.0 - rate;
-        let mask: Vec<f32> =
-            (0..batch).map(|_| if stream.uniform() < f64::from(keep) { 1.0 / keep } else { 0.0 }).collect();
-        let mask = Tensor::<4>::from_data(TensorData::new(mask, [batch, 1, 1, 1]), &branch.device());
+        let mask: Vec<f32> = (0..batch)
+            .map(|_| {
+                if stream.uniform() < f64::from(keep) {
+                    1.0 / keep
+                } else {
+                    0.0
+                }
+            })
+            .collect();
+        let mask =
+            Tensor::<4>::from_data(TensorData::new(mask, [batch, 1, 1, 1]), &branch.device());
         branch * mask
     }
 }

@@ -42,7 +42,11 @@ impl ModelCard {
 
     /// The network that the weights belong to.
     pub fn model_spec(&self) -> ModelSpec {
-        ModelSpec { name: self.model.clone(), distillation: self.distillation, ..ModelSpec::default() }
+        ModelSpec {
+            name: self.model.clone(),
+            distillation: self.distillation,
+            ..ModelSpec::default()
+        }
     }
 
     /// How pictures become what the network sees.

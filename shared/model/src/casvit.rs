@@ -84,14 +84,35 @@ impl Variant {
 // === impl CasVit ===
 
 impl CasVit {
-    pub fn new(table: &mut Table, variant: Variant, classes: usize, drop_path: f32, distillation: bool) -> Self {
+    pub fn new(
+        table: &mut Table,
+        variant: Variant,
+        classes: usize,
+        drop_path: f32,
+        distillation: bool,
+    ) -> Self {
         let Variant { layers, dims } = variant;
         let mut downsample = |conv: &str, norm: &str, inputs, outputs, activation| {
-            (Downsample::new(table, conv, inputs, outputs), BatchNorm::new(table, norm, outputs, activation))
+            (
+                Downsample::new(table, conv, inputs, outputs),
+                BatchNorm::new(table, norm, outputs, activation),
+            )
         };
         let stem = [
-            downsample("patch_embed.0", "patch_embed.1", 3, dims[0] / 2, Activation::Relu),
-            downsample("patch_embed.3", "patch_embed.4", dims[0] / 2, dims[0], Activation::Relu),
+            downsample(
+                "patch_embed.0",
+                "patch_embed.1",
+                3,
+                dims[0] / 2,
+                Activation::Relu,
+            ),
+            downsample(
+                "patch_embed.3",
+                "patch_embed.4",
+                dims[0] / 2,
+                dims[0],
+                Activation::Relu,
+            ),
         ];
         let downsamples = [1, 3, 5].map(|at| {
             let (inputs, outputs) = (dims[at / 2], dims[at / 2 + 1]);
@@ -112,10 +133,23 @@ impl CasVit {
                 .collect()
         });
         let norm = BatchNorm::new(table, "norm", dims[3], Activation::None);
-        let names: &[&str] = if distillation { &["head", "dist_head"] } else { &["head"] };
-        let heads = names.iter().map(|name| Linear::new(table, name, dims[3], classes)).collect();
+        let names: &[&str] = if distillation {
+            &["head", "dist_head"]
+        } else {
+            &["head"]
+        };
+        let heads = names
+            .iter()
+            .map(|name| Linear::new(table, name, dims[3], classes))
+            .collect();
         table.lay_out();
-        Self { stem, stages, downsamples, norm, heads }
+        Self {
+            stem,
+            stages,
+            downsamples,
+            norm,
+            heads,
+        }
     }
 
     /// `images`: `[batch, height, width, 3]`; a `[batch, classes]` from each head.
@@ -136,8 +170,14 @@ impl CasVit {
         // The normalisation comes before the pooling: in training its statistics are over pixels.
         let x = self.norm.forward(x, pass);
         let [batch, height, width, channels] = x.dims();
-        let pooled = x.reshape([batch, height * width, channels]).mean_dim(1).reshape([batch, channels]);
-        self.heads.iter().map(|head| head.forward(pooled.clone(), pass)).collect()
+        let pooled = x
+            .reshape([batch, height * width, channels])
+            .mean_dim(1)
+            .reshape([batch, channels]);
+        self.heads
+            .iter()
+            .map(|head| head.forward(pooled.clone(), pass))
+            .collect()
     }
 }
 
@@ -159,10 +199,16 @@ impl AdditiveBlock {
 
     fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
         let x = x.clone() + self.local.forward(x, pass);
-        let mixed = self.mixer.forward(self.norm1.forward(x.clone(), pass), pass);
+        let mixed = self
+            .mixer
+            .forward(self.norm1.forward(x.clone(), pass), pass);
         let x = x + pass.drop_path(mixed, self.drop_path, 2 * self.index);
         let hidden = ops::gelu(self.fc1.forward(self.norm2.forward(x.clone(), pass), pass));
-        x + pass.drop_path(self.fc2.forward(hidden, pass), self.drop_path, 2 * self.index + 1)
+        x + pass.drop_path(
+            self.fc2.forward(hidden, pass),
+            self.drop_path,
+            2 * self.index + 1,
+        )
     }
 }
 
@@ -180,7 +226,8 @@ impl LocalIntegration {
 
     fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
         let x = self.norm.forward(self.expand.forward(x, pass), pass);
-        self.project.forward(ops::gelu(self.depthwise.forward(x, pass)), pass)
+        self.project
+            .forward(ops::gelu(self.depthwise.forward(x, pass)), pass)
     }
 }
 
@@ -202,7 +249,8 @@ impl AdditiveTokenMixer {
         let qkv = self.qkv.forward(x, pass);
         let part = |index: usize| qkv.clone().narrow(3, index * self.dim, self.dim);
         let context = self.query.forward(part(0), pass) + self.key.forward(part(1), pass);
-        self.proj.forward(self.dwc.forward(context, pass) * part(2), pass)
+        self.proj
+            .forward(self.dwc.forward(context, pass) * part(2), pass)
     }
 }
 
@@ -219,7 +267,9 @@ impl Context {
     }
 
     fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
-        let hidden = self.norm.forward(self.depthwise.forward(x.clone(), pass), pass);
+        let hidden = self
+            .norm
+            .forward(self.depthwise.forward(x.clone(), pass), pass);
         let x = ops::spatial_gate(x, hidden, self.spatial.weight(pass));
         ops::channel_gate(x, self.channel.weight(pass))
     }

@@ -7,7 +7,12 @@ use crate::bound::{EPSILON, Pass};
 use crate::table::{Init, NormId, ParameterId, Table};
 
 /// PyTorch's default for convolutions and their biases: uniform within `1 / sqrt(fan_in)`.
-fn convolution(table: &mut Table, name: &str, shape: [usize; 4], bias: bool) -> (ParameterId, Option<ParameterId>) {
+fn convolution(
+    table: &mut Table,
+    name: &str,
+    shape: [usize; 4],
+    bias: bool,
+) -> (ParameterId, Option<ParameterId>) {
     let fan_in = shape[1] * shape[2] * shape[3];
     let init = Init::Uniform(1.0 / (fan_in as f64).sqrt());
     let weight = table.parameter(format!("{name}.weight"), &shape, init);
@@ -74,11 +79,18 @@ impl Pointwise {
 impl Depthwise {
     pub fn new(table: &mut Table, name: &str, channels: usize) -> Self {
         let (weight, bias) = convolution(table, name, [channels, 1, 3, 3], true);
-        Self { weight, bias: bias.expect("made with a bias") }
+        Self {
+            weight,
+            bias: bias.expect("made with a bias"),
+        }
     }
 
     pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
-        ops::depthwise(x, pass.bound.kernel(self.weight), pass.bound.vector(self.bias))
+        ops::depthwise(
+            x,
+            pass.bound.kernel(self.weight),
+            pass.bound.vector(self.bias),
+        )
     }
 }
 
@@ -87,11 +99,18 @@ impl Depthwise {
 impl Downsample {
     pub fn new(table: &mut Table, name: &str, inputs: usize, outputs: usize) -> Self {
         let (weight, bias) = convolution(table, name, [outputs, inputs, 3, 3], true);
-        Self { weight, bias: bias.expect("made with a bias") }
+        Self {
+            weight,
+            bias: bias.expect("made with a bias"),
+        }
     }
 
     pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
-        ops::conv_stride2(x, pass.bound.kernel(self.weight), pass.bound.vector(self.bias))
+        ops::conv_stride2(
+            x,
+            pass.bound.kernel(self.weight),
+            pass.bound.vector(self.bias),
+        )
     }
 }
 
@@ -100,7 +119,12 @@ impl Downsample {
 impl BatchNorm {
     pub fn new(table: &mut Table, name: &str, channels: usize, activation: Activation) -> Self {
         let (norm, gamma, beta) = table.norm(name.to_string(), channels);
-        Self { norm, gamma, beta, activation }
+        Self {
+            norm,
+            gamma,
+            beta,
+            activation,
+        }
     }
 
     pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
@@ -111,8 +135,18 @@ impl BatchNorm {
         let [batch, height, width, _] = x.dims();
         let (gamma, beta) = (pass.bound.vector(self.gamma), pass.bound.vector(self.beta));
         let result = ops::batch_norm(x, gamma, beta, EPSILON, self.activation);
-        let values = |tensor: Tensor<1>| tensor.into_data().try_into_vec::<f32>().expect("statistics are f32");
-        pass.record_moments(self.norm, batch * height * width, &values(result.mean), &values(result.variance));
+        let values = |tensor: Tensor<1>| {
+            tensor
+                .into_data()
+                .try_into_vec::<f32>()
+                .expect("statistics are f32")
+        };
+        pass.record_moments(
+            self.norm,
+            batch * height * width,
+            &values(result.mean),
+            &values(result.variance),
+        );
         result.output
     }
 }
@@ -121,12 +155,20 @@ impl BatchNorm {
 
 impl Linear {
     pub fn new(table: &mut Table, name: &str, inputs: usize, outputs: usize) -> Self {
-        let weight = table.parameter(format!("{name}.weight"), &[outputs, inputs], Init::Normal(0.02));
+        let weight = table.parameter(
+            format!("{name}.weight"),
+            &[outputs, inputs],
+            Init::Normal(0.02),
+        );
         let bias = table.parameter(format!("{name}.bias"), &[outputs], Init::Zeros);
         Self { weight, bias }
     }
 
     pub fn forward(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
-        ops::linear_bias(x, pass.bound.matrix(self.weight), pass.bound.vector(self.bias))
+        ops::linear_bias(
+            x,
+            pass.bound.matrix(self.weight),
+            pass.bound.vector(self.bias),
+        )
     }
 }

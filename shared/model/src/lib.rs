@@ -40,11 +40,17 @@ pub struct UnknownNetwork {
 impl Network {
     /// The network of `spec` for `classes` classes.
     pub fn new(spec: &ModelSpec, classes: usize) -> Result<Self, UnknownNetwork> {
-        let variant =
-            casvit::Variant::named(&spec.name).ok_or_else(|| UnknownNetwork { name: spec.name.clone() })?;
+        let variant = casvit::Variant::named(&spec.name).ok_or_else(|| UnknownNetwork {
+            name: spec.name.clone(),
+        })?;
         let mut table = Table::default();
-        let structure =
-            casvit::CasVit::new(&mut table, variant, classes, spec.drop_path as f32, spec.distillation);
+        let structure = casvit::CasVit::new(
+            &mut table,
+            variant,
+            classes,
+            spec.drop_path as f32,
+            spec.distillation,
+        );
         Ok(Self { table, structure })
     }
 

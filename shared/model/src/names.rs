@@ -20,27 +20,50 @@ pub struct NameMismatch {
 impl NameMismatch {
     fn sentence(&self) -> String {
         let some = |names: &[String]| {
-            let shown: Vec<String> = names.iter().take(3).map(|name| format!("`{name}`")).collect();
+            let shown: Vec<String> = names
+                .iter()
+                .take(3)
+                .map(|name| format!("`{name}`"))
+                .collect();
             let more = names.len().saturating_sub(3);
-            if more > 0 { format!("{} and {more} more", shown.join(", ")) } else { shown.join(", ") }
+            if more > 0 {
+                format!("{} and {more} more", shown.join(", "))
+            } else {
+                shown.join(", ")
+            }
         };
         let mut parts = Vec::new();
         if !self.missing.is_empty() {
-            parts.push(format!("{} missing ({})", self.missing.len(), some(&self.missing)));
+            parts.push(format!(
+                "{} missing ({})",
+                self.missing.len(),
+                some(&self.missing)
+            ));
         }
         if !self.unexpected.is_empty() {
-            parts.push(format!("{} unexpected ({})", self.unexpected.len(), some(&self.unexpected)));
+            parts.push(format!(
+                "{} unexpected ({})",
+                self.unexpected.len(),
+                some(&self.unexpected)
+            ));
         }
         if let Some((name, network, weights)) = self.shapes.first() {
             let count = self.shapes.len();
-            parts.push(format!("{count} of another shape (`{name}` is {weights:?}, the network has {network:?})"));
+            parts.push(format!(
+                "{count} of another shape (`{name}` is {weights:?}, the network has {network:?})"
+            ));
         }
         parts.join(", ")
     }
 }
 
 /// The classifiers at the end, which depend on the number of classes.
-const HEADS: [&str; 4] = ["head.weight", "head.bias", "dist_head.weight", "dist_head.bias"];
+const HEADS: [&str; 4] = [
+    "head.weight",
+    "head.bias",
+    "dist_head.weight",
+    "dist_head.bias",
+];
 
 impl Table {
     /// The weights under their PyTorch names, as PyTorch's `state_dict` has them.
@@ -48,15 +71,36 @@ impl Table {
         let mut named = NamedTensors::new();
         for parameter in self.parameters() {
             let data = TensorData::F32(weights.parameters[parameter.range.clone()].to_vec());
-            named.insert(parameter.name.clone(), HostTensor { shape: parameter.shape.clone(), data });
+            named.insert(
+                parameter.name.clone(),
+                HostTensor {
+                    shape: parameter.shape.clone(),
+                    data,
+                },
+            );
         }
         for norm in self.norms() {
-            for (suffix, range) in [("running_mean", norm.mean()), ("running_var", norm.variance())] {
+            for (suffix, range) in [
+                ("running_mean", norm.mean()),
+                ("running_var", norm.variance()),
+            ] {
                 let data = TensorData::F32(weights.statistics[range].to_vec());
-                named.insert(format!("{}.{suffix}", norm.name), HostTensor { shape: vec![norm.channels], data });
+                named.insert(
+                    format!("{}.{suffix}", norm.name),
+                    HostTensor {
+                        shape: vec![norm.channels],
+                        data,
+                    },
+                );
             }
             let data = TensorData::I64(vec![weights.batches_tracked as i64]);
-            named.insert(format!("{}.num_batches_tracked", norm.name), HostTensor { shape: vec![], data });
+            named.insert(
+                format!("{}.num_batches_tracked", norm.name),
+                HostTensor {
+                    shape: vec![],
+                    data,
+                },
+            );
         }
         named
     }
@@ -64,13 +108,19 @@ impl Table {
     /// Weights from their PyTorch names. Every name and shape must fit.
     pub fn from_named(&self, named: &NamedTensors) -> Result<Weights, NameMismatch> {
         let mut weights = self.initial_weights(0);
-        let mut mismatch = NameMismatch { missing: Vec::new(), unexpected: Vec::new(), shapes: Vec::new() };
+        let mut mismatch = NameMismatch {
+            missing: Vec::new(),
+            unexpected: Vec::new(),
+            shapes: Vec::new(),
+        };
         let mut expected = std::collections::BTreeSet::new();
         let mut take = |name: String, shape: &[usize], optional: bool| {
             let found = named.get(&name).filter(|tensor| {
                 let fits = tensor.shape == shape;
                 if !fits {
-                    mismatch.shapes.push((name.clone(), shape.to_vec(), tensor.shape.clone()));
+                    mismatch
+                        .shapes
+                        .push((name.clone(), shape.to_vec(), tensor.shape.clone()));
                 }
                 fits
             });
@@ -86,8 +136,12 @@ impl Table {
             }
         }
         for norm in self.norms() {
-            for (suffix, range) in [("running_mean", norm.mean()), ("running_var", norm.variance())] {
-                if let Some(data) = take(format!("{}.{suffix}", norm.name), &[norm.channels], false) {
+            for (suffix, range) in [
+                ("running_mean", norm.mean()),
+                ("running_var", norm.variance()),
+            ] {
+                if let Some(data) = take(format!("{}.{suffix}", norm.name), &[norm.channels], false)
+                {
                     weights.statistics[range].copy_from_slice(&floats(data));
                 }
             }
@@ -95,8 +149,15 @@ impl Table {
                 weights.batches_tracked = floats(data)[0].max(0.0) as u64;
             }
         }
-        mismatch.unexpected = named.keys().filter(|name| !expected.contains(*name)).cloned().collect();
-        if mismatch.missing.is_empty() && mismatch.unexpected.is_empty() && mismatch.shapes.is_empty() {
+        mismatch.unexpected = named
+            .keys()
+            .filter(|name| !expected.contains(*name))
+            .cloned()
+            .collect();
+        if mismatch.missing.is_empty()
+            && mismatch.unexpected.is_empty()
+            && mismatch.shapes.is_empty()
+        {
             Ok(weights)
         } else {
             Err(mismatch)

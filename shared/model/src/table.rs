@@ -72,15 +72,30 @@ pub struct Weights {
 impl Table {
     pub(crate) fn parameter(&mut self, name: String, shape: &[usize], init: Init) -> ParameterId {
         let id = ParameterId(self.parameters.len());
-        self.parameters.push(Parameter { name, shape: shape.to_vec(), range: 0..0, init });
+        self.parameters.push(Parameter {
+            name,
+            shape: shape.to_vec(),
+            range: 0..0,
+            init,
+        });
         id
     }
 
-    pub(crate) fn norm(&mut self, name: String, channels: usize) -> (NormId, ParameterId, ParameterId) {
+    pub(crate) fn norm(
+        &mut self,
+        name: String,
+        channels: usize,
+    ) -> (NormId, ParameterId, ParameterId) {
         let gamma = self.parameter(format!("{name}.weight"), &[channels], Init::Ones);
         let beta = self.parameter(format!("{name}.bias"), &[channels], Init::Zeros);
         let offset = self.statistics_len();
-        self.norms.push(Norm { name, channels, offset, gamma, beta });
+        self.norms.push(Norm {
+            name,
+            channels,
+            offset,
+            gamma,
+            beta,
+        });
         (NormId(self.norms.len() - 1), gamma, beta)
     }
 
@@ -116,7 +131,10 @@ impl Table {
 
     /// How many trainable numbers there are.
     pub fn parameters_len(&self) -> usize {
-        self.parameters.iter().map(|parameter| parameter.range.len()).sum()
+        self.parameters
+            .iter()
+            .map(|parameter| parameter.range.len())
+            .sum()
     }
 
     /// The length of the moments of one forward pass: see [`Norm::moments`].
@@ -139,15 +157,23 @@ impl Table {
             match parameter.init {
                 Init::Zeros => {}
                 Init::Ones => values.fill(1.0),
-                Init::Uniform(bound) => values.fill_with(|| stream.uniform_in(-bound, bound) as f32),
-                Init::Normal(deviation) => values.fill_with(|| (stream.normal() * deviation) as f32),
+                Init::Uniform(bound) => {
+                    values.fill_with(|| stream.uniform_in(-bound, bound) as f32)
+                }
+                Init::Normal(deviation) => {
+                    values.fill_with(|| (stream.normal() * deviation) as f32)
+                }
             }
         }
         let mut statistics = vec![0.0; self.statistics_len()];
         for norm in &self.norms {
             statistics[norm.variance()].fill(1.0);
         }
-        Weights { parameters, statistics, batches_tracked: 0 }
+        Weights {
+            parameters,
+            statistics,
+            batches_tracked: 0,
+        }
     }
 }
 

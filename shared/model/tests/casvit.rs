@@ -15,9 +15,15 @@ fn fixtures() -> Vec<PathBuf> {
     if !folder.is_dir() {
         return vec![PathBuf::from(manifest).join("tests/data/casvit_xs_dist.json")];
     }
-    ["casvit_xs", "casvit_xs_dist", "casvit_s", "casvit_m", "casvit_t"]
-        .map(|name| folder.join(format!("{name}.json")))
-        .to_vec()
+    [
+        "casvit_xs",
+        "casvit_xs_dist",
+        "casvit_s",
+        "casvit_m",
+        "casvit_t",
+    ]
+    .map(|name| folder.join(format!("{name}.json")))
+    .to_vec()
 }
 
 /// The fixtures' value formula.
@@ -56,30 +62,53 @@ struct Case {
 impl Case {
     fn new(fixture: &Value) -> Self {
         let distillation = fixture["distillation"].as_bool().unwrap_or(false);
-        let name = fixture["name"].as_str().unwrap().trim_end_matches("_dist").to_string();
-        let spec = ModelSpec { name, distillation, ..ModelSpec::default() };
-        let network = Network::new(&spec, fixture["num_classes"].as_u64().unwrap() as usize).unwrap();
-        assert_eq!(network.table.parameters_len() as u64, fixture["param_count"].as_u64().unwrap());
+        let name = fixture["name"]
+            .as_str()
+            .unwrap()
+            .trim_end_matches("_dist")
+            .to_string();
+        let spec = ModelSpec {
+            name,
+            distillation,
+            ..ModelSpec::default()
+        };
+        let network =
+            Network::new(&spec, fixture["num_classes"].as_u64().unwrap() as usize).unwrap();
+        assert_eq!(
+            network.table.parameters_len() as u64,
+            fixture["param_count"].as_u64().unwrap()
+        );
 
         let mut named = network.table.to_named(&network.table.initial_weights(0));
         let rows = fixture["state_dict"]["rows"].as_array().unwrap();
-        assert_eq!(rows.len(), named.len(), "the official state dict has as many entries");
+        assert_eq!(
+            rows.len(),
+            named.len(),
+            "the official state dict has as many entries"
+        );
         for row in rows {
             let (key, rule) = (row[0].as_str().unwrap(), row[2].as_str().unwrap());
             let shape: Vec<usize> = serde_json::from_value(row[1].clone()).unwrap();
-            let tensor = named.get_mut(key).unwrap_or_else(|| panic!("{key} has no place in the network"));
+            let tensor = named
+                .get_mut(key)
+                .unwrap_or_else(|| panic!("{key} has no place in the network"));
             assert_eq!(tensor.shape, shape, "{key}");
             if rule != "zero_i64" {
                 tensor.data = perennial_model::files::TensorData::F32(formula(key, &shape, rule));
             }
         }
         let weights = network.table.from_named(&named).unwrap();
-        Self { network, weights, distillation }
+        Self {
+            network,
+            weights,
+            distillation,
+        }
     }
 
     /// The input `[batch, height, width, 3]`; the formula counts in `[batch, 3, height, width]`.
     fn input(&self, case: &Value) -> Tensor<4> {
-        let [batch, height, width] = ["batch", "height", "width"].map(|key| case[key].as_u64().unwrap() as usize);
+        let [batch, height, width] =
+            ["batch", "height", "width"].map(|key| case[key].as_u64().unwrap() as usize);
         let mut values = vec![0.0f32; batch * height * width * 3];
         let mut index = 0;
         for b in 0..batch {
@@ -90,13 +119,20 @@ impl Case {
                 }
             }
         }
-        Tensor::from_data(TensorData::new(values, [batch, height, width, 3]), &Device::flex())
+        Tensor::from_data(
+            TensorData::new(values, [batch, height, width, 3]),
+            &Device::flex(),
+        )
     }
 
     fn eval_logits(&self, weights: &Weights, case: &Value) -> Vec<f32> {
         let bound = Bound::new(&self.network.table, weights, &Device::flex());
         let pass = Pass::new(&bound, Mode::Evaluation);
-        self.network.logits(self.input(case), &pass).into_data().try_into_vec().unwrap()
+        self.network
+            .logits(self.input(case), &pass)
+            .into_data()
+            .try_into_vec()
+            .unwrap()
     }
 }
 
@@ -110,10 +146,15 @@ fn numbers(value: &Value) -> Vec<f64> {
 
 fn assert_close(what: &str, ours: &[f32], theirs: &[f64], tolerance: f64) {
     assert_eq!(ours.len(), theirs.len(), "{what}");
-    let scale = theirs.iter().fold(0.0f64, |most, value| most.max(value.abs()));
+    let scale = theirs
+        .iter()
+        .fold(0.0f64, |most, value| most.max(value.abs()));
     for (ours, theirs) in ours.iter().zip(theirs) {
         let error = (f64::from(*ours) - theirs).abs();
-        assert!(error <= tolerance * scale, "{what}: {ours} is {theirs} officially, {error:e} off");
+        assert!(
+            error <= tolerance * scale,
+            "{what}: {ours} is {theirs} officially, {error:e} off"
+        );
     }
 }
 
@@ -123,12 +164,21 @@ fn assert_close(what: &str, ours: &[f32], theirs: &[f64], tolerance: f64) {
 fn logits_loss_gradients_and_running_statistics_are_those_of_the_official_networks() {
     let mut compared = 0;
     for path in fixtures() {
-        let fixture: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let fixture: Value =
+            serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
         let case_of = Case::new(&fixture);
         for case in fixture["cases"].as_array().unwrap() {
-            let name = format!("{} at {}x{}", fixture["name"], case["height"], case["width"]);
+            let name = format!(
+                "{} at {}x{}",
+                fixture["name"], case["height"], case["width"]
+            );
             let logits = case_of.eval_logits(&case_of.weights, case);
-            assert_close(&format!("{name}: eval logits"), &logits, &numbers(&case["eval_logits"]["f64"]), 1e-5);
+            assert_close(
+                &format!("{name}: eval logits"),
+                &logits,
+                &numbers(&case["eval_logits"]["f64"]),
+                1e-5,
+            );
             if !case["train_logits"].is_null() {
                 training(&case_of, &name, case);
             }
@@ -142,18 +192,36 @@ fn training(case_of: &Case, name: &str, case: &Value) {
     let table = &case_of.network.table;
     let labels: Vec<usize> = serde_json::from_value(case["labels"].clone()).unwrap();
     let leaves = Bound::new(table, &case_of.weights, &Device::flex()).with_gradients();
-    let pass = Pass::new(&leaves, Mode::Training(DropPathKey { seed: 0, global_step: 0, slot: 0 }));
-    let heads = case_of.network.forward(case_of.input(case).autodiff(), &pass);
+    let pass = Pass::new(
+        &leaves,
+        Mode::Training(DropPathKey {
+            seed: 0,
+            global_step: 0,
+            slot: 0,
+        }),
+    );
+    let heads = case_of
+        .network
+        .forward(case_of.input(case).autodiff(), &pass);
 
     let official = &case["train_logits"]["f64"];
-    let official = if case_of.distillation { vec![&official["head"], &official["dist_head"]] } else { vec![official] };
+    let official = if case_of.distillation {
+        vec![&official["head"], &official["dist_head"]]
+    } else {
+        vec![official]
+    };
     let share = 1.0 / heads.len() as f64;
     let mut loss = 0.0;
     let mut surrogate: Option<Tensor<1>> = None;
     for (head, official) in heads.into_iter().zip(official) {
         let [batch, classes] = head.dims();
         let logits: Vec<f32> = head.clone().inner().into_data().try_into_vec().unwrap();
-        assert_close(&format!("{name}: train logits"), &logits, &numbers(official), 2e-5);
+        assert_close(
+            &format!("{name}: train logits"),
+            &logits,
+            &numbers(official),
+            2e-5,
+        );
         let mut gradient = Vec::new();
         for (row, label) in logits.chunks_exact(classes).zip(&labels) {
             let exps: Vec<f64> = row.iter().map(|logit| f64::from(*logit).exp()).collect();
@@ -163,12 +231,16 @@ fn training(case_of: &Case, name: &str, case: &Value) {
                 ((exp / sum - f64::from(u8::from(class == *label))) * share / batch as f64) as f32
             }));
         }
-        let gradient = Tensor::<2>::from_data(TensorData::new(gradient, [batch, classes]), &Device::flex());
+        let gradient =
+            Tensor::<2>::from_data(TensorData::new(gradient, [batch, classes]), &Device::flex());
         let product = (head * gradient.autodiff()).sum();
         surrogate = Some(surrogate.map_or(product.clone(), |sum| sum + product));
     }
     let official_loss = case["loss"]["f64"].as_f64().unwrap();
-    assert!((loss - official_loss).abs() <= 1e-5 * official_loss, "{name}: loss {loss}, officially {official_loss}");
+    assert!(
+        (loss - official_loss).abs() <= 1e-5 * official_loss,
+        "{name}: loss {loss}, officially {official_loss}"
+    );
 
     let mut gradients = surrogate.unwrap().backward();
     let moments = pass.into_moments();
@@ -179,9 +251,17 @@ fn training(case_of: &Case, name: &str, case: &Value) {
     let tolerance = if kinks > 0 { 5e-3 } else { 1e-3 };
     for row in case["grads"]["rows"].as_array().unwrap() {
         let key = row[0].as_str().unwrap();
-        let parameter = table.parameters().iter().find(|parameter| parameter.name == key).unwrap();
+        let parameter = table
+            .parameters()
+            .iter()
+            .find(|parameter| parameter.name == key)
+            .unwrap();
         let values = &flat[parameter.range.clone()];
-        let norm = values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+        let norm = values
+            .iter()
+            .map(|value| f64::from(*value).powi(2))
+            .sum::<f64>()
+            .sqrt();
         let official = row[1].as_f64().unwrap();
         let error = (norm - official).abs();
         assert!(
@@ -189,7 +269,9 @@ fn training(case_of: &Case, name: &str, case: &Value) {
             "{name}: the gradient of {key} has norm {norm}, officially {official}"
         );
         let first: Vec<f64> = numbers(&row[3]);
-        let scale = first.iter().fold(0.0f64, |most, value| most.max(value.abs()));
+        let scale = first
+            .iter()
+            .fold(0.0f64, |most, value| most.max(value.abs()));
         for (ours, theirs) in values.iter().zip(&first) {
             let error = (f64::from(*ours) - theirs).abs();
             assert!(
@@ -212,8 +294,16 @@ fn training(case_of: &Case, name: &str, case: &Value) {
             *running = 0.9 * *running + 0.1 * unbiased as f32;
         }
     }
-    let updated = Weights { statistics, ..case_of.weights.clone() };
+    let updated = Weights {
+        statistics,
+        ..case_of.weights.clone()
+    };
     let logits = case_of.eval_logits(&updated, case);
     let official = numbers(&case["eval_logits_after_train_forward"]["f64"]);
-    assert_close(&format!("{name}: eval logits with the new statistics"), &logits, &official, 2e-5);
+    assert_close(
+        &format!("{name}: eval logits with the new statistics"),
+        &logits,
+        &official,
+        2e-5,
+    );
 }

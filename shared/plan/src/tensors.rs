@@ -79,6 +79,8 @@ pub fn weights_sha256(tensors: &NamedTensors) -> String {
             TensorData::I64(values) => feed(&mut hash, values, |value| value as f32),
         }
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hash.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
-

@@ -17,6 +17,8 @@ pub enum TrainError {
         expected: usize,
         found: usize,
     },
-    #[error("the optimizer's state lacks `{name}` in the shape of the network; load the state of the same job")]
+    #[error(
+        "the optimizer's state lacks `{name}` in the shape of the network; load the state of the same job"
+    )]
     OptimizerTensor { name: String },
 }

@@ -44,8 +44,11 @@ impl Replica {
     /// The replica before the first step.
     pub fn new(spec: &Spec, table: &Table, weights: Weights) -> Self {
         let parameters = table.by_name();
-        let segments =
-            Segment::table(parameters.iter().map(|parameter| (parameter.name.as_str(), parameter.shape.as_slice())));
+        let segments = Segment::table(
+            parameters
+                .iter()
+                .map(|parameter| (parameter.name.as_str(), parameter.shape.as_slice())),
+        );
         let ema_decay = EmaDecay::new(&spec.ema);
         Self {
             ema: ema_decay.is_some().then(|| weights.clone()),
@@ -71,8 +74,18 @@ impl Replica {
         let update = self.optimizer.steps() + 1;
         let decay = self.ema_decay.map(|decay| decay.at(update));
 
-        let average = self.ema.as_mut().zip(decay).map(|(ema, decay)| (ema.parameters.as_mut_slice(), decay));
-        self.optimizer.step_with_ema(&mut self.weights.parameters, gradient, scale, learning_rate, average);
+        let average = self
+            .ema
+            .as_mut()
+            .zip(decay)
+            .map(|(ema, decay)| (ema.parameters.as_mut_slice(), decay));
+        self.optimizer.step_with_ema(
+            &mut self.weights.parameters,
+            gradient,
+            scale,
+            learning_rate,
+            average,
+        );
         self.merge_moments(table, &statistics[COUNTS..]);
         if let Some((ema, decay)) = self.ema.as_mut().zip(decay) {
             ema::update(&mut ema.statistics, &self.weights.statistics, decay);
@@ -96,13 +109,18 @@ impl Replica {
             let (head, sums) = moments[norm.moments(index)].split_at(1);
             let (sums, squares) = sums.split_at(norm.channels);
             let count = head[0];
-            let unbiased = if count > 1.0 { count / (count - 1.0) } else { 1.0 };
+            let unbiased = if count > 1.0 {
+                count / (count - 1.0)
+            } else {
+                1.0
+            };
             for channel in 0..norm.channels {
                 let mean = sums[channel] / count;
                 let variance = (squares[channel] / count - mean * mean).max(0.0) * unbiased;
                 let running_mean = &mut self.weights.statistics[norm.offset + channel];
                 *running_mean += MOMENTUM * (mean as f32 - *running_mean);
-                let running_variance = &mut self.weights.statistics[norm.offset + norm.channels + channel];
+                let running_variance =
+                    &mut self.weights.statistics[norm.offset + norm.channels + channel];
                 *running_variance += MOMENTUM * (variance as f32 - *running_variance);
             }
         }
@@ -111,7 +129,10 @@ impl Replica {
     /// XXH3 over parameters and running statistics, raw and averaged: cheap enough for every step.
     pub fn hash(&self) -> u64 {
         let mut hash = Xxh3::new();
-        for weights in [Some(&self.weights), self.ema.as_ref()].into_iter().flatten() {
+        for weights in [Some(&self.weights), self.ema.as_ref()]
+            .into_iter()
+            .flatten()
+        {
             hash.update(bytemuck::cast_slice(&weights.parameters));
             hash.update(bytemuck::cast_slice(&weights.statistics));
         }
@@ -121,10 +142,16 @@ impl Replica {
     /// The optimizer's state under the parameters' names: `exp_avg.head.weight`, ..., and `step`.
     pub fn optimizer_to_named(&self, table: &Table) -> NamedTensors {
         let state = self.optimizer.state();
-        let mut named = NamedTensors::from([("step".to_string(), HostTensor::i64([], vec![state.step as i64]))]);
+        let mut named = NamedTensors::from([(
+            "step".to_string(),
+            HostTensor::i64([], vec![state.step as i64]),
+        )]);
         for (moment, values) in &state.moments {
             for parameter in table.parameters() {
-                let tensor = HostTensor::f32(parameter.shape.clone(), values[parameter.range.clone()].to_vec());
+                let tensor = HostTensor::f32(
+                    parameter.shape.clone(),
+                    values[parameter.range.clone()].to_vec(),
+                );
                 named.insert(format!("{moment}.{}", parameter.name), tensor);
             }
         }
@@ -132,10 +159,18 @@ impl Replica {
     }
 
     /// Takes up the optimizer's state that [`Replica::optimizer_to_named`] wrote.
-    pub fn load_optimizer(&mut self, table: &Table, named: &NamedTensors) -> Result<(), TrainError> {
-        let missing = |name: &str| TrainError::OptimizerTensor { name: name.to_string() };
+    pub fn load_optimizer(
+        &mut self,
+        table: &Table,
+        named: &NamedTensors,
+    ) -> Result<(), TrainError> {
+        let missing = |name: &str| TrainError::OptimizerTensor {
+            name: name.to_string(),
+        };
         let step = match named.get("step").map(|tensor| &tensor.data) {
-            Some(TensorData::I64(values)) if values.len() == 1 && values[0] >= 0 => values[0] as u64,
+            Some(TensorData::I64(values)) if values.len() == 1 && values[0] >= 0 => {
+                values[0] as u64
+            }
             _ => return Err(missing("step")),
         };
         let mut moments = self.optimizer.state().moments;
@@ -143,7 +178,10 @@ impl Replica {
             for parameter in table.parameters() {
                 let name = format!("{moment}.{}", parameter.name);
                 match named.get(&name) {
-                    Some(HostTensor { shape, data: TensorData::F32(data) }) if *shape == parameter.shape => {
+                    Some(HostTensor {
+                        shape,
+                        data: TensorData::F32(data),
+                    }) if *shape == parameter.shape => {
                         values[parameter.range.clone()].copy_from_slice(data);
                     }
                     _ => return Err(missing(&name)),

@@ -56,15 +56,24 @@ pub fn slot_gradient(
     let mut mean_logits = vec![0.0f32; samples * classes];
     let mut surrogate: Option<Tensor<1>> = None;
     for head in heads {
-        let logits = head.clone().inner().into_data().try_into_vec::<f32>().expect("logits are f32");
+        let logits = head
+            .clone()
+            .inner()
+            .into_data()
+            .try_into_vec::<f32>()
+            .expect("logits are f32");
         let mut gradient = vec![0.0f32; logits.len()];
-        loss += f64::from(share) * soft_target_cross_entropy(&logits, &input.targets, classes, &mut gradient);
+        loss += f64::from(share)
+            * soft_target_cross_entropy(&logits, &input.targets, classes, &mut gradient);
         for (mean, logit) in mean_logits.iter_mut().zip(&logits) {
             *mean += share * logit;
         }
         gradient.iter_mut().for_each(|value| *value *= share);
         // The loss's gradient is known: its product with the logits has it as derivative.
-        let gradient = Tensor::<2>::from_data(TensorData::new(gradient, [samples, classes]), &Device::flex());
+        let gradient = Tensor::<2>::from_data(
+            TensorData::new(gradient, [samples, classes]),
+            &Device::flex(),
+        );
         let product = (head * gradient.autodiff()).sum();
         surrogate = Some(match surrogate {
             Some(sum) => sum + product,
@@ -78,13 +87,22 @@ pub fn slot_gradient(
     let top5 = top_k(&mean_logits, classes, &input.labels, 5);
     let mut statistics = vec![samples as f64, loss, top1 as f64, top5 as f64];
     statistics.extend(moments);
-    SlotOutcome { gradient: leaves.take_gradients(&network.table, &mut gradients), statistics }
+    SlotOutcome {
+        gradient: leaves.take_gradients(&network.table, &mut gradients),
+        statistics,
+    }
 }
 
 /// Logits for inference, `[n, classes]`, on the calling thread. `images`: `[n, size, size, 3]`.
 pub fn infer(network: &Network, bound: &Bound, images: Vec<f32>, size: usize) -> Vec<f32> {
     let samples = images.len() / (size * size * 3);
-    let images = Tensor::<4>::from_data(TensorData::new(images, [samples, size, size, 3]), &Device::flex());
+    let images = Tensor::<4>::from_data(
+        TensorData::new(images, [samples, size, size, 3]),
+        &Device::flex(),
+    );
     let logits = network.logits(images, &Pass::new(bound, Mode::Evaluation));
-    logits.into_data().try_into_vec::<f32>().expect("logits are f32")
+    logits
+        .into_data()
+        .try_into_vec::<f32>()
+        .expect("logits are f32")
 }

@@ -24,11 +24,20 @@ fn apply(shape: Image, values: &[f32], gate: &[f32], offset: &[f32]) -> Vec<f32>
     vectorized(
         #[inline(always)]
         || {
-            let pictures = out.chunks_exact_mut(shape.picture()).zip(values.chunks_exact(shape.picture()));
-            let factors = gate.chunks_exact(channels).zip(offset.chunks_exact(channels));
+            let pictures = out
+                .chunks_exact_mut(shape.picture())
+                .zip(values.chunks_exact(shape.picture()));
+            let factors = gate
+                .chunks_exact(channels)
+                .zip(offset.chunks_exact(channels));
             for ((out, values), (gate, offset)) in pictures.zip(factors) {
-                for (out, values) in out.chunks_exact_mut(channels).zip(values.chunks_exact(channels)) {
-                    for (((out, value), gate), offset) in out.iter_mut().zip(values).zip(gate).zip(offset) {
+                for (out, values) in out
+                    .chunks_exact_mut(channels)
+                    .zip(values.chunks_exact(channels))
+                {
+                    for (((out, value), gate), offset) in
+                        out.iter_mut().zip(values).zip(gate).zip(offset)
+                    {
                         *out = value.mul_add(*gate, *offset);
                     }
                 }
@@ -52,7 +61,9 @@ pub fn backward(shape: Image, x: &[f32], weight: &[f32], grad: &[f32]) -> (Vec<f
     vectorized(
         #[inline(always)]
         || {
-            let pictures = x.chunks_exact(shape.picture()).zip(grad.chunks_exact(shape.picture()));
+            let pictures = x
+                .chunks_exact(shape.picture())
+                .zip(grad.chunks_exact(shape.picture()));
             for (slope, (x, grad)) in slope.chunks_exact_mut(channels).zip(pictures) {
                 for (x, grad) in x.chunks_exact(channels).zip(grad.chunks_exact(channels)) {
                     for ((slope, x), grad) in slope.iter_mut().zip(x).zip(grad) {

@@ -12,7 +12,12 @@ pub fn forward(x: &[f32], weight: &[f32], bias: Option<&[f32]>, outputs: usize) 
         None => vec![0.0; rows * outputs],
     };
     let weight = Matrix::new(weight, outputs, inputs);
-    matmul(Matrix::new(x, rows, inputs), weight.transposed(), &mut out, bias.is_some());
+    matmul(
+        Matrix::new(x, rows, inputs),
+        weight.transposed(),
+        &mut out,
+        bias.is_some(),
+    );
     out
 }
 
@@ -24,7 +29,12 @@ pub fn backward(x: &[f32], weight: &[f32], grad: &[f32], outputs: usize) -> (Vec
     let mut dx = vec![0.0; x.len()];
     matmul(grad, Matrix::new(weight, outputs, inputs), &mut dx, false);
     let mut dw = vec![0.0; weight.len()];
-    matmul(grad.transposed(), Matrix::new(x, rows, inputs), &mut dw, false);
+    matmul(
+        grad.transposed(),
+        Matrix::new(x, rows, inputs),
+        &mut dw,
+        false,
+    );
     (dx, dw)
 }
 
@@ -33,7 +43,10 @@ const ROWS: usize = 64;
 
 /// The sum of each column of `values` `[rows, columns]`.
 pub fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
-    column_sums_f64(values, columns).into_iter().map(|sum| sum as f32).collect()
+    column_sums_f64(values, columns)
+        .into_iter()
+        .map(|sum| sum as f32)
+        .collect()
 }
 
 /// [`column_sums`] in `f64`: blocks of rows in `f32`, the blocks in `f64`.

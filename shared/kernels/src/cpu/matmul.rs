@@ -16,8 +16,18 @@ pub struct Matrix<'a> {
 impl<'a> Matrix<'a> {
     /// `values` as `rows` rows of `columns`.
     pub fn new(values: &'a [f32], rows: usize, columns: usize) -> Self {
-        assert_eq!(values.len(), rows * columns, "a matrix has rows * columns values");
-        Self { values, rows, columns, row_stride: columns, column_stride: 1 }
+        assert_eq!(
+            values.len(),
+            rows * columns,
+            "a matrix has rows * columns values"
+        );
+        Self {
+            values,
+            rows,
+            columns,
+            row_stride: columns,
+            column_stride: 1,
+        }
     }
 
     /// The same values read as the transposed matrix.

@@ -8,7 +8,12 @@ use super::vectorized;
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 8];
     let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b).sum();
+    let rest: f32 = a_chunks
+        .remainder()
+        .iter()
+        .zip(b_chunks.remainder())
+        .map(|(a, b)| a * b)
+        .sum();
     for (a, b) in a_chunks.zip(b_chunks) {
         for lane in 0..8 {
             lanes[lane] = a[lane].mul_add(b[lane], lanes[lane]);
@@ -38,7 +43,12 @@ pub fn forward(x: &[f32], hidden: &[f32], weight: &[f32]) -> Vec<f32> {
 }
 
 /// The gradients of `x`, `hidden` and `weight`.
-pub fn backward(x: &[f32], hidden: &[f32], weight: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+pub fn backward(
+    x: &[f32],
+    hidden: &[f32],
+    weight: &[f32],
+    grad: &[f32],
+) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let channels = weight.len();
     let mut dx = vec![0.0; x.len()];
     let mut dhidden = vec![0.0; x.len()];
@@ -46,8 +56,13 @@ pub fn backward(x: &[f32], hidden: &[f32], weight: &[f32], grad: &[f32]) -> (Vec
     vectorized(
         #[inline(always)]
         || {
-            let inputs = x.chunks_exact(channels).zip(hidden.chunks_exact(channels)).zip(grad.chunks_exact(channels));
-            let outputs = dx.chunks_exact_mut(channels).zip(dhidden.chunks_exact_mut(channels));
+            let inputs = x
+                .chunks_exact(channels)
+                .zip(hidden.chunks_exact(channels))
+                .zip(grad.chunks_exact(channels));
+            let outputs = dx
+                .chunks_exact_mut(channels)
+                .zip(dhidden.chunks_exact_mut(channels));
             for ((dx, dhidden), ((x, hidden), grad)) in outputs.zip(inputs) {
                 let gate = sigmoid(dot(hidden, weight));
                 let slope = dot(grad, x) * gate * (1.0 - gate);

@@ -39,12 +39,16 @@ pub fn read_metadata(path: &Path, key: &str) -> Result<Option<String>, ModelFile
         path: path.into(),
         source,
     })?;
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| ModelFileError::Malformed {
-        path: path.into(),
-        format: "safetensors",
-        reason: error.to_string(),
-    })?;
-    Ok(metadata.metadata().as_ref().and_then(|entries| entries.get(key).cloned()))
+    let (_, metadata) =
+        SafeTensors::read_metadata(&bytes).map_err(|error| ModelFileError::Malformed {
+            path: path.into(),
+            format: "safetensors",
+            reason: error.to_string(),
+        })?;
+    Ok(metadata
+        .metadata()
+        .as_ref()
+        .and_then(|entries| entries.get(key).cloned()))
 }
 
 fn element(dtype: Dtype) -> Option<Element> {

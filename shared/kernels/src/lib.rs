@@ -5,7 +5,7 @@
 //! depends on the shapes alone, so its bits do not depend on how many threads, slots or workers run.
 //! (`gemm` sizes its blocks by the caches of the processor: equal bits within one kind of processor.)
 //!
-//! [`ops`] is what networks call; [`cpu`] computes on slices; [`autodiff`] records the backward pass.
+//! [`ops`] is what networks call; [`cpu`] computes on slices; `autodiff` records the backward pass.
 
 mod autodiff;
 pub mod cpu;

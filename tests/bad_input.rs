@@ -19,9 +19,19 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let data = pictures(folder.path());
         let job = folder.path().join("job.toml");
-        std::fs::write(&job, JOB.replace("epochs = 2", "epochs = 1").replace("warmup_epochs = 1", "")).unwrap();
+        std::fs::write(
+            &job,
+            JOB.replace("epochs = 2", "epochs = 1")
+                .replace("warmup_epochs = 1", ""),
+        )
+        .unwrap();
         let store = folder.path().join("store");
-        Self { folder, data, job, store }
+        Self {
+            folder,
+            data,
+            job,
+            store,
+        }
     }
 
     fn train(&self, options: &[&str]) -> Run {
@@ -31,7 +41,10 @@ impl Bench {
     /// The newest checkpoint's files.
     fn newest_checkpoint(&self) -> PathBuf {
         let folder = self.store.join("exact/checkpoints");
-        let mut steps: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let mut steps: Vec<PathBuf> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
         steps.sort();
         steps.pop().expect("there is a checkpoint")
     }
@@ -40,7 +53,11 @@ impl Bench {
 /// The one sentence on stderr.
 fn sentence(run: &Run) -> &str {
     assert_eq!(run.status, Some(1), "{run:?}");
-    let errors: Vec<&str> = run.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+    let errors: Vec<&str> = run
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("error: "))
+        .collect();
     assert_eq!(errors.len(), 1, "{}", run.stderr);
     errors[0]
 }
@@ -53,22 +70,44 @@ fn assert_names(run: &Run, words: &[&str]) {
 }
 
 fn file_of(checkpoint: &Path, kind: &str) -> PathBuf {
-    let mut files = std::fs::read_dir(checkpoint).unwrap().map(|entry| entry.unwrap().path());
-    files.find(|path| path.file_name().unwrap().to_str().unwrap().starts_with(kind)).expect("the part is there")
+    let mut files = std::fs::read_dir(checkpoint)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    files
+        .find(|path| {
+            path.file_name()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .starts_with(kind)
+        })
+        .expect("the part is there")
 }
 
 #[test]
 fn a_checkpoint_that_was_damaged_or_belongs_to_another_job_is_not_gone_on_from() {
     let bench = Bench::new();
     // Stopped before its end, so that there is something to go on with.
-    let mut stopped = support::Running::start(&mut train(&bench.job, &bench.data, bench.store.to_str().unwrap(), 1, 2));
+    let mut stopped = support::Running::start(&mut train(
+        &bench.job,
+        &bench.data,
+        bench.store.to_str().unwrap(),
+        1,
+        2,
+    ));
     stopped.wait_for(|event| event["event"] == "checkpoint");
     support::signal(stopped.child.id(), "INT");
     let stopped = stopped.finish();
     assert_eq!(stopped.status, Some(130), "{stopped:?}");
 
     assert_names(&bench.train(&[]), &["exact", "--resume"]);
-    let other = bench.train(&["--resume", "--set", "train.batch_size=23", "--set", "mix.prob=0.5"]);
+    let other = bench.train(&[
+        "--resume",
+        "--set",
+        "train.batch_size=23",
+        "--set",
+        "mix.prob=0.5",
+    ]);
     assert_names(&other, &["train.batch_size", "23", "22", "mix.prob"]);
 
     let part = file_of(&bench.newest_checkpoint(), "optimizer");
@@ -94,7 +133,10 @@ fn weights_of_another_network_are_refused_with_names_and_shapes() {
     let wrong = bench.folder.path().join("wrong.safetensors");
     std::fs::write(&wrong, b"not a weights file").unwrap();
     let path = wrong.to_str().unwrap();
-    assert_names(&bench.train(&["--set", &format!("model.weights={path}")]), &["wrong.safetensors"]);
+    assert_names(
+        &bench.train(&["--set", &format!("model.weights={path}")]),
+        &["wrong.safetensors"],
+    );
 
     assert_eq!(bench.train(&["--set", "name=first"]).status, Some(0));
     let exported = bench.folder.path().join("first.safetensors");
@@ -107,8 +149,23 @@ fn weights_of_another_network_are_refused_with_names_and_shapes() {
         .unwrap();
     assert!(status.success());
     let weights = format!("model.weights={}", exported.display());
-    let other = bench.train(&["--set", "name=second", "--set", "model.name=casvit_s", "--set", &weights]);
-    assert_names(&other, &["first.safetensors", "missing", "another shape", "network.0.2"]);
+    let other = bench.train(&[
+        "--set",
+        "name=second",
+        "--set",
+        "model.name=casvit_s",
+        "--set",
+        &weights,
+    ]);
+    assert_names(
+        &other,
+        &[
+            "first.safetensors",
+            "missing",
+            "another shape",
+            "network.0.2",
+        ],
+    );
     // The same network takes them up, and learns something else than from a random start.
     let continued = bench.train(&["--set", "name=third", "--set", &weights]);
     let fresh = bench.train(&["--set", "name=fourth"]);
@@ -118,7 +175,12 @@ fn weights_of_another_network_are_refused_with_names_and_shapes() {
 #[test]
 fn a_broken_picture_ends_the_run_or_is_left_out_as_the_job_says() {
     let bench = Bench::new();
-    let class = std::fs::read_dir(&bench.data).unwrap().next().unwrap().unwrap().path();
+    let class = std::fs::read_dir(&bench.data)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
     std::fs::write(class.join("broken.jpg"), b"\xff\xd8\xff\xe0 cut").unwrap();
     assert_names(&bench.train(&[]), &["broken.jpg"]);
     let skipping = bench.train(&["--set", "data.on_bad_image=skip", "--set", "name=skipping"]);

@@ -1,6 +1,6 @@
 //! Validation by all members: each evaluates its slots of the validation set, everybody gets the whole.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use base64::Engine;
 use perennial_collective::{Contribution, Partial, SlotSum};
@@ -211,7 +211,7 @@ pub(crate) fn summarize(
 }
 
 /// A small JPEG of the picture as a `data:` URI; none where it cannot be read any more.
-fn data_uri(path: &PathBuf, max_pixels: u64) -> Option<String> {
+fn data_uri(path: &Path, max_pixels: u64) -> Option<String> {
     let jpeg = thumbnail_jpeg(path, THUMBNAIL, max_pixels).ok()?;
     Some(format!(
         "data:image/jpeg;base64,{}",

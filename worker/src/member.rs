@@ -88,7 +88,7 @@ fn lost_or(error: CollectiveError, generation: &Generation) -> WorkerError {
         CollectiveError::PeerLost { rank, .. } | CollectiveError::Timeout { rank, .. } => *rank,
         _ => return error.into(),
     };
-    match generation.members.get(peer as usize) {
+    match generation.members.get(peer) {
         Some(member) => WorkerError::PeerLost {
             peer: member.worker.clone(),
             reason: error.to_string(),

@@ -25,7 +25,7 @@ const JOB: &str = r#"image_size = 48
 name = "casvit_xs"
 
 [train]
-epochs = 8
+epochs = 20
 batch_size = 32
 slots = 4
 

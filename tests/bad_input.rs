@@ -183,7 +183,7 @@ fn a_broken_picture_ends_the_run_or_is_left_out_as_the_job_says() {
         .path();
     std::fs::write(class.join("broken.jpg"), b"\xff\xd8\xff\xe0 cut").unwrap();
     assert_names(&bench.train(&[]), &["broken.jpg"]);
-    let skipping = bench.train(&["--set", "data.on_bad_image=skip", "--set", "name=skipping"]);
+    let skipping = bench.train(&["--on-bad-image", "skip", "--set", "name=skipping"]);
     assert_eq!(skipping.events("job")[0]["skipped"], 1);
     assert_eq!(skipping.status, Some(0));
 }

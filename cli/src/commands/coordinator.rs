@@ -31,6 +31,10 @@ pub struct Args {
     /// The folder of pictures on the workers' machines, in place of data.dir
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Whether a picture that cannot be decoded ends the run or is left out and counted, in place of
+    /// data.on_bad_image
+    #[arg(long, value_name = "WHAT", value_parser = ["fail", "skip"])]
+    on_bad_image: Option<String>,
     /// Set a key of the job file; may be repeated
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
@@ -43,6 +47,7 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
     let sources = Sources {
         assignments: &args.set,
         data: args.data.as_deref(),
+        on_bad_image: args.on_bad_image.as_deref(),
         ..Sources::of_file(&args.job)
     };
     let spec = sources.resolve()?;
@@ -83,7 +88,8 @@ impl Args {
             .option("--listen", &self.listen)
             .option("--store", &self.store)
             .option_if_some("--workers", self.workers)
-            .option_if_some("--data", self.data.as_ref().map(|data| data.display()));
+            .option_if_some("--data", self.data.as_ref().map(|data| data.display()))
+            .option_if_some("--on-bad-image", self.on_bad_image.as_deref());
         self.set
             .iter()
             .fold(line, |line, set| line.option("--set", set))

@@ -64,6 +64,7 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
         workers: Some(WORKERS),
         threads: Some(1),
         data: None,
+        on_bad_image: None,
         set: Vec::new(),
         resume: false,
         job,

@@ -33,6 +33,10 @@ pub struct Args {
     /// Threads of each worker; the cores divided by the workers where it is left out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
+    /// Whether a picture that cannot be decoded ends the run or is left out and counted, in place of
+    /// data.on_bad_image
+    #[arg(long, value_name = "WHAT", value_parser = ["fail", "skip"])]
+    pub on_bad_image: Option<String>,
     /// Set a key of the job file; may be repeated
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
@@ -54,6 +58,7 @@ pub fn execute(
     let sources = Sources {
         assignments: &args.set,
         data: args.data.as_deref(),
+        on_bad_image: args.on_bad_image.as_deref(),
         ..Sources::of_file(&args.job)
     };
     let spec = sources.resolve()?;
@@ -125,6 +130,7 @@ impl Args {
         }
         line = line
             .option_if_some("--data", self.data.as_ref().map(|data| data.display()))
+            .option_if_some("--on-bad-image", self.on_bad_image.as_deref())
             .option_if_some("--workers", self.workers)
             .option_if_some("--threads", self.threads);
         self.set

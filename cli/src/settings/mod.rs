@@ -60,6 +60,8 @@ pub struct Sources<'a> {
     pub assignments: &'a [String],
     /// What `--data` was given.
     pub data: Option<&'a Path>,
+    /// What `--on-bad-image` was given.
+    pub on_bad_image: Option<&'a str>,
 }
 
 // === impl Sources ===
@@ -106,6 +108,9 @@ impl<'a> Sources<'a> {
         layers.extend(Layer::assignments(self.assignments)?);
         if let Some(data) = self.data {
             layers.push(Layer::flag("--data", "data.dir", &data.to_string_lossy()));
+        }
+        if let Some(text) = self.on_bad_image {
+            layers.push(Layer::flag("--on-bad-image", "data.on_bad_image", text));
         }
         for layer in layers {
             builder = builder.add_source(layer);

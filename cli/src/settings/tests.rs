@@ -16,6 +16,7 @@ fn resolve(text: &str, variables: &[(&str, &str)], set: &[&str]) -> Result<Spec,
             .collect(),
         assignments: &set,
         data: None,
+        ..Sources::default()
     }
     .resolve()
 }

@@ -43,6 +43,7 @@ impl Classifier {
         which: files::Weights,
         card: Option<ModelCard>,
     ) -> Result<Self, WorkerError> {
+        let named = files::read(path, which)?;
         let card = match card {
             Some(card) => card,
             None => files::read_card(path)?.ok_or_else(|| {
@@ -53,7 +54,6 @@ impl Classifier {
             })?,
         };
         let network = Network::new(&card.model_spec(), card.classes.len())?;
-        let named = files::read(path, which)?;
         let weights = network
             .table
             .from_named(&named)

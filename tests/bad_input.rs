@@ -15,13 +15,13 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
+    fn new(epochs: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let data = pictures(folder.path());
         let job = folder.path().join("job.toml");
         std::fs::write(
             &job,
-            JOB.replace("epochs = 2", "epochs = 1")
+            JOB.replace("epochs = 2", &format!("epochs = {epochs}"))
                 .replace("warmup_epochs = 1", ""),
         )
         .unwrap();
@@ -86,7 +86,7 @@ fn file_of(checkpoint: &Path, kind: &str) -> PathBuf {
 
 #[test]
 fn a_checkpoint_that_was_damaged_or_belongs_to_another_job_is_not_gone_on_from() {
-    let bench = Bench::new();
+    let bench = Bench::new(6);
     // Stopped before its end, so that there is something to go on with.
     let mut stopped = support::Running::start(&mut train(
         &bench.job,
@@ -129,7 +129,7 @@ fn a_checkpoint_that_was_damaged_or_belongs_to_another_job_is_not_gone_on_from()
 
 #[test]
 fn weights_of_another_network_are_refused_with_names_and_shapes() {
-    let bench = Bench::new();
+    let bench = Bench::new(1);
     let wrong = bench.folder.path().join("wrong.safetensors");
     std::fs::write(&wrong, b"not a weights file").unwrap();
     let path = wrong.to_str().unwrap();
@@ -174,7 +174,7 @@ fn weights_of_another_network_are_refused_with_names_and_shapes() {
 
 #[test]
 fn a_broken_picture_ends_the_run_or_is_left_out_as_the_job_says() {
-    let bench = Bench::new();
+    let bench = Bench::new(1);
     let class = std::fs::read_dir(&bench.data)
         .unwrap()
         .next()

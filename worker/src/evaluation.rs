@@ -56,6 +56,8 @@ impl Member<'_> {
         let samples = self.context.pipeline.data().val.len();
         let slots = self.context.spec.train.slots;
         let owned = self.generation.members[self.rank].slots.clone();
+        let network = &self.context.network;
+        let bound = Bound::new(&network.table, weights, &burn::tensor::Device::flex());
         let mut statistics = SlotSum::new(slots, owned.clone());
         for slot in owned {
             let places = slot_range(0..samples, slots, slot);
@@ -64,14 +66,7 @@ impl Member<'_> {
                 continue;
             }
             let pipeline = &self.context.pipeline;
-            let own = evaluate_places(
-                pipeline,
-                &self.context.network,
-                weights,
-                Side::Val,
-                places.clone(),
-                cores,
-            )?;
+            let own = evaluate_places(pipeline, network, &bound, Side::Val, places.clone(), cores)?;
             let mut rows = vec![0.0; samples * FIELDS];
             rows[places.start * FIELDS..places.end * FIELDS].copy_from_slice(&own);
             statistics.add(slot, Some(rows))?;
@@ -105,12 +100,11 @@ impl Member<'_> {
 pub(crate) fn evaluate_places(
     pipeline: &Pipeline,
     network: &Network,
-    weights: &Weights,
+    bound: &Bound,
     side: Side,
     places: std::ops::Range<usize>,
     cores: &Cores,
 ) -> Result<Vec<f64>, DataError> {
-    let bound = Bound::new(&network.table, weights, &burn::tensor::Device::flex());
     let size = pipeline.image_size() as usize;
     let classes = pipeline.data().classes.len();
     let mut starts = places.clone().step_by(PORTION);
@@ -121,7 +115,7 @@ pub(crate) fn evaluate_places(
     let work = |portion: std::ops::Range<usize>| {
         let samples: Vec<u32> = portion.clone().map(|place| place as u32).collect();
         let batch = pipeline.eval_batch(side, &samples)?;
-        let logits = infer(network, &bound, batch.images, size);
+        let logits = infer(network, bound, batch.images, size);
         Ok((
             portion.start,
             rows(&logits, &batch.targets, &batch.labels, classes),

@@ -84,7 +84,7 @@ impl Classifier {
         let rows = evaluate_places(
             &pipeline,
             &self.network,
-            &self.weights,
+            &self.bound(),
             Side::Val,
             0..samples,
             &cores,
@@ -103,11 +103,7 @@ impl Classifier {
     ) -> Result<(), WorkerError> {
         let spec = self.spec();
         let transform = Transform::new(&spec.data, &spec.augment);
-        let bound = Bound::new(
-            &self.network.table,
-            &self.weights,
-            &burn::tensor::Device::flex(),
-        );
+        let bound = self.bound();
         let cores = Cores::new(threads)?;
         let (size, classes) = (self.card.image_size as usize, self.card.classes.len());
         // A round keeps every core busy and the memory bounded.
@@ -151,6 +147,11 @@ impl Classifier {
     /// The hash by which weights are compared.
     pub fn weights_sha256(&self) -> String {
         weights_sha256(&self.network.table.to_named(&self.weights))
+    }
+
+    fn bound(&self) -> Bound {
+        let device = burn::tensor::Device::flex();
+        Bound::new(&self.network.table, &self.weights, &device)
     }
 
     fn spec(&self) -> Spec {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use perennial_collective::{Contribution, Partial, SlotSum};
-use perennial_data::{DataError, Request, SlotBatch};
+use perennial_data::{DataError, Prefetcher, Request, SlotBatch};
 use perennial_model::{Bound, DropPathKey};
 use perennial_plan::order::{batch_range, epoch_order, slot_range, steps_per_epoch};
 use perennial_plan::{Cursor, Spec};
@@ -21,9 +21,6 @@ use crate::slots::Cores;
 
 /// The control flag by which members agree to stop after the step at hand.
 const STOP: u64 = 1;
-
-/// A slot of a step and its samples, as the prefetcher gives them.
-type SlotItem = (u32, Result<SlotBatch, DataError>);
 
 impl Member<'_> {
     /// Trains from the generation's cursor to the job's end, or to a stop on which all members agree.
@@ -44,16 +41,22 @@ impl Member<'_> {
         );
         let cores = Cores::new(threads)?;
         let checkpoints = CheckpointWriter::new(self, reporter.clone())?;
-        let own_slots = self.generation.members[self.rank].slots.clone();
-        let start = self.generation.start;
-        let mut batches = prefetch(self, own_slots.clone(), start, threads);
+        let mut batches = prefetch(self, threads);
 
-        let mut cursor = start;
+        let mut cursor = self.generation.start;
         let mut stopped_early = false;
         while cursor.epoch < spec.train.epochs && !stopped_early {
             let started = Instant::now();
-            let (reduced, outcome) =
-                self.step(cursor, steps, &cores, &mut batches, &schedule, ears)?;
+            let global_step = cursor.global_step(steps);
+            let learning_rate = schedule.at(global_step);
+            let (control, outcome) = self.step(
+                cursor,
+                global_step,
+                learning_rate,
+                &cores,
+                &mut batches,
+                ears,
+            )?;
             reporter.send(Report::StepDone(StepDone {
                 generation: self.generation.id,
                 epoch: cursor.epoch,
@@ -62,14 +65,14 @@ impl Member<'_> {
                 loss_sum: outcome.loss_sum,
                 top1: outcome.top1,
                 top5: outcome.top5,
-                learning_rate: schedule.at(cursor.global_step(steps)),
+                learning_rate,
                 grad_norm: outcome.grad_norm,
                 replica_hash: outcome.hash,
                 seconds: started.elapsed().as_secs_f64(),
             }));
             let epoch = cursor.epoch;
             cursor = cursor.next(steps);
-            stopped_early = reduced & STOP != 0 && cursor.epoch < spec.train.epochs;
+            stopped_early = control & STOP != 0 && cursor.epoch < spec.train.epochs;
             if cursor.step == 0 {
                 let evaluation_json = self.evaluate(&cores)?;
                 if self.rank == 0 {
@@ -97,15 +100,14 @@ impl Member<'_> {
     fn step(
         &mut self,
         cursor: Cursor,
-        steps: u32,
+        global_step: u64,
+        learning_rate: f64,
         cores: &Cores,
-        batches: &mut (impl Iterator<Item = SlotItem> + Send),
-        schedule: &LearningRate,
+        batches: &mut Prefetcher<Result<SlotBatch, DataError>>,
         ears: &Ears,
     ) -> Result<(u64, StepOutcome), WorkerError> {
         let network = &self.context.network;
         let spec = &self.context.spec;
-        let global_step = cursor.global_step(steps);
         let size = spec.data.image_size as usize;
         let owned = self.generation.members[self.rank].slots.clone();
         let occupied = occupied_slots(
@@ -120,10 +122,11 @@ impl Member<'_> {
             &self.replica.weights,
             &burn::tensor::Device::flex(),
         );
-        let mut left = occupied.len();
+        // The prefetcher was asked for just these slots, in this order.
+        let mut slots = occupied.into_iter();
         let next = || {
-            left = left.checked_sub(1)?;
-            let (slot, batch) = batches.next()?;
+            let (slot, _) = slots.next()?;
+            let batch = batches.next()?;
             Some(batch.map(|batch| (slot, batch)))
         };
         let work = |(slot, batch): (u32, SlotBatch)| {
@@ -166,7 +169,6 @@ impl Member<'_> {
             },
             control: if ears.stop_requested() { STOP } else { 0 },
         })?;
-        let learning_rate = schedule.at(global_step);
         let table = &self.context.network.table;
         let outcome = self.replica.apply(
             table,
@@ -192,14 +194,12 @@ fn occupied_slots(
         .collect()
 }
 
-/// The member's slots from `start` to the job's end, prepared ahead in the background.
-fn prefetch(
-    member: &Member,
-    owned: std::ops::Range<u32>,
-    start: Cursor,
-    threads: usize,
-) -> impl Iterator<Item = SlotItem> + Send + use<> {
+/// The member's slots from the generation's start to the job's end, in the order of [`occupied_slots`],
+/// prepared ahead in the background.
+fn prefetch(member: &Member, threads: usize) -> Prefetcher<Result<SlotBatch, DataError>> {
     let spec = member.context.spec.clone();
+    let owned = member.generation.members[member.rank].slots.clone();
+    let start = member.generation.start;
     let samples = member.context.pipeline.data().train.len();
     let steps = steps_per_epoch(samples, spec.train.batch_size as usize);
     let requests = (start.epoch..spec.train.epochs).flat_map(move |epoch| {
@@ -220,15 +220,9 @@ fn prefetch(
             requests
         })
     });
-    let slots = requests.clone().map(|request| match request {
-        Request::Train { slot, .. } => slot,
-        Request::Eval { .. } => unreachable!("only training slots are requested here"),
-    });
     let look_ahead = 2 * threads.max(1) + 2;
-    slots.zip(
-        member
-            .context
-            .pipeline
-            .prefetch(threads, look_ahead, requests),
-    )
+    member
+        .context
+        .pipeline
+        .prefetch(threads, look_ahead, requests)
 }

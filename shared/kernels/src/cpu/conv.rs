@@ -53,32 +53,19 @@ fn patches(shape: Image, x: &[f32]) -> Vec<f32> {
     patches
 }
 
-/// `[outputs, inputs, 3, 3]` to `[outputs, 9 * inputs]` in the order of a patch.
-fn by_patch(weight: &[f32], inputs: usize) -> Vec<f32> {
+/// Each output's weight of `columns` columns transposed: `[outputs, inputs, 9]` (PyTorch's order) to
+/// `[outputs, 9, inputs]` (a patch's order) with nine columns, and back with `inputs`.
+fn transposed(weight: &[f32], inputs: usize, columns: usize) -> Vec<f32> {
+    let length = 9 * inputs;
+    let rows = length / columns;
     let mut out = vec![0.0; weight.len()];
     for (out, weight) in out
-        .chunks_exact_mut(9 * inputs)
-        .zip(weight.chunks_exact(9 * inputs))
+        .chunks_exact_mut(length)
+        .zip(weight.chunks_exact(length))
     {
-        for input in 0..inputs {
-            for tap in 0..9 {
-                out[tap * inputs + input] = weight[input * 9 + tap];
-            }
-        }
-    }
-    out
-}
-
-/// The inverse of [`by_patch`].
-fn by_tap(weight: &[f32], inputs: usize) -> Vec<f32> {
-    let mut out = vec![0.0; weight.len()];
-    for (out, weight) in out
-        .chunks_exact_mut(9 * inputs)
-        .zip(weight.chunks_exact(9 * inputs))
-    {
-        for input in 0..inputs {
-            for tap in 0..9 {
-                out[input * 9 + tap] = weight[tap * inputs + input];
+        for row in 0..rows {
+            for column in 0..columns {
+                out[column * rows + row] = weight[row * columns + column];
             }
         }
     }
@@ -89,7 +76,7 @@ fn by_tap(weight: &[f32], inputs: usize) -> Vec<f32> {
 pub fn forward(shape: Image, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
     super::linear::forward(
         &patches(shape, x),
-        &by_patch(weight, shape.channels),
+        &transposed(weight, shape.channels, 9),
         Some(bias),
         bias.len(),
     )
@@ -119,7 +106,7 @@ pub fn backward(
 
     matmul(
         grad,
-        Matrix::new(&by_patch(weight, channels), outputs, taps),
+        Matrix::new(&transposed(weight, channels, 9), outputs, taps),
         &mut buffer,
         false,
     );
@@ -132,5 +119,5 @@ pub fn backward(
             *dx += value;
         }
     });
-    (dx, by_tap(&dw, channels))
+    (dx, transposed(&dw, channels, channels))
 }

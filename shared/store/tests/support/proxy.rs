@@ -58,7 +58,7 @@ async fn serve(
     trick: Trick,
     left: &AtomicU64,
 ) -> std::io::Result<()> {
-    let request = message(&mut client).await?;
+    let request = message(&mut client, true).await?;
     let tricked = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
     let trick = tricked.is_ok().then_some(trick);
     if let Some(Trick::Answer(answer)) = trick {
@@ -70,7 +70,7 @@ async fn serve(
     }
     let mut upstream = TcpStream::connect(server).await?;
     upstream.write_all(&request).await?;
-    let answer = message(&mut upstream).await?;
+    let answer = message(&mut upstream, !request.starts_with(b"HEAD")).await?;
     let passed = match trick {
         None => &answer[..],
         Some(Trick::BreakOff) => &answer[..answer.len() / 2],
@@ -79,8 +79,8 @@ async fn serve(
     client.write_all(passed).await
 }
 
-/// A whole HTTP message with a content length or none.
-async fn message(socket: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+/// A whole HTTP message with a content length or none. The answer to HEAD has no body in spite of it.
+async fn message(socket: &mut TcpStream, has_body: bool) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     loop {
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
@@ -90,7 +90,7 @@ async fn message(socket: &mut TcpStream) -> std::io::Result<Vec<u8>> {
                 .lines()
                 .find_map(|line| line.strip_prefix("content-length:"));
             let length: usize = length.map_or(0, |text| text.trim().parse().unwrap());
-            if bytes.len() >= end + 4 + length {
+            if !has_body || bytes.len() >= end + 4 + length {
                 return Ok(bytes);
             }
         }

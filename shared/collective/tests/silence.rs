@@ -1,5 +1,6 @@
 //! Peers that say nothing, with connections that stay open.
 
+#[allow(dead_code)]
 #[path = "support/network.rs"]
 mod network;
 #[allow(dead_code)]
@@ -33,11 +34,17 @@ fn watched(rank: usize, addresses: &[String]) -> MeshConfig {
 
 /// Two members with a network between them.
 fn pair() -> (Tcp, Tcp, Arc<Network>) {
+    pair_with(|_| {})
+}
+
+fn pair_with(adjust: impl Fn(&mut MeshConfig) + Sync) -> (Tcp, Tcp, Arc<Network>) {
     let (endpoints, mut addresses) = endpoints(2);
     let (network, address) = Network::to(addresses[0].clone());
     addresses[0] = address;
     let mut group = in_parallel([0, 1], |rank: usize| {
-        (endpoints[rank].connect(watched(rank, &addresses), &AbortHandle::new())).unwrap()
+        let mut config = watched(rank, &addresses);
+        adjust(&mut config);
+        (endpoints[rank].connect(config, &AbortHandle::new())).unwrap()
     });
     let one = group.pop().unwrap();
     (group.pop().unwrap(), one, network)
@@ -101,6 +108,26 @@ fn a_peer_that_takes_nothing_is_noticed_while_much_is_sent_to_it() {
     let start = Instant::now();
     let sum = zero.all_reduce(big(0, 10_000_000)).map(drop);
     assert_silent(sum, 1);
+    drop(zero);
+    assert!(start.elapsed() < SOON);
+    drop(one);
+}
+
+#[test]
+fn a_member_that_gave_up_leaves_at_once_whoever_is_silent() {
+    let (mut zero, one, network) = pair_with(|config| {
+        config.silence = Duration::from_secs(60);
+        if config.rank == 0 {
+            config.timeout = Duration::from_millis(200);
+        }
+    });
+    network.cut();
+    let error = zero.all_reduce(big(0, 10_000_000)).unwrap_err();
+    assert!(
+        matches!(error, CollectiveError::Timeout { rank: 1, .. }),
+        "{error}"
+    );
+    let start = Instant::now();
     drop(zero);
     assert!(start.elapsed() < SOON);
     drop(one);

@@ -1,5 +1,9 @@
 //! A replica that is copied while it changes, over good and bad connections.
 
+#[allow(dead_code)]
+#[path = "support/network.rs"]
+mod network;
+
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -492,7 +496,8 @@ fn an_abort_ends_every_wait_of_a_follower() {
     let (_server, address) = serve(&source);
     let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
     let deaf_address = deaf.local_addr().unwrap().to_string();
-    for address in [deaf_address, "192.0.2.1:9".to_owned(), address] {
+    let (black_hole, _listener, _queue) = network::black_hole();
+    for address in [deaf_address, black_hole, address] {
         let abort = AbortHandle::new();
         let (result, took) = thread::scope(|scope| {
             let waiting = scope.spawn(|| {

@@ -81,6 +81,16 @@ fn a_peer_that_is_cut_off_is_noticed_by_both_sides() {
 }
 
 #[test]
+fn silence_that_was_noticed_while_a_member_computed_is_named_by_its_next_sum() {
+    let (mut zero, one, network) = pair();
+    network.cut();
+    let (_kept, computing) = mpsc::channel::<()>();
+    assert!(computing.recv_timeout(3 * SILENCE).is_err());
+    assert_silent(sum_nothing(&mut zero), 1);
+    drop(one);
+}
+
+#[test]
 fn a_network_that_is_cut_one_way_is_noticed() {
     let (zero, mut one, network) = pair();
     network.cut_back.store(true, SeqCst);

@@ -489,11 +489,15 @@ fn a_follower_that_is_slow_with_an_update_is_not_silent_and_does_not_hold_up_tra
 
 #[test]
 fn an_abort_ends_every_wait_of_a_follower() {
-    let source = Arc::new(Source {
-        slowness: Duration::from_secs(2),
-        ..Source::new(100, 4)
-    });
+    let source = Arc::new(Source::new(100, 4));
     let (_server, address) = serve(&source);
+    // It is welcome, and hears nothing from then on.
+    let (address, _) = tampered(
+        address,
+        |offset, _| {
+            if offset < 12 { Fate::Pass } else { Fate::Stall }
+        },
+    );
     let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
     let deaf_address = deaf.local_addr().unwrap().to_string();
     let (black_hole, _listener, _queue) = network::black_hole();

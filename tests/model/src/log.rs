@@ -19,7 +19,7 @@ pub struct Generation {
 pub enum Entry {
     Term {
         term: u8,
-        by: u8,
+        by: Option<u8>,
     },
     Generation {
         term: u8,

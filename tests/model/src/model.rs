@@ -17,10 +17,9 @@ pub struct Cluster {
 /// A transition. Coordinators and workers are given by their place in the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// A coordinator reads the log and begins to append the next term.
+    /// A coordinator that stands by, or was started again, reads the log and begins to append the next
+    /// term. What it sent before is still on its way.
     Campaign(usize),
-    /// A coordinator dies, or steps down. What it sent is still on its way.
-    Fall(usize),
     /// An append arrives at the store.
     Land(u8, Entry),
     /// A coordinator finds out what stands at the position to which it appends.
@@ -33,8 +32,6 @@ pub enum Action {
     Begin(usize, u8),
     /// A coordinator writes the manifest of this step.
     Commit(usize, u8),
-    /// A worker's part of the checkpoint of this step is in the store.
-    Part(usize, u8),
     Halt(usize, Order),
     Start(usize, Order),
     /// A worker has the sum over all members' shares and applies it.
@@ -60,15 +57,14 @@ impl Cluster {
             return None;
         };
         let coordinator = &state.coordinators[index];
-        if coordinator.appending.is_some() {
-            return None;
-        }
         if let Action::Campaign(_) = action {
             let term = Reading::of(&state.log).term + 1;
             let named = !self.is_broken(Broken::TermNamesItsWriter);
-            let by = if named { index as u8 } else { 0 };
-            return (coordinator.term.is_none() && term <= self.bounds.terms)
-                .then_some(Entry::Term { term, by });
+            let by = named.then_some(index as u8);
+            return (term <= self.bounds.terms).then_some(Entry::Term { term, by });
+        }
+        if coordinator.appending.is_some() {
+            return None;
         }
         let term = coordinator.term?;
         let reading = Reading::of(&coordinator.view);
@@ -137,6 +133,12 @@ impl Cluster {
                 ..candidate
             }),
         }
+    }
+
+    /// The steps of which checkpoints are made.
+    fn checkpoints(&self) -> impl Iterator<Item = u8> {
+        let every = self.bounds.checkpoint_every;
+        (1..=self.bounds.steps).filter(move |step| step.is_multiple_of(every))
     }
 
     /// 0: none, and the initial weights are loaded.
@@ -228,7 +230,9 @@ impl Cluster {
         state.coordinators[index].appending = Some(entry);
         let put = (position, entry);
         let is_taken = usize::from(position) < state.log.len();
-        if (!is_taken || self.is_broken(Broken::CreateOnly)) && !state.puts.contains(&put) {
+        if is_taken && !self.is_broken(Broken::CreateOnly) {
+            self.learn(state, index);
+        } else if !state.puts.contains(&put) {
             state.puts.push(put);
             state.puts.sort();
         }
@@ -270,6 +274,23 @@ impl Cluster {
         let generation = Reading::of(&coordinator.view).generation;
         if generation.id > 0 {
             state.order(Order { term, generation });
+        }
+    }
+
+    /// Whoever lost a race, and has nothing left that it could do but to find that out, stands by.
+    fn stand_down(&self, state: &mut State) {
+        for index in 0..state.coordinators.len() {
+            let coordinator = &state.coordinators[index];
+            let Some(next) = state.log.get(coordinator.view.len()) else {
+                continue;
+            };
+            let has_lost = coordinator.appending != Some(*next);
+            let end = Reading::of(&coordinator.view).end;
+            let may_write = |step: u8| step <= end && state.manifests >> step & 1 == 0;
+            let may_commit = coordinator.appending.is_none() && self.checkpoints().any(may_write);
+            if has_lost && !may_commit && self.broken.is_none() {
+                state.coordinators[index] = Coordinator::default();
+            }
         }
     }
 
@@ -322,40 +343,34 @@ impl Model for Cluster {
             actions.push(Action::Land(position, entry));
         }
         for (index, coordinator) in state.coordinators.iter().enumerate() {
-            if *coordinator == Coordinator::default() {
-                actions.push(Action::Campaign(index));
-                continue;
-            }
-            actions.push(Action::Fall(index));
+            actions.push(Action::Campaign(index));
             if coordinator.appending.is_some() {
                 if state.log.len() > coordinator.view.len() {
                     actions.push(Action::Learn(index));
                 }
                 continue;
             }
+            if coordinator.term.is_none() {
+                continue;
+            }
             actions.push(Action::Count(index));
             actions.extend((0..state.workers.len()).map(|worker| Action::Settle(index, worker)));
             actions.extend((1..1 << state.workers.len()).map(|members| Action::Begin(index, members)));
-            let steps = 1..=self.bounds.steps;
             actions.extend(
-                steps
+                self.checkpoints()
                     .filter(|step| self.may_commit(state, index, *step))
                     .map(|step| Action::Commit(index, step)),
             );
         }
         for (index, worker) in state.workers.iter().enumerate() {
             for &order in &state.orders {
-                let news = order.term > worker.term || order.generation.id > worker.halted;
+                // A higher term alone would only make the worker refuse more.
+                let news = order.generation.id > worker.halted;
                 if news && self.obeys(worker, order) {
                     actions.push(Action::Halt(index, order));
                 }
                 if self.may_start(state, index, order) {
                     actions.push(Action::Start(index, order));
-                }
-            }
-            for step in 1..=self.bounds.steps {
-                if worker.parts >> step & 1 == 0 && worker.has_held(step) {
-                    actions.push(Action::Part(index, step));
                 }
             }
             if self.may_apply(state, index) {
@@ -376,15 +391,17 @@ impl Model for Cluster {
             | Action::Begin(index, _) => {
                 let entry = self.entry(last, action)?;
                 if let Action::Campaign(_) = action {
-                    state.coordinators[index].view = state.log.clone();
+                    let view = state.log.clone();
+                    state.coordinators[index] = Coordinator {
+                        view,
+                        ..Coordinator::default()
+                    };
                 }
                 self.append(&mut state, index, entry);
             }
-            Action::Fall(index) => state.coordinators[index] = Coordinator::default(),
             Action::Land(position, entry) => self.land(&mut state, position, entry),
             Action::Learn(index) => self.learn(&mut state, index),
             Action::Commit(_, step) => state.manifests |= 1 << step,
-            Action::Part(index, step) => state.workers[index].parts |= 1 << step,
             Action::Halt(index, order) => {
                 let worker = &mut state.workers[index];
                 state.obeyed_stale |= order.term < worker.term;
@@ -400,6 +417,7 @@ impl Model for Cluster {
                 state.obeyed_stale |= mixed;
             }
         }
+        self.stand_down(&mut state);
         Some(state.sorted())
     }
 

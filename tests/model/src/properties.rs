@@ -92,11 +92,11 @@ fn ck_1(state: &State) -> bool {
     })
 }
 
-/// All members of the generation have stood at `step` in it and written their parts.
+/// All members of the generation have stood at `step` in it, so that all their parts can be in the store.
 pub fn parts_are_complete(state: &State, generation: Generation, step: u8) -> bool {
     state
         .members(generation)
-        .all(|member| member.has_stood(generation.id, step) && member.parts >> step & 1 == 1)
+        .all(|member| member.has_stood(generation.id, step))
 }
 
 fn is_taken_over(state: &State) -> bool {

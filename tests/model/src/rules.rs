@@ -11,6 +11,8 @@ pub struct Bounds {
     pub generations: u8,
     /// Steps of the job.
     pub steps: u8,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u8,
 }
 
 /// A rule that is left out.

@@ -28,22 +28,21 @@ pub struct Worker {
     pub inexact: u8,
     /// One bit for each generation and step at which it has stood: see [`Worker::has_stood`].
     pub stood: u32,
-    /// One bit for each step of which its part of the checkpoint lies in the store.
-    pub parts: u8,
 }
 
 // === impl Worker ===
 
 impl Worker {
     /// Enters `generation` at `step`, or comes to `step` in it. Its share of the sum of that step is on its
-    /// way to the other members from now on, and so is the report of the step before.
+    /// way to the other members from now on, and so are the report of the step before, to the coordinator,
+    /// and its part of a checkpoint of this step, to the store.
     pub fn stand(&mut self, generation: Generation, step: u8) {
         self.generation = generation;
         self.step = step;
         self.stood |= 1 << bit(generation.id, step);
     }
 
-    /// Whether its share of the sum of `step` in this generation is on its way.
+    /// Whether all that it sends at `step` in this generation is on its way.
     pub fn has_stood(&self, generation: u8, step: u8) -> bool {
         self.stood >> bit(generation, step) & 1 == 1
     }
@@ -114,8 +113,50 @@ impl State {
             .map(|(_, worker)| worker)
     }
 
-    /// Workers have no names: of the states that differ in their order alone, this is the one that is kept.
-    pub fn sorted(mut self) -> Self {
+    /// Parties have no names: of the states that differ in their order alone, (mostly) one is kept.
+    pub fn sorted(self) -> Self {
+        self.with_coordinators_sorted().with_workers_sorted()
+    }
+
+    fn with_coordinators_sorted(mut self) -> Self {
+        let anonymous = |entry: Entry| match entry {
+            Entry::Term { term, .. } => Entry::Term { term, by: None },
+            other => other,
+        };
+        let key = |index: &usize| {
+            let coordinator = &self.coordinators[*index];
+            let appending = coordinator.appending.map(anonymous);
+            (coordinator.term, coordinator.view.len(), appending)
+        };
+        let mut order: Vec<usize> = (0..self.coordinators.len()).collect();
+        order.sort_by_key(key);
+        if order.is_sorted() {
+            return self;
+        }
+        self.coordinators = order
+            .iter()
+            .map(|index| self.coordinators[*index].clone())
+            .collect();
+        self.for_each_entry(|entry| {
+            if let Entry::Term { by: Some(by), .. } = entry {
+                let new = order.iter().position(|old| *old == usize::from(*by));
+                *by = new.expect("each coordinator has a place") as u8;
+            }
+        });
+        self.puts.sort();
+        self
+    }
+
+    fn for_each_entry(&mut self, change: impl Fn(&mut Entry)) {
+        self.log.iter_mut().for_each(&change);
+        for coordinator in &mut self.coordinators {
+            coordinator.view.iter_mut().for_each(&change);
+            coordinator.appending.iter_mut().for_each(&change);
+        }
+        self.puts.iter_mut().for_each(|(_, entry)| change(entry));
+    }
+
+    fn with_workers_sorted(mut self) -> Self {
         let mut order: Vec<usize> = (0..self.workers.len()).collect();
         let key = |index: &usize| {
             let worker = &self.workers[*index];
@@ -140,17 +181,11 @@ impl State {
             let renamed = order.iter().enumerate();
             *members = renamed.fold(0, |mask, (new, old)| mask | (*members >> old & 1) << new);
         };
-        let rename_entry = |entry: &mut Entry| {
+        self.for_each_entry(|entry| {
             if let Entry::Generation { generation, .. } = entry {
                 rename(&mut generation.members);
             }
-        };
-        self.log.iter_mut().for_each(rename_entry);
-        for coordinator in &mut self.coordinators {
-            coordinator.view.iter_mut().for_each(rename_entry);
-            coordinator.appending.iter_mut().for_each(rename_entry);
-        }
-        self.puts.iter_mut().for_each(|(_, entry)| rename_entry(entry));
+        });
         self.puts.sort();
         for order in &mut self.orders {
             rename(&mut order.generation.members);

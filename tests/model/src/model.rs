@@ -69,7 +69,7 @@ impl Cluster {
         let term = coordinator.term?;
         let reading = Reading::of(&coordinator.view);
         match action {
-            Action::Count(_) => self.count(state, term, &reading),
+            Action::Count(_) => count(state, term, &reading),
             Action::Settle(_, worker) => settle(&state.workers[worker], term, &reading),
             Action::Begin(_, members) => {
                 let generation = self.begin(state, &reading, members)?;
@@ -77,25 +77,6 @@ impl Cluster {
             }
             _ => None,
         }
-    }
-
-    fn count(&self, state: &State, term: u8, reading: &Reading) -> Option<Entry> {
-        let id = reading.generation.id;
-        let reported = state
-            .members(reading.generation)
-            .map(|worker| worker.furthest(id).unwrap_or(0));
-        let end = if self.is_broken(Broken::AllMembersReport) {
-            reported.max()
-        } else {
-            reported.min()
-        }?;
-        let first = reading.end;
-        (end > first).then_some(Entry::Steps {
-            term,
-            generation: id,
-            first,
-            end,
-        })
     }
 
     /// The generation that follows with the answers of these members; the others are left out as dead.
@@ -116,7 +97,9 @@ impl Cluster {
             state
                 .members(candidate)
                 .map(|worker| worker.step)
-                .filter(|step| *step >= reading.end || self.is_broken(Broken::SurvivorsHoldTheLedger))
+                .filter(|step| {
+                    *step >= reading.end || self.is_broken(Broken::SurvivorsHoldTheLedger)
+                })
         };
         let start = if self.is_broken(Broken::FurthestStep) {
             survivors().min()
@@ -128,7 +111,7 @@ impl Cluster {
             Some(start) if start > reading.end => None,
             Some(start) => Some(Generation { start, ..candidate }),
             None => Some(Generation {
-                start: self.newest_checkpoint(state, reading),
+                start: newest_checkpoint(state, reading),
                 checkpoint: true,
                 ..candidate
             }),
@@ -139,17 +122,6 @@ impl Cluster {
     fn checkpoints(&self) -> impl Iterator<Item = u8> {
         let every = self.bounds.checkpoint_every;
         (1..=self.bounds.steps).filter(move |step| step.is_multiple_of(every))
-    }
-
-    /// 0: none, and the initial weights are loaded.
-    fn newest_checkpoint(&self, state: &State, reading: &Reading) -> u8 {
-        let last = if self.is_broken(Broken::CheckpointWithinLedger) {
-            self.bounds.steps
-        } else {
-            reading.end
-        };
-        let exists = |step: &u8| state.manifests >> step & 1 == 1;
-        (1..=last).rev().find(exists).unwrap_or(0)
     }
 
     fn may_commit(&self, state: &State, index: usize, step: u8) -> bool {
@@ -310,6 +282,29 @@ impl Cluster {
     }
 }
 
+/// The newest that is of counted steps: a manifest can appear after the ledger has gone back to an older
+/// one. 0: none, and the initial weights are loaded.
+fn newest_checkpoint(state: &State, reading: &Reading) -> u8 {
+    let exists = |step: &u8| state.manifests >> step & 1 == 1;
+    (1..=reading.end).rev().find(exists).unwrap_or(0)
+}
+
+/// The steps that all members have reported and that are not counted.
+fn count(state: &State, term: u8, reading: &Reading) -> Option<Entry> {
+    let id = reading.generation.id;
+    let reported = state
+        .members(reading.generation)
+        .map(|worker| worker.furthest(id).unwrap_or(0));
+    let end = reported.min()?;
+    let first = reading.end;
+    (end > first).then_some(Entry::Steps {
+        term,
+        generation: id,
+        first,
+        end,
+    })
+}
+
 /// The steps that a halted worker holds and that are not counted.
 fn settle(worker: &Worker, term: u8, reading: &Reading) -> Option<Entry> {
     let generation = reading.generation.id;
@@ -355,7 +350,8 @@ impl Model for Cluster {
             }
             actions.push(Action::Count(index));
             actions.extend((0..state.workers.len()).map(|worker| Action::Settle(index, worker)));
-            actions.extend((1..1 << state.workers.len()).map(|members| Action::Begin(index, members)));
+            actions
+                .extend((1..1 << state.workers.len()).map(|members| Action::Begin(index, members)));
             actions.extend(
                 self.checkpoints()
                     .filter(|step| self.may_commit(state, index, *step))

@@ -17,7 +17,9 @@ pub fn all() -> Vec<Property<Cluster>> {
     vec![
         Property::always(name(Invariant::Log1), |_, state| log_1(state)),
         Property::always(name(Invariant::Gen1), |_, state| gen_1(state)),
-        Property::always(name(Invariant::Gen2), |_, state: &State| !state.obeyed_stale),
+        Property::always(name(Invariant::Gen2), |_, state: &State| {
+            !state.obeyed_stale
+        }),
         Property::always(name(Invariant::Ex1), |_, state| ex_1(state)),
         Property::always(name(Invariant::Ex2), |_, state| ex_2(state)),
         Property::always(name(Invariant::Rep1), |_, state| rep_1(state)),
@@ -115,7 +117,10 @@ fn is_taken_over(state: &State) -> bool {
             ..
         } => {
             before |= term == 1;
-            let all_applied = state.workers.iter().any(|w| w.furthest(generation) == Some(end));
+            let all_applied = state
+                .workers
+                .iter()
+                .any(|w| w.furthest(generation) == Some(end));
             before && term > 1 && began == Some((term, generation)) && all_applied
         }
     })

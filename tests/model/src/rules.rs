@@ -36,8 +36,4 @@ pub enum Broken {
     LogBeforeStart,
     /// A worker that stands before the ledger's end counts as a survivor.
     SurvivorsHoldTheLedger,
-    /// Steps that only one worker reported and that no generation settles are counted.
-    AllMembersReport,
-    /// Without a survivor the newest checkpoint is loaded, even one of steps that are to come.
-    CheckpointWithinLedger,
 }

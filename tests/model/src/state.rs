@@ -49,7 +49,9 @@ impl Worker {
 
     /// The most steps with which it has stood in this generation.
     pub fn furthest(&self, generation: u8) -> Option<u8> {
-        (0..STEPS).rev().find(|step| self.has_stood(generation, *step))
+        (0..STEPS)
+            .rev()
+            .find(|step| self.has_stood(generation, *step))
     }
 
     /// Whether its replica was ever that of `step`.
@@ -200,7 +202,10 @@ impl State {
     /// In which of all generations that are written anywhere this worker is a member.
     fn memberships(&self, index: usize) -> u64 {
         let views = self.coordinators.iter().map(|c| &c.view);
-        let appending = self.coordinators.iter().filter_map(|c| c.appending.as_ref());
+        let appending = self
+            .coordinators
+            .iter()
+            .filter_map(|c| c.appending.as_ref());
         let entries = self.log.iter().chain(views.flatten()).chain(appending);
         let entries = entries.chain(self.puts.iter().map(|(_, entry)| entry));
         let logged = entries.filter_map(|entry| match entry {
@@ -208,8 +213,8 @@ impl State {
             _ => None,
         });
         let ordered = self.orders.iter().map(|order| order.generation.members);
-        logged
-            .chain(ordered)
-            .fold(0, |bits, members| bits << 1 | u64::from(members >> index & 1))
+        logged.chain(ordered).fold(0, |bits, members| {
+            bits << 1 | u64::from(members >> index & 1)
+        })
     }
 }

@@ -30,6 +30,7 @@ fn sum(owners: &[Range<u32>], values: &[Option<f32>]) -> Option<f32> {
                 end: start + 1,
             };
             let mut leaves: BTreeMap<Node, f32> = (node.start..node.end)
+                .filter(|slot| owned.contains(slot))
                 .filter_map(|slot| Some((leaf(slot), values[slot as usize]?)))
                 .collect();
             if let Some(value) = fold(node, &mut leaves, &mut add) {
@@ -159,7 +160,7 @@ proptest! {
 
     #[test]
     fn a_cursor_and_its_global_step_say_the_same(
-        steps_per_epoch in 1..100_000u32,
+        steps_per_epoch in prop_oneof![1..6u32, 1..100_000u32],
         epoch in 0..10_000u32,
         step: u32,
     ) {

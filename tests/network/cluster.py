@@ -1,0 +1,115 @@
+"""A coordinator and workers, each on a machine of its own."""
+
+import json
+import subprocess
+import threading
+import time
+
+PORT = 7400
+
+
+class Failed(Exception):
+    """What a scenario asks for did not come true; the words say what."""
+
+
+class Cluster:
+    """A job that runs: the coordinator on machine 1, workers on the machines after it. A context manager, at whose end
+    no process is left.
+
+    `events`: what the coordinator has printed so far, each with `at`, the seconds of the monotonic clock.
+    """
+
+    def __init__(self, network, program, job, folder, workers):
+        self.network = network
+        self.folder = folder
+        self.changed = threading.Condition()
+        self.events = []
+        folder.mkdir()
+        address = f"{network.address(1)}:{PORT}"
+        self.coordinator = self._start(
+            1, "coordinator",
+            [program, "--json", "coordinator", job, "--listen", address, "--store", folder / "store",
+             "--workers", workers],
+        )  # fmt: skip
+        self.workers = [
+            self._start(
+                machine, f"worker{machine - 1}",
+                [program, "worker", "--coordinator", f"http://{address}", "--host", network.address(machine),
+                 "--threads", 1],
+            )  # fmt: skip
+            for machine in range(2, 2 + workers)
+        ]
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in [self.coordinator, *self.workers]:
+            process.kill()
+            process.wait()
+        self.reader.join()
+
+    def events_of(self, name):
+        with self.changed:
+            return [event for event in self.events if event["event"] == name]
+
+    def global_step(self):
+        """The number of steps committed."""
+        steps = self.events_of("step")
+        return steps[-1]["global_step"] if steps else 0
+
+    def wait_until(self, holds, what, patience):
+        """Waits until `holds()`, at most `patience` seconds; looks again after each event, and ten times a second."""
+        deadline = time.monotonic() + patience
+        while not holds():
+            self.refuse_if_ended(what)
+            if time.monotonic() > deadline:
+                raise Failed(f"{what} did not come within {patience} s; the last event: {self._last()}")
+            with self.changed:
+                self.changed.wait(0.1)
+
+    def refuse_if_ended(self, what):
+        """Nobody may end before the job does."""
+        if self.coordinator.poll() is not None:
+            raise Failed(f"the coordinator ended with {self.coordinator.returncode} before {what}: {self._last()}")
+        if self.events_of("finished"):
+            return
+        for number, worker in enumerate(self.workers, 1):
+            if worker.poll() is not None:
+                raise Failed(f"worker {number} ended with {worker.returncode} before {what}")
+
+    def finish(self, patience):
+        """Waits for the end of the job and of every process; the hash of the weights."""
+        self.wait_until(lambda: self.events_of("finished"), "the end of the job", patience)
+        for process in [self.coordinator, *self.workers]:
+            status = process.wait(timeout=30)
+            if status != 0:
+                raise Failed(f"`{' '.join(process.args[4:7])}` ended with {status}")
+        return self.events_of("finished")[0]["weights_sha256"]
+
+    def last_words(self):
+        """The end of what each process wrote to stderr."""
+        words = []
+        for file in sorted(self.folder.glob("*.err")):
+            lines = file.read_text(errors="replace").splitlines()[-5:]
+            words += [f"   {file.stem}: {line}" for line in lines]
+        return "\n".join(words)
+
+    def _start(self, machine, name, command):
+        with open(self.folder / f"{name}.err", "w") as errors:
+            output = subprocess.PIPE if name == "coordinator" else errors
+            return self.network.run(machine, command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
+
+    def _read(self):
+        for line in self.coordinator.stdout:
+            event = json.loads(line)
+            event["at"] = time.monotonic()
+            with self.changed:
+                self.events.append(event)
+                self.changed.notify_all()
+
+    def _last(self):
+        with self.changed:
+            return self.events[-1] if self.events else "none"

@@ -1,6 +1,7 @@
 """A coordinator and workers, each on a machine of its own."""
 
 import json
+import shlex
 import subprocess
 import threading
 import time
@@ -27,16 +28,16 @@ class Cluster:
         folder.mkdir()
         address = f"{network.address(1)}:{PORT}"
         self.coordinator = self._start(
-            1, "coordinator",
-            [program, "--json", "coordinator", job, "--listen", address, "--store", folder / "store",
-             "--workers", workers],
-        )  # fmt: skip
+            1,
+            "coordinator",
+            f"{program} --json coordinator {job} --listen {address} --store {folder}/store --workers {workers}",
+        )
         self.workers = [
             self._start(
-                machine, f"worker{machine - 1}",
-                [program, "worker", "--coordinator", f"http://{address}", "--host", network.address(machine),
-                 "--threads", 1],
-            )  # fmt: skip
+                machine,
+                f"worker{machine - 1}",
+                f"{program} worker --coordinator http://{address} --host {network.address(machine)} --threads 1",
+            )
             for machine in range(2, 2 + workers)
         ]
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -100,7 +101,7 @@ class Cluster:
     def _start(self, machine, name, command):
         with open(self.folder / f"{name}.err", "w") as errors:
             output = subprocess.PIPE if name == "coordinator" else errors
-            return self.network.run(machine, command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
+            return self.network.run(machine, shlex.split(command), stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
 
     def _read(self):
         for line in self.coordinator.stdout:

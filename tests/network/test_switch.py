@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-from namespaces import Network, existing, refuse_where_impossible
+from namespaces import Network, existing, refuse_where_impossible, remove_leftovers
 from switch import SO_RCVBUFFORCE, Policy
 
 PORT = 5000
@@ -53,6 +53,36 @@ class Machines:
 
     def everyone(self):
         return {(a, b) for a in self.sockets for b in self.sockets if a != b}
+
+
+class Victim:
+    """Another process that holds a network on which a program runs."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--wait-for-death"], stdout=subprocess.PIPE, text=True
+        )
+        self.prefix, guard, inside = self.process.stdout.readline().split()
+        self.guard, self.inside = int(guard), int(inside)
+        assert len(existing(self.prefix)) == 3 and not self.is_gone()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def is_gone(self):
+        return not existing(self.prefix) and not os.path.exists(f"/proc/{self.inside}")
+
+
+def be_victim():
+    with Network(2) as network:
+        process = network.run(2, ["sleep", "1000"])
+        print(network.prefix, network.guard.pid, process.pid, flush=True)
+        signal.pause()
 
 
 def stream(network, a, b):
@@ -160,10 +190,10 @@ def delay_is_that_of_each_way_and_ends(machines):
     near, far = stream(machines.network, 1, 2)
     machines.network.switch.delay(0.2)
     slow = round_trip(near, far, 3)
-    speed, intact = throughput(near, far, 8)
+    speed, intact = throughput(near, far, 2)
     machines.network.switch.heal()
     assert slow >= 0.4 and intact, slow
-    print(f"   200 ms each way: round trip {slow * 1e3:.0f} ms, {speed:.0f} MiB/s")
+    print(f"   200 ms each way: round trip {slow * 1e3:.0f} ms, {speed:.1f} MiB/s")
     assert round_trip(near, far, 9) < 0.2
 
 
@@ -177,12 +207,20 @@ def it_carries_all_and_loses_nothing_of_its_own(machines):
 
 
 def a_test_that_is_killed_leaves_nothing(_machines):
-    child = subprocess.Popen([sys.executable, __file__, "--wait-for-death"], stdout=subprocess.PIPE, text=True)
-    prefix, inside = child.stdout.readline().split()
-    assert len(existing(prefix)) == 3 and os.path.exists(f"/proc/{inside}")
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    wait_for(lambda: not existing(prefix) and not os.path.exists(f"/proc/{inside}"))
+    with Victim() as victim:
+        victim.process.kill()
+        victim.process.wait()
+        wait_for(victim.is_gone)
+
+
+def what_a_killed_guard_leaves_is_removed_by_the_next(_machines):
+    with Victim() as victim:
+        os.kill(victim.guard, signal.SIGKILL)
+        victim.process.kill()
+        victim.process.wait()
+        assert not victim.is_gone()
+        remove_leftovers()
+        wait_for(victim.is_gone)
 
 
 CHECKS = [
@@ -195,14 +233,8 @@ CHECKS = [
     delay_is_that_of_each_way_and_ends,
     it_carries_all_and_loses_nothing_of_its_own,
     a_test_that_is_killed_leaves_nothing,
+    what_a_killed_guard_leaves_is_removed_by_the_next,
 ]
-
-
-def wait_for_death():
-    with Network(2) as network:
-        process = network.run(2, ["sleep", "1000"])
-        print(network.prefix, process.pid, flush=True)
-        signal.pause()
 
 
 def main():
@@ -223,4 +255,4 @@ def main():
 
 
 if __name__ == "__main__":
-    wait_for_death() if "--wait-for-death" in sys.argv else main()
+    be_victim() if "--wait-for-death" in sys.argv else main()

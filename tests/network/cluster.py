@@ -47,7 +47,7 @@ class Cluster:
         return self
 
     def __exit__(self, *_):
-        for process in [self.coordinator, *self.workers]:
+        for _, process in self._processes():
             process.kill()
             process.wait()
         self.reader.join()
@@ -61,33 +61,44 @@ class Cluster:
         steps = self.events_of("step")
         return steps[-1]["global_step"] if steps else 0
 
+    def members(self):
+        """How many workers train together now."""
+        started = self.events_of("started")
+        return started[-1]["workers"] if started else 0
+
     def wait_until(self, holds, what, patience):
         """Waits until `holds()`, at most `patience` seconds; looks again after each event, and ten times a second."""
         deadline = time.monotonic() + patience
         while not holds():
-            self.refuse_if_ended(what)
+            self._refuse_if_ended(what)
             if time.monotonic() > deadline:
                 raise Failed(f"{what} did not come within {patience} s; the last event: {self._last()}")
             with self.changed:
                 self.changed.wait(0.1)
 
-    def refuse_if_ended(self, what):
-        """Nobody may end before the job does."""
-        if self.coordinator.poll() is not None:
-            raise Failed(f"the coordinator ended with {self.coordinator.returncode} before {what}: {self._last()}")
+    def _refuse_if_ended(self, what):
         if self.events_of("finished"):
-            return
-        for number, worker in enumerate(self.workers, 1):
-            if worker.poll() is not None:
-                raise Failed(f"worker {number} ended with {worker.returncode} before {what}")
+            raise Failed(f"the job ended before {what}")
+        for name, process in self._processes():
+            if process.poll() is not None:
+                raise Failed(f"{name} ended with {process.returncode} before {what}; the last event: {self._last()}")
+
+    def _processes(self):
+        yield "the coordinator", self.coordinator
+        yield from ((f"worker {number}", worker) for number, worker in enumerate(self.workers, 1))
 
     def finish(self, patience):
         """Waits for the end of the job and of every process; the hash of the weights."""
-        self.wait_until(lambda: self.events_of("finished"), "the end of the job", patience)
-        for process in [self.coordinator, *self.workers]:
-            status = process.wait(timeout=30)
+        self.reader.join(patience)
+        if self.reader.is_alive():
+            raise Failed(f"the job did not end within {patience} s; the last event: {self._last()}")
+        for name, process in self._processes():
+            try:
+                status = process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                raise Failed(f"{name} did not end with the job") from None
             if status != 0:
-                raise Failed(f"`{' '.join(process.args[4:7])}` ended with {status}")
+                raise Failed(f"{name} ended with {status}; the last event: {self._last()}")
         return self.events_of("finished")[0]["weights_sha256"]
 
     def last_words(self):

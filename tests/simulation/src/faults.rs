@@ -86,7 +86,7 @@ pub fn plan(chance: &mut Chance) -> (Vec<(Time, Fault)>, Time) {
         // Now and then several come at once.
         let at = match faults.last() {
             Some((at, _)) if chance.happens(0.25) => *at + chance.milliseconds(0, 400),
-            _ => chance.seconds(0.2, 32.0),
+            _ => chance.seconds(0.2, 28.0),
         };
         last = last.max(at);
         faults.push((at, Fault::draw(chance)));

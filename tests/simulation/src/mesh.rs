@@ -73,7 +73,7 @@ pub struct Mesh {
 
 impl World {
     /// A member is ready to connect with the others.
-    pub fn mesh_connect(&mut self, worker: WorkerId, generation: &Generation, rank: usize) {
+    pub fn mesh_connect(&mut self, generation: &Generation, rank: usize) {
         let id = generation.id;
         if !self.meshes.contains_key(&id) {
             let size = generation.members.len();
@@ -124,7 +124,6 @@ impl World {
                 self.queue.push(at, Happening::MeshConnected(worker, id));
             }
         }
-        let _ = worker;
     }
 
     pub fn mesh_contribute(&mut self, id: u64, rank: usize, round: u64, given: Contribution) {

@@ -45,7 +45,6 @@ struct Follow {
     source: Source,
     /// What the source has sent and this worker has not taken in.
     under_way: Option<Replica>,
-    copied: bool,
     caught_up: bool,
     heard: Time,
 }
@@ -75,7 +74,7 @@ impl World {
         &mut self.workers[worker].training
     }
 
-    fn begin(&mut self, worker: WorkerId, task: Task, takes: Time) {
+    fn start_task(&mut self, worker: WorkerId, task: Task, takes: Time) {
         let token = self.training(worker).token;
         self.queue
             .push(self.now + takes, Happening::Done(worker, token, task));
@@ -91,7 +90,7 @@ impl World {
         match command {
             Command::Prepare { .. } => {
                 let takes = self.chance.seconds(0.1, 1.5);
-                self.begin(worker, Task::Prepare, takes);
+                self.start_task(worker, Task::Prepare, takes);
             }
             Command::Train(assignment) => self.train(worker, *assignment),
             Command::Follow(source) => {
@@ -101,16 +100,15 @@ impl World {
                 self.training(worker).follow = Some(Follow {
                     source,
                     under_way: None,
-                    copied: false,
                     caught_up: false,
                     heard,
                 });
                 let takes = self.chance.seconds(0.2, 2.0);
-                self.begin(worker, Task::Poll, takes);
+                self.start_task(worker, Task::Poll, takes);
             }
             Command::Break { generation } => {
                 if self.workers[worker].training.generation() == Some(generation) {
-                    self.halt(worker, Vec::new(), false);
+                    self.halt(worker, Vec::new());
                 }
             }
             Command::Raise { generation, flags } => {
@@ -182,7 +180,7 @@ impl World {
             (None, Some(_)) => {
                 self.training(worker).replica = None;
                 let takes = self.chance.seconds(0.1, 1.5);
-                self.begin(worker, Task::Load, takes);
+                self.start_task(worker, Task::Load, takes);
             }
             (Some(source), _) => {
                 let own = self.workers[worker].training.replica.as_ref();
@@ -204,7 +202,7 @@ impl World {
                 } else {
                     self.chance.seconds(0.2, 2.0)
                 };
-                self.begin(worker, Task::Copy, takes);
+                self.start_task(worker, Task::Copy, takes);
             }
         }
     }
@@ -216,7 +214,7 @@ impl World {
         let step = member.assignment.generation.checkpoint.unwrap_or(0);
         let start = member.assignment.generation.start;
         if self.now < self.store.outage_until {
-            return self.begin(worker, Task::Load, SECOND);
+            return self.start_task(worker, Task::Load, SECOND);
         }
         match self.store.load(step) {
             Some(replica) => {
@@ -253,14 +251,14 @@ impl World {
         };
         let from = self.at_address(&source.address);
         let Some(from) = from.filter(|from| self.workers[*from].alive) else {
-            return self.halt(worker, lost(false), true);
+            return self.halt(worker, lost(false));
         };
         let (there, here) = (Process::Worker(from), Process::Worker(worker));
         if !(self.reaches(there, here) && self.reaches(here, there)) {
             if self.now - self.workers[worker].training.copy_heard > COPY_SILENCE {
-                return self.halt(worker, lost(true), true);
+                return self.halt(worker, lost(true));
             }
-            return self.begin(worker, Task::Copy, 200 * MILLISECOND);
+            return self.start_task(worker, Task::Copy, 200 * MILLISECOND);
         }
         match self.workers[from].training.replica.clone() {
             Some(replica) if replica.cursor == start => {
@@ -272,7 +270,7 @@ impl World {
                 self.connect(worker);
             }
             // It will not have it again.
-            _ => self.halt(worker, lost(false), true),
+            _ => self.halt(worker, lost(false)),
         }
     }
 
@@ -281,7 +279,7 @@ impl World {
             return;
         };
         let (generation, rank) = (member.assignment.generation.clone(), member.assignment.rank);
-        self.mesh_connect(worker, &generation, rank);
+        self.mesh_connect(&generation, rank);
     }
 
     pub fn mesh_connected(&mut self, worker: WorkerId, generation: u64) {
@@ -296,7 +294,7 @@ impl World {
         member.began = now;
         if member.assignment.evaluate {
             let takes = self.chance.milliseconds(50, 600);
-            return self.begin(worker, Task::Evaluate, takes);
+            return self.start_task(worker, Task::Evaluate, takes);
         }
         self.after_start(worker);
     }
@@ -352,8 +350,8 @@ impl World {
             let arrived = follow.under_way.replace(theirs.clone());
             if let Some(arrived) = arrived {
                 let same = arrived.cursor == theirs.cursor;
-                follow.copied = true;
-                let first = same && !std::mem::replace(&mut follow.caught_up, follow.caught_up || same);
+                let first = same && !follow.caught_up;
+                follow.caught_up |= same;
                 let (cursor, hash) = (arrived.cursor, arrived.hash);
                 self.training(worker).replica = Some(arrived);
                 self.check_replica(worker);
@@ -366,7 +364,7 @@ impl World {
                 }
             }
         }
-        self.begin(worker, Task::Poll, POLL);
+        self.start_task(worker, Task::Poll, POLL);
     }
 
     // --- steps --------------------------------------------------------------------------------------
@@ -381,12 +379,12 @@ impl World {
             .slots
             .len() as f64;
         let speed = self.workers[worker].speed;
-        let takes = self.chance.seconds(0.08, 0.12);
-        let takes = takes + (slots * self.chance.uniform(0.08, 0.1) / speed * SECOND as f64) as Time;
+        let takes = self.chance.seconds(0.2, 0.4);
+        let takes = takes + (slots * self.chance.uniform(0.2, 0.3) / speed * SECOND as f64) as Time;
         if let Some(member) = &mut self.training(worker).member {
             member.computed = takes;
         }
-        self.begin(worker, Task::Compute, takes);
+        self.start_task(worker, Task::Compute, takes);
     }
 
     fn contribute_step(&mut self, worker: WorkerId) {
@@ -500,7 +498,7 @@ impl World {
         self.report(worker, Report::StepDone(done));
         if cursor.step == 0 {
             let takes = self.chance.milliseconds(50, 600);
-            return self.begin(worker, Task::Evaluate, takes);
+            return self.start_task(worker, Task::Evaluate, takes);
         }
         self.boundary(worker);
     }
@@ -544,7 +542,7 @@ impl World {
             self.finish(worker);
         } else if raised & control::REGROUP != 0 {
             self.leave(worker, true);
-            self.say_halted(worker, Vec::new(), false);
+            self.say_halted(worker, Vec::new());
         } else {
             self.compute(worker);
         }
@@ -578,12 +576,12 @@ impl World {
     }
 
     /// The generation broke for this member.
-    pub fn halt(&mut self, worker: WorkerId, lost: Vec<Lost>, _copying: bool) {
+    fn halt(&mut self, worker: WorkerId, lost: Vec<Lost>) {
         self.leave(worker, false);
-        self.say_halted(worker, lost, false);
+        self.say_halted(worker, lost);
     }
 
-    fn say_halted(&mut self, worker: WorkerId, lost: Vec<Lost>, _: bool) {
+    fn say_halted(&mut self, worker: WorkerId, lost: Vec<Lost>) {
         let Some(member) = self.training(worker).member.take() else {
             return;
         };
@@ -615,7 +613,7 @@ impl World {
             worker: member.assignment.generation.members[rank].worker.clone(),
             silent,
         };
-        self.halt(worker, vec![lost], false);
+        self.halt(worker, vec![lost]);
     }
 
     // --- checkpoints --------------------------------------------------------------------------------

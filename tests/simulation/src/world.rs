@@ -6,7 +6,7 @@ use perennial_plan::Spec;
 
 use crate::chance::Chance;
 use crate::coordinator::CoordinatorProcess;
-use crate::faults::{Fault, plan};
+use crate::faults::plan;
 use crate::job::Job;
 use crate::mesh::Mesh;
 use crate::network::Network;
@@ -337,10 +337,5 @@ impl World {
                 self.resume(Process::Coordinator(id));
             }
         }
-    }
-
-    /// How often each fault came, for the summary.
-    pub fn kinds() -> [Fault; 20] {
-        Fault::ALL
     }
 }

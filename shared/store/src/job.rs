@@ -138,16 +138,6 @@ impl Job {
         Ok(entries)
     }
 
-    /// The entry at one position; none while nobody has written it.
-    pub async fn log_entry<T: DeserializeOwned>(&self, seq: u64) -> Result<Option<T>, StoreError> {
-        let path = self.log_path(seq);
-        match self.store.read(&path).await {
-            Ok(bytes) => from_json(&path, &bytes).map(Some),
-            Err(StoreError::Missing { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
     fn log_path(&self, seq: u64) -> String {
         self.path(&format!("log/{seq:08}.json"))
     }

@@ -222,6 +222,8 @@ impl Ledger {
             format!("worker `{name}` reports {cursor} where {expected} is next")
         })?;
         if cursor < self.applied {
+            // Settled while this member was away: it catches up with what it says.
+            self.reported[rank] = expected.max(cursor.next(self.steps_per_epoch));
             return Ok(());
         }
         let planned =

@@ -357,7 +357,7 @@ impl Machine {
         }
     }
 
-    fn global_step(&self, cursor: Cursor) -> u64 {
+    pub(super) fn global_step(&self, cursor: Cursor) -> u64 {
         let steps = self
             .ledger
             .as_ref()
@@ -423,8 +423,6 @@ impl Machine {
         self.checkpoints.rewind();
         if let Some(ledger) = &mut self.ledger {
             ledger.rewind(snapshot);
-            self.logged = ledger.global_step();
-            self.logged_epochs = start.epoch;
         }
         (start, newest.map(|newest| newest.global_step))
     }

@@ -403,7 +403,13 @@ impl Machine {
         self.log_failure_reported = false;
         match entry {
             LogEntry::Term { .. } => self.claimed(),
-            LogEntry::Generation { .. } => self.start()?,
+            LogEntry::Generation { generation, .. } => {
+                // One that goes back to a checkpoint takes back what the log had after it.
+                let steps = self.global_step(generation.start);
+                self.logged = self.logged.min(steps);
+                self.logged_epochs = self.logged_epochs.min(generation.start.epoch);
+                self.start()?;
+            }
             LogEntry::Steps { steps } => {
                 self.logged += steps.len() as u64;
                 self.acknowledge();

@@ -6,7 +6,12 @@ pub enum CollectiveError {
     /// The connection to a member closed. It may have died, or given up because of another member.
     #[error("member of rank `{rank}` is lost: {reason}")]
     PeerLost { rank: usize, reason: String },
+    /// The connection to a member stands, but nothing came for [`MeshConfig::silence`](crate::MeshConfig::silence):
+    /// it is stopped or cut off.
     #[error("member of rank `{rank}` was silent for `{seconds}` seconds")]
+    Silent { rank: usize, seconds: u64 },
+    /// A member is alive but did not bring its part in time.
+    #[error("member of rank `{rank}` kept the others waiting for `{seconds}` seconds")]
     Timeout { rank: usize, seconds: u64 },
     #[error("the collective was aborted")]
     Aborted,

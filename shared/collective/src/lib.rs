@@ -16,6 +16,7 @@ mod exchange;
 mod inbox;
 mod local;
 mod message;
+mod silence;
 mod slot_sum;
 mod tcp;
 

@@ -43,4 +43,17 @@ pub enum CollectiveError {
     MissingSlot(u32),
     #[error("cannot listen on `{address}`: {reason}; choose another address")]
     Listen { address: String, reason: String },
+    #[error("no replica from `{address}`: it cannot be reached: {reason}")]
+    SourceUnreachable { address: String, reason: String },
+    /// Another attempt there is in vain.
+    #[error("no replica from `{address}`: {reason}")]
+    SourceRefused { address: String, reason: String },
+    #[error("no more of the replica from `{address}`: {reason}")]
+    SourceLost { address: String, reason: String },
+    /// The connection stands, but nothing came.
+    #[error("no more of the replica from `{address}`: it was silent for `{seconds}` seconds")]
+    SourceSilent { address: String, seconds: u64 },
+    /// What came is not what was sent.
+    #[error("the replica from `{address}` is damaged: {reason}; copy it again")]
+    SourceCorrupt { address: String, reason: String },
 }

@@ -72,7 +72,6 @@ impl<'a> Vigil<'a> {
     }
 
     /// For writes: fails once nothing was taken for `limit`.
-    #[allow(dead_code)]
     pub fn writing(stream: &'a TcpStream, limit: Duration) -> io::Result<Self> {
         let silence = Silence::new(limit);
         stream.set_write_timeout(Some(silence.poll()))?;

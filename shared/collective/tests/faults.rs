@@ -1,5 +1,8 @@
 //! Dead, stale, foreign and slow peers.
 
+#[allow(dead_code)]
+#[path = "support/network.rs"]
+mod network;
 mod support;
 
 use std::io::{Read, Write};
@@ -228,15 +231,13 @@ fn an_address_where_nobody_listens_is_named() {
     assert!(error.to_string().contains(&addresses.remove(0)), "{error}");
 }
 
-/// An address for documentation, from which no packet ever comes back (RFC 5737).
-const NOWHERE: &str = "192.0.2.1:9";
-
 #[test]
 fn an_abort_ends_every_kind_of_wait_in_a_connect() {
     // A member that takes connections and never answers.
     let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = deaf.local_addr().unwrap().to_string();
-    for lower in [address, NOWHERE.to_owned()] {
+    let (black_hole, _listener, _queue) = network::black_hole();
+    for lower in [address, black_hole] {
         let (endpoints, addresses) = endpoints(1);
         let addresses = [lower, addresses[0].clone()];
         let abort = AbortHandle::new();

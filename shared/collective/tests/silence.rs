@@ -1,5 +1,6 @@
 //! Peers that say nothing, with connections that stay open.
 
+#[allow(dead_code)]
 #[path = "support/network.rs"]
 mod network;
 #[allow(dead_code)]
@@ -80,6 +81,16 @@ fn a_peer_that_is_cut_off_is_noticed_by_both_sides() {
 }
 
 #[test]
+fn silence_that_was_noticed_while_a_member_computed_is_named_by_its_next_sum() {
+    let (mut zero, one, network) = pair();
+    network.cut();
+    let (_kept, computing) = mpsc::channel::<()>();
+    assert!(computing.recv_timeout(3 * SILENCE).is_err());
+    assert_silent(sum_nothing(&mut zero), 1);
+    drop(one);
+}
+
+#[test]
 fn a_network_that_is_cut_one_way_is_noticed() {
     let (zero, mut one, network) = pair();
     network.cut_back.store(true, SeqCst);
@@ -104,6 +115,33 @@ fn a_peer_that_takes_nothing_is_noticed_while_much_is_sent_to_it() {
     drop(zero);
     assert!(start.elapsed() < SOON);
     drop(one);
+}
+
+#[test]
+fn a_member_that_gave_up_leaves_at_once_whoever_is_silent() {
+    let (endpoints, addresses) = endpoints(3);
+    let (network, seen) = Network::to(addresses[0].clone());
+    let seen = [seen, addresses[1].clone(), addresses[2].clone()];
+    let mut group = in_parallel(0..3, |rank: usize| {
+        let config = MeshConfig {
+            silence: Duration::from_secs(60),
+            ..watched(rank, if rank == 1 { &seen } else { &addresses })
+        };
+        (endpoints[rank].connect(config, &AbortHandle::new())).unwrap()
+    });
+    let _cut_off = group.remove(1);
+    network.cut();
+    // One member leaves; what another one will never take is still on its way to that one.
+    let start = Instant::now();
+    drop(group.pop());
+    let mut zero = group.remove(0);
+    let error = zero.all_reduce(big(0, 10_000_000)).unwrap_err();
+    assert!(
+        matches!(error, CollectiveError::PeerLost { rank: 2, .. }),
+        "{error}"
+    );
+    drop(zero);
+    assert!(start.elapsed() < SOON);
 }
 
 #[test]

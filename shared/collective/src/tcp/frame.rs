@@ -94,7 +94,7 @@ mod tests {
         write_keep_alive(&mut bytes, 7).unwrap();
         write(&mut bytes, 7, 3, b"sum").unwrap();
         assert_eq!(read(&mut bytes.as_slice(), 7, 3).unwrap(), b"sum");
-        let stale = read(&mut bytes.as_slice(), 8, 3);
+        let stale = read(&mut &bytes[..HEADER], 8, 3);
         assert!(matches!(stale, Err(ReadError::Faulty(_))));
     }
 

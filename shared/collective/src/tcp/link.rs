@@ -127,3 +127,45 @@ fn write_all(
     // The peer may have closed already.
     let _ = stream.shutdown(Shutdown::Write);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::mpsc::TrySendError;
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_writer_that_waits_for_a_silent_peer_ends_with_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (_silent, _) = listener.accept().unwrap();
+        let (events, inbox) = mpsc::sync_channel(1);
+        let (alive, _writers) = mpsc::channel();
+        let shared = Shared {
+            generation: 7,
+            silence: Duration::from_millis(500),
+            events,
+            received: Arc::default(),
+            lost: Arc::default(),
+        };
+        let queue = shared.link(3, &Arc::new(stream), 1, alive).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // More than the connection holds by itself.
+        while !matches!(
+            queue.try_send(vec![0; 1 << 20]),
+            Err(TrySendError::Disconnected(_))
+        ) {
+            assert!(Instant::now() < deadline, "the writer still waits");
+            thread::yield_now();
+        }
+        assert!(matches!(
+            inbox.recv().unwrap(),
+            Event::Lost {
+                rank: 3,
+                error: CollectiveError::Silent { rank: 3, .. }
+            }
+        ));
+    }
+}

@@ -27,6 +27,7 @@ use link::Shared;
 
 pub use abort::AbortHandle;
 pub use mesh::{MeshConfig, TcpEndpoint};
+pub(crate) use patience::Patience;
 
 /// Messages that may wait for a peer to read them. A member sends no message of the next sum but one
 /// before the peer has read all of this one's, so the queue never fills while the peers work.

@@ -7,6 +7,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
+/// An address that takes connections but never answers, as long as the rest is kept: the queue of its
+/// listener is full, so a connect waits.
+pub fn black_hole() -> (String, TcpListener, Vec<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut queue = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+        queue.push(stream);
+        assert!(queue.len() < 10_000, "the queue has no end");
+    }
+    (address.to_string(), listener, queue)
+}
+
 /// Forwards every connection to another address; each direction can be cut or slowed down.
 #[derive(Default)]
 pub struct Network {

@@ -9,7 +9,7 @@ use perennial_model::{Bound, Network, Weights};
 use perennial_plan::invariants::Invariant;
 use perennial_plan::order::slot_range;
 use perennial_report::{Evaluation, Mistake, confusion_matrix};
-use perennial_train::{infer, loss, metrics};
+use perennial_train::{Replica, infer, loss, metrics};
 
 use crate::error::WorkerError;
 use crate::member::Member;
@@ -27,18 +27,14 @@ const FIELDS: usize = 5;
 
 impl Member<'_> {
     /// Evaluates raw and averaged weights; the JSON `{"raw": ..., "ema": ...}` that the report is made of.
-    pub fn evaluate(&mut self, cores: &Cores) -> Result<Vec<u8>, WorkerError> {
-        let raw = self.evaluate_weights(cores, &self.replica.weights.clone())?;
-        let ema = match self.replica.ema.clone() {
-            Some(weights) => Some(self.evaluate_weights(cores, &weights)?),
-            None => None,
-        };
-        // Everybody computes the same; only the one who reports looks for the pictures.
-        if self.rank != 0 {
-            return Ok(Vec::new());
-        }
-        let data = self.context.pipeline.data();
-        let max_pixels = self.context.spec.data.max_pixels;
+    pub fn evaluate(&mut self) -> Result<Vec<u8>, WorkerError> {
+        let raw = self
+            .evaluate_weights(|replica| Some(&replica.weights))?
+            .expect("a replica has weights");
+        let ema = self.evaluate_weights(|replica| replica.ema.as_ref())?;
+        let job = &self.worker.job;
+        let data = job.pipeline.data();
+        let max_pixels = job.spec.data.max_pixels;
         let evaluation = |rows: &[f64]| summarize(rows, data, Side::Val, Some(max_pixels));
         let json = serde_json::json!({
             "raw": evaluation(&raw)?,
@@ -48,16 +44,26 @@ impl Member<'_> {
     }
 
     /// The rows of all samples of the validation set, each evaluated by the member that holds its slot.
+    /// None where the replica has no such weights.
     fn evaluate_weights(
         &mut self,
-        cores: &Cores,
-        weights: &Weights,
-    ) -> Result<Vec<f64>, WorkerError> {
-        let samples = self.context.pipeline.data().val.len();
-        let slots = self.context.spec.train.slots;
-        let owned = self.generation.members[self.rank].slots.clone();
-        let network = &self.context.network;
-        let bound = Bound::new(&network.table, weights, &burn::tensor::Device::flex());
+        weights: impl Fn(&Replica) -> Option<&Weights>,
+    ) -> Result<Option<Vec<f64>>, WorkerError> {
+        let worker = self.worker;
+        let (pipeline, network) = (&worker.job.pipeline, &worker.job.network);
+        let samples = pipeline.data().val.len();
+        let slots = worker.job.spec.train.slots;
+        let owned = self.slots();
+        let bound = worker.replica.read(|held| {
+            let held = held.expect("a member holds a replica");
+            let device = burn::tensor::Device::flex();
+            weights(&held.replica).map(|weights| Bound::new(&network.table, weights, &device))
+        });
+        let Some(bound) = bound else {
+            return Ok(None);
+        };
+        let turn = self.turn;
+        let go_on = || turn.check();
         let mut statistics = SlotSum::new(slots, owned.clone());
         for slot in owned {
             let places = slot_range(0..samples, slots, slot);
@@ -65,8 +71,15 @@ impl Member<'_> {
                 statistics.add(slot, None)?;
                 continue;
             }
-            let pipeline = &self.context.pipeline;
-            let own = evaluate_places(pipeline, network, &bound, Side::Val, places.clone(), cores)?;
+            let own = evaluate_places(
+                pipeline,
+                network,
+                &bound,
+                Side::Val,
+                places.clone(),
+                &worker.cores,
+                go_on,
+            )?;
             let mut rows = vec![0.0; samples * FIELDS];
             rows[places.start * FIELDS..places.end * FIELDS].copy_from_slice(&own);
             statistics.add(slot, Some(rows))?;
@@ -92,11 +105,12 @@ impl Member<'_> {
         Invariant::Ev1.check(all_once, || {
             format!("{evaluated} of {samples} validation samples were evaluated")
         })?;
-        Ok(reduced.statistics)
+        Ok(Some(reduced.statistics))
     }
 }
 
-/// The rows of the samples at `places` of `side`, in their order.
+/// The rows of the samples at `places` of `side`, in their order. `go_on` is asked before each portion;
+/// its error ends the evaluation.
 pub(crate) fn evaluate_places(
     pipeline: &Pipeline,
     network: &Network,
@@ -104,13 +118,14 @@ pub(crate) fn evaluate_places(
     side: Side,
     places: std::ops::Range<usize>,
     cores: &Cores,
-) -> Result<Vec<f64>, DataError> {
+    go_on: impl Fn() -> Result<(), WorkerError> + Send,
+) -> Result<Vec<f64>, WorkerError> {
     let size = pipeline.image_size() as usize;
     let classes = pipeline.data().classes.len();
     let mut starts = places.clone().step_by(PORTION);
     let next = || {
         let start = starts.next()?;
-        Some(Ok(start..places.end.min(start + PORTION)))
+        Some(go_on().map(|()| start..places.end.min(start + PORTION)))
     };
     let work = |portion: std::ops::Range<usize>| {
         let samples: Vec<u32> = portion.clone().map(|place| place as u32).collect();

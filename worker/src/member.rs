@@ -1,161 +1,158 @@
-//! A member of a generation: its replica, its collective, its place.
+//! A member of a generation: its place, and its connections with the others.
 
 use std::time::Duration;
 
 use perennial_collective::{
-    Collective, CollectiveError, Contribution, MeshConfig, Reduced, Tcp, TcpEndpoint,
+    Collective, CollectiveError, Contribution, MeshConfig, Reduced, Tcp,
 };
-use perennial_model::files;
 use perennial_plan::Generation;
-use perennial_store::PartKind;
-use perennial_train::Replica;
+use perennial_proto::rules::LEASE;
+use perennial_proto::v1::Lost;
+use perennial_session::Assignment;
 
-use crate::JobContext;
-use crate::checkpointing::block_on;
-use crate::ears::Ears;
+use crate::ears::Turn;
 use crate::error::WorkerError;
+use crate::prepare::Worker;
 
-/// How long members wait for each other to connect.
+/// How long members wait for each other to connect: one may still load its replica.
 const CONNECT: Duration = Duration::from_secs(60);
-/// How long a member waits in a sum. The coordinator sees a dead member long before.
+/// How long a member waits in a sum for one that is alive.
 const SUM: Duration = Duration::from_secs(600);
 
-/// How long a member may say nothing before the others give it up. One that computes is not silent.
-const SILENCE: Duration = Duration::from_secs(5);
-
-/// A worker inside a generation.
+/// A worker inside a generation, its replica at the start cursor or beyond.
 pub(crate) struct Member<'a> {
-    pub context: &'a JobContext,
-    pub generation: Generation,
+    pub worker: &'a Worker,
+    pub generation: &'a Generation,
     pub rank: usize,
-    pub replica: Replica,
+    pub turn: &'a Turn,
     collective: Tcp,
 }
 
 // === impl Member ===
 
 impl<'a> Member<'a> {
-    /// Takes up the generation's replica and connects with the other members.
-    pub fn join(
-        context: &'a JobContext,
-        endpoint: &TcpEndpoint,
-        generation: Generation,
-        worker: &str,
-        ears: &Ears,
+    /// Connects with the other members.
+    pub fn connect(
+        worker: &'a Worker,
+        assignment: &'a Assignment,
+        turn: &'a Turn,
     ) -> Result<Self, WorkerError> {
-        let rank = generation
-            .members
-            .iter()
-            .position(|member| member.worker == worker)
-            .ok_or_else(|| {
-                WorkerError::Ended(format!(
-                    "generation {} has no member {worker}",
-                    generation.id
-                ))
-            })?;
-        let replica = starting_replica(context, generation.checkpoint)?;
+        let generation = &assignment.generation;
+        let members = generation.members.iter();
         let config = MeshConfig {
-            job: context.spec.name.clone(),
+            job: worker.job.spec.name.clone(),
             generation: generation.id,
-            rank,
-            addresses: generation
-                .members
-                .iter()
-                .map(|member| member.address.clone())
-                .collect(),
+            rank: assignment.rank,
+            addresses: members.map(|member| member.address.clone()).collect(),
             deadline: CONNECT,
             timeout: SUM,
-            silence: SILENCE,
+            silence: LEASE,
         };
-        let collective = endpoint
-            .connect(config, ears.abort_handle())
-            .map_err(|error| lost_or(error, &generation))?;
+        let collective = worker
+            .endpoint
+            .connect(config, turn.abort_handle())
+            .map_err(|error| broken_or(error, generation, Phase::Connecting))?;
         Ok(Self {
-            context,
+            worker,
             generation,
-            rank,
-            replica,
+            rank: assignment.rank,
+            turn,
             collective,
         })
+    }
+
+    /// The slots that this member computes.
+    pub fn slots(&self) -> std::ops::Range<u32> {
+        self.generation.members[self.rank].slots.clone()
     }
 
     pub fn all_reduce(&mut self, contribution: Contribution) -> Result<Reduced, WorkerError> {
         self.collective
             .all_reduce(contribution)
-            .map_err(|error| lost_or(error, &self.generation))
+            .map_err(|error| broken_or(error, self.generation, Phase::Summing))
     }
 }
 
-/// An error that names the member that is gone, where one is.
-fn lost_or(error: CollectiveError, generation: &Generation) -> WorkerError {
-    let peer = match &error {
-        CollectiveError::PeerLost { rank, .. }
-        | CollectiveError::Silent { rank, .. }
-        | CollectiveError::Timeout { rank, .. } => *rank,
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Connecting,
+    Summing,
+}
+
+/// Tells a generation that broke, and on whose account, from an error of this worker's own.
+fn broken_or(error: CollectiveError, generation: &Generation, phase: Phase) -> WorkerError {
+    let (rank, silent) = match &error {
+        CollectiveError::PeerLost { rank, .. } | CollectiveError::Protocol { rank, .. } => {
+            (Some(*rank), false)
+        }
+        CollectiveError::Silent { rank, .. } | CollectiveError::Unreachable { rank, .. } => {
+            (Some(*rank), true)
+        }
+        CollectiveError::Timeout { rank, .. } => (Some(*rank), phase == Phase::Connecting),
+        CollectiveError::Aborted
+        | CollectiveError::Broken
+        | CollectiveError::Stale { .. }
+        | CollectiveError::Refused { .. } => (None, false),
         _ => return error.into(),
     };
-    match generation.members.get(peer) {
-        Some(member) => WorkerError::PeerLost {
-            peer: member.worker.clone(),
-            reason: error.to_string(),
-        },
-        None => error.into(),
+    let member = rank.and_then(|rank| generation.members.get(rank));
+    let lost = member.map(|member| Lost {
+        worker: member.worker.clone(),
+        silent,
+    });
+    WorkerError::Broken {
+        reason: error.to_string(),
+        lost: lost.into_iter().collect(),
     }
 }
 
-/// The replica of a checkpoint, or the one before the first step.
-fn starting_replica(context: &JobContext, checkpoint: Option<u64>) -> Result<Replica, WorkerError> {
-    let JobContext {
-        spec,
-        network,
-        store,
-        ..
-    } = context;
-    let table = &network.table;
-    let initial = table.initial_weights(spec.seed);
-    if let Some(step) = checkpoint {
-        let job = store.job(&spec.name)?;
-        let (model, ema, optimizer) = block_on(async {
-            let manifest = job.load_manifest(step).await?;
-            let model = job.load_part(&manifest, PartKind::Model).await?;
-            let ema = match manifest.part(PartKind::Ema) {
-                Some(_) => Some(job.load_part(&manifest, PartKind::Ema).await?),
-                None => None,
-            };
-            Ok::<_, perennial_store::StoreError>((
-                model,
-                ema,
-                job.load_part(&manifest, PartKind::Optimizer).await?,
-            ))
-        })??;
-        let mut replica = Replica::new(spec, table, initial);
-        let path = || format!("checkpoint {step} of job `{}`", spec.name);
-        replica
-            .load_weights(table, &model, ema.as_ref())
-            .map_err(|source| WorkerError::Weights {
-                path: path(),
-                source,
-            })?;
-        replica.load_optimizer(table, &optimizer)?;
-        return Ok(replica);
+#[cfg(test)]
+mod tests {
+    use perennial_plan::{Candidate, Cursor};
+
+    use super::*;
+
+    fn lost(error: CollectiveError, phase: Phase) -> Option<Vec<(String, bool)>> {
+        let candidates = (0..2).map(|index| Candidate {
+            worker: format!("w{index}"),
+            incarnation: index,
+            address: String::new(),
+            speed: 1.0,
+        });
+        let generation = Generation::deal(3, candidates.collect(), 4, Cursor::default(), None);
+        match broken_or(error, &generation, phase) {
+            WorkerError::Broken { lost, .. } => {
+                let lost = lost.into_iter();
+                Some(lost.map(|lost| (lost.worker, lost.silent)).collect())
+            }
+            _ => None,
+        }
     }
-    let Some(path) = &spec.model.weights else {
-        return Ok(Replica::new(spec, table, initial));
-    };
-    let named = files::read(path.as_ref(), files::Weights::Raw)?;
-    let (weights, replaced) =
-        table
-            .from_pretrained(named, &initial)
-            .map_err(|source| WorkerError::Weights {
-                path: format!("weights file `{path}`"),
-                source,
-            })?;
-    if !replaced.is_empty() {
-        tracing::info!(
-            path,
-            ?replaced,
-            "the head is drawn anew for the classes of this data set"
+
+    #[test]
+    fn a_generation_that_breaks_names_who_is_gone_and_who_was_only_silent() {
+        let gone = CollectiveError::PeerLost {
+            rank: 1,
+            reason: String::new(),
+        };
+        assert_eq!(lost(gone, Phase::Summing), Some(vec![("w1".into(), false)]));
+        let silent = CollectiveError::Silent {
+            rank: 0,
+            seconds: 5,
+        };
+        assert_eq!(lost(silent, Phase::Summing), Some(vec![("w0".into(), true)]));
+        let late = CollectiveError::Timeout {
+            rank: 0,
+            seconds: 5,
+        };
+        let answer = lost(late.clone(), Phase::Connecting);
+        assert_eq!(answer, Some(vec![("w0".into(), true)]));
+        assert_eq!(lost(late, Phase::Summing), Some(vec![("w0".into(), false)]));
+        assert_eq!(lost(CollectiveError::Aborted, Phase::Summing), Some(vec![]));
+        assert_eq!(
+            lost(CollectiveError::MissingSlot(1), Phase::Summing),
+            None,
+            "it is this worker's own"
         );
     }
-    Ok(Replica::new(spec, table, weights))
 }

@@ -21,7 +21,7 @@ use crate::slots::Cores;
 /// The job, as this worker sees it.
 pub(crate) struct JobContext {
     pub spec: Spec,
-    pub pipeline: Pipeline,
+    pub pipeline: Arc<Pipeline>,
     pub network: Network,
     pub store: Store,
     pub steps_per_epoch: u32,
@@ -58,7 +58,7 @@ impl JobContext {
         );
         Ok(Self {
             spec,
-            pipeline,
+            pipeline: Arc::new(pipeline),
             network,
             store,
             steps_per_epoch,

@@ -1,133 +1,214 @@
 //! The training loop of a member.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use perennial_collective::{Contribution, Partial, SlotSum};
 use perennial_data::{DataError, Prefetcher, Request, SlotBatch};
 use perennial_model::{Bound, DropPathKey};
 use perennial_plan::order::{batch_range, epoch_order, slot_range, steps_per_epoch};
 use perennial_plan::{Cursor, Spec};
-use perennial_proto::rules::checkpoint_due;
-use perennial_proto::v1::{EpochDone, Finished, StepDone};
-use perennial_train::{LearningRate, SlotInput, StepOutcome, slot_gradient, statistics_len};
+use perennial_proto::rules::{checkpoint_due, control};
+use perennial_proto::v1::{EpochDone, Finished, Lost, Standing, StepDone};
+use perennial_session::{Assignment, Report};
+use perennial_train::{SlotInput, StepDelta, StepOutcome, slot_gradient, statistics_len};
 
-use crate::checkpointing::CheckpointWriter;
-use crate::ears::Ears;
+use crate::checkpointing::Urgency;
+use crate::ears::Turn;
 use crate::error::WorkerError;
 use crate::member::Member;
-use crate::session::{Report, Reporter};
-use crate::slots::Cores;
+use crate::prepare::Worker;
 
-/// The control flag by which members agree to stop after the step at hand.
-const STOP: u64 = 1;
+type Batches = Prefetcher<Result<SlotBatch, DataError>>;
+
+/// A stall below this is not worth a line.
+const NOTABLE: Duration = Duration::from_millis(1);
+
+impl Worker {
+    /// Trains in a generation until the job's end, a stop, a change of membership, or its breaking; says
+    /// how it ended.
+    pub fn train(&self, assignment: &Assignment, turn: &Turn) {
+        let trained = turn
+            .check()
+            .and_then(|()| self.bring_to_start(assignment, turn))
+            .and_then(|()| Member::connect(self, assignment, turn))
+            .and_then(|mut member| member.train(assignment));
+        let report = match trained {
+            Ok(report) => report,
+            Err(WorkerError::Broken { reason, lost }) => {
+                let generation = assignment.generation.id;
+                tracing::debug!(generation, reason, "the generation is over");
+                self.halted(assignment, lost)
+            }
+            Err(error) => error.report(),
+        };
+        self.reporter.send(report);
+    }
+
+    /// Where the replica stands, or that there is none.
+    fn halted(&self, assignment: &Assignment, lost: Vec<Lost>) -> Report {
+        let generation = &assignment.generation;
+        let standing = self.replica.standing();
+        let cursor = match standing {
+            Some((global_step, _)) => self.job.cursor(global_step),
+            None => generation.start,
+        };
+        Report::Halted(Standing {
+            generation: generation.id,
+            epoch: cursor.epoch,
+            step: cursor.step,
+            replica_hash: standing.map_or(0, |(_, hash)| hash),
+            halted: true,
+            lost,
+            empty: standing.is_none(),
+        })
+    }
+}
 
 impl Member<'_> {
-    /// Trains from the generation's cursor to the job's end, or to a stop on which all members agree.
-    pub fn train(
-        &mut self,
-        threads: usize,
-        reporter: &Reporter,
-        ears: &Ears,
-    ) -> Result<(), WorkerError> {
-        let spec = self.context.spec.clone();
-        let samples = self.context.pipeline.data().train.len();
-        let steps = steps_per_epoch(samples, spec.train.batch_size as usize);
-        let schedule = LearningRate::new(
-            &spec.schedule,
-            spec.optimizer.learning_rate,
-            spec.train.epochs,
-            u64::from(steps),
-        );
-        let cores = Cores::new(threads)?;
-        let checkpoints = CheckpointWriter::new(self, reporter.clone())?;
-        let mut batches = prefetch(self, threads);
-
+    /// Does what is to be done at the start, then step after step.
+    fn train(&mut self, assignment: &Assignment) -> Result<Report, WorkerError> {
+        let worker = self.worker;
+        let (spec, steps) = (&worker.job.spec, worker.job.steps_per_epoch);
         let mut cursor = self.generation.start;
-        let mut stopped_early = false;
-        while cursor.epoch < spec.train.epochs && !stopped_early {
-            let started = Instant::now();
-            let global_step = cursor.global_step(steps);
-            let learning_rate = schedule.at(global_step);
-            let (control, outcome) = self.step(
-                cursor,
-                global_step,
-                learning_rate,
-                &cores,
-                &mut batches,
-                ears,
-            )?;
-            reporter.send(Report::StepDone(StepDone {
-                generation: self.generation.id,
-                epoch: cursor.epoch,
-                step: cursor.step,
-                samples: outcome.samples,
-                loss_sum: outcome.loss_sum,
-                top1: outcome.top1,
-                top5: outcome.top5,
-                learning_rate,
-                grad_norm: outcome.grad_norm,
-                replica_hash: outcome.hash,
-                seconds: started.elapsed().as_secs_f64(),
-            }));
+        if assignment.evaluate && cursor.epoch > 0 {
+            self.report_epoch(cursor.epoch - 1)?;
+        }
+        if assignment.checkpoint {
+            let checkpoints = &worker.checkpoints;
+            checkpoints.write(assignment, cursor.global_step(steps), Urgency::Last);
+        }
+        if assignment.finish {
+            return Ok(self.finished(cursor));
+        }
+        let mut batches = self.prefetch();
+        while cursor.epoch < spec.train.epochs {
+            let flags = self.step(cursor, &mut batches)?;
             let epoch = cursor.epoch;
             cursor = cursor.next(steps);
-            stopped_early = control & STOP != 0 && cursor.epoch < spec.train.epochs;
             if cursor.step == 0 {
-                let evaluation_json = self.evaluate(&cores)?;
-                if self.rank == 0 {
-                    reporter.send(Report::EpochDone(EpochDone {
-                        generation: self.generation.id,
-                        epoch,
-                        evaluation_json,
-                    }));
-                }
+                self.report_epoch(epoch)?;
             }
-            if checkpoint_due(&spec, cursor, steps) || stopped_early {
-                checkpoints.write(cursor.global_step(steps), &self.replica);
+            let stops = flags & control::STOP != 0;
+            let ends = stops || cursor.epoch == spec.train.epochs;
+            let asked = stops || flags & control::CHECKPOINT != 0;
+            if asked || checkpoint_due(spec, cursor, steps) {
+                let urgency = if asked || ends {
+                    Urgency::Last
+                } else {
+                    Urgency::Routine
+                };
+                let started = Instant::now();
+                let global_step = cursor.global_step(steps);
+                worker.checkpoints.write(assignment, global_step, urgency);
+                note_stall(global_step, started.elapsed());
+            }
+            if ends {
+                return Ok(self.finished(cursor));
+            }
+            if flags & control::REGROUP != 0 {
+                return Ok(worker.halted(assignment, Vec::new()));
             }
         }
-        reporter.send(Report::Finished(Finished {
+        Ok(self.finished(cursor))
+    }
+
+    fn finished(&self, cursor: Cursor) -> Report {
+        let standing = self.worker.replica.standing();
+        Report::Finished(Finished {
             generation: self.generation.id,
             epoch: cursor.epoch,
             step: cursor.step,
-            stopped_early,
+            stopped_early: cursor.epoch < self.worker.job.spec.train.epochs,
+            replica_hash: standing.map_or(0, |(_, hash)| hash),
+        })
+    }
+
+    /// Evaluates at the end of `epoch`. Every member reports it; the session keeps what need not be told.
+    fn report_epoch(&mut self, epoch: u32) -> Result<(), WorkerError> {
+        let evaluation_json = self.evaluate()?;
+        self.worker.reporter.send(Report::EpochDone(EpochDone {
+            generation: self.generation.id,
+            epoch,
+            evaluation_json,
         }));
         Ok(())
     }
 
     /// One step: own slots, the sum over all, the change of the replica. Returns the members' flags.
-    fn step(
+    fn step(&mut self, cursor: Cursor, batches: &mut Batches) -> Result<u64, WorkerError> {
+        let started = Instant::now();
+        let worker = self.worker;
+        let job = &worker.job;
+        let global_step = cursor.global_step(job.steps_per_epoch);
+        let contribution = self.compute(cursor, global_step, batches)?;
+        let computed = started.elapsed();
+        let reduced = self.all_reduce(contribution)?;
+        let learning_rate = job.schedule.at(global_step);
+        let delta = StepDelta {
+            gradient: reduced.gradients,
+            statistics: reduced.statistics,
+            learning_rate,
+        };
+        let (outcome, waited) = worker.replica.apply(&job.network.table, delta)?;
+        note_stall(global_step, waited);
+        let StepOutcome {
+            samples,
+            loss_sum,
+            top1,
+            top5,
+            grad_norm,
+            hash: replica_hash,
+        } = outcome;
+        worker.reporter.send(Report::StepDone(StepDone {
+            generation: self.generation.id,
+            epoch: cursor.epoch,
+            step: cursor.step,
+            samples,
+            loss_sum,
+            top1,
+            top5,
+            learning_rate,
+            grad_norm,
+            replica_hash,
+            seconds: started.elapsed().as_secs_f64(),
+            compute_seconds: computed.as_secs_f64(),
+            global_step: global_step + 1,
+        }));
+        Ok(reduced.control)
+    }
+
+    /// The sums over the member's own slots.
+    fn compute(
         &mut self,
         cursor: Cursor,
         global_step: u64,
-        learning_rate: f64,
-        cores: &Cores,
-        batches: &mut Prefetcher<Result<SlotBatch, DataError>>,
-        ears: &Ears,
-    ) -> Result<(u64, StepOutcome), WorkerError> {
-        let network = &self.context.network;
-        let spec = &self.context.spec;
+        batches: &mut Batches,
+    ) -> Result<Contribution, WorkerError> {
+        let job = &self.worker.job;
+        let (spec, network) = (&job.spec, &job.network);
         let size = spec.data.image_size as usize;
-        let owned = self.generation.members[self.rank].slots.clone();
-        let occupied = occupied_slots(
-            spec,
-            self.context.pipeline.data().train.len(),
-            cursor,
-            owned.clone(),
-        );
+        let owned = self.slots();
+        let samples = job.pipeline.data().train.len();
+        let occupied = occupied_slots(spec, samples, cursor, owned.clone());
 
-        let bound = Bound::new(
-            &network.table,
-            &self.replica.weights,
-            &burn::tensor::Device::flex(),
-        );
+        let bound = self.worker.replica.read(|held| {
+            let held = held.expect("a member holds a replica");
+            let device = burn::tensor::Device::flex();
+            Bound::new(&network.table, &held.replica.weights, &device)
+        });
         // The prefetcher was asked for just these slots, in this order.
         let mut slots = occupied.into_iter();
+        let turn = self.turn;
         let next = || {
             let (slot, _) = slots.next()?;
+            // A step that is cut off is thrown away: no further slot of it is computed.
+            if let Err(error) = turn.check() {
+                return Some(Err(error));
+            }
             let batch = batches.next()?;
-            Some(batch.map(|batch| (slot, batch)))
+            Some(batch.map(|batch| (slot, batch)).map_err(WorkerError::from))
         };
         let work = |(slot, batch): (u32, SlotBatch)| {
             let input = SlotInput {
@@ -142,7 +223,7 @@ impl Member<'_> {
             };
             (slot, slot_gradient(network, &bound, input, size, key))
         };
-        let outcomes = cores.for_each(next, work)?;
+        let outcomes = self.worker.cores.for_each(next, work)?;
         drop(bound);
 
         let slots = spec.train.slots;
@@ -157,7 +238,7 @@ impl Member<'_> {
             gradients.add(slot, gradient)?;
             statistics.add(slot, statistic)?;
         }
-        let reduced = self.all_reduce(Contribution {
+        Ok(Contribution {
             slots,
             gradients: Partial {
                 len: network.table.parameters_len(),
@@ -167,16 +248,49 @@ impl Member<'_> {
                 len: statistics_len(network),
                 nodes: statistics.finish()?,
             },
-            control: if ears.stop_requested() { STOP } else { 0 },
-        })?;
-        let table = &self.context.network.table;
-        let outcome = self.replica.apply(
-            table,
-            &reduced.gradients,
-            &reduced.statistics,
-            learning_rate,
-        )?;
-        Ok((reduced.control, outcome))
+            control: turn.flags(),
+        })
+    }
+
+    /// The member's slots from the generation's start to the job's end, in the order of
+    /// [`occupied_slots`], prepared ahead in the background.
+    fn prefetch(&self) -> Batches {
+        let job = &self.worker.job;
+        let (spec, owned, start) = (job.spec.clone(), self.slots(), self.generation.start);
+        let samples = job.pipeline.data().train.len();
+        let steps = steps_per_epoch(samples, spec.train.batch_size as usize);
+        let requests = (start.epoch..spec.train.epochs).flat_map(move |epoch| {
+            let order = epoch_order(spec.seed, epoch, samples);
+            let first = if epoch == start.epoch { start.step } else { 0 };
+            let (spec, owned) = (spec.clone(), owned.clone());
+            (first..steps).flat_map(move |step| {
+                let cursor = Cursor { epoch, step };
+                let requests: Vec<Request> = occupied_slots(&spec, samples, cursor, owned.clone())
+                    .into_iter()
+                    .map(|(slot, places)| Request::Train {
+                        epoch,
+                        global_step: cursor.global_step(steps),
+                        slot,
+                        samples: order[places].to_vec(),
+                    })
+                    .collect();
+                requests
+            })
+        });
+        let threads = self.worker.threads.max(1);
+        job.pipeline.prefetch(threads, 2 * threads + 2, requests)
+    }
+}
+
+/// What a copy of the replica cost the training.
+fn note_stall(global_step: u64, waited: Duration) {
+    if waited >= NOTABLE {
+        let milliseconds = waited.as_secs_f64() * 1e3;
+        tracing::debug!(
+            global_step,
+            milliseconds,
+            "waited for a copy of the replica"
+        );
     }
 }
 
@@ -185,44 +299,11 @@ fn occupied_slots(
     spec: &Spec,
     samples: usize,
     cursor: Cursor,
-    owned: std::ops::Range<u32>,
-) -> Vec<(u32, std::ops::Range<usize>)> {
+    owned: Range<u32>,
+) -> Vec<(u32, Range<usize>)> {
     let batch = batch_range(samples, spec.train.batch_size as usize, cursor.step);
     owned
         .map(|slot| (slot, slot_range(batch.clone(), spec.train.slots, slot)))
         .filter(|(_, places)| !places.is_empty())
         .collect()
-}
-
-/// The member's slots from the generation's start to the job's end, in the order of [`occupied_slots`],
-/// prepared ahead in the background.
-fn prefetch(member: &Member, threads: usize) -> Prefetcher<Result<SlotBatch, DataError>> {
-    let spec = member.context.spec.clone();
-    let owned = member.generation.members[member.rank].slots.clone();
-    let start = member.generation.start;
-    let samples = member.context.pipeline.data().train.len();
-    let steps = steps_per_epoch(samples, spec.train.batch_size as usize);
-    let requests = (start.epoch..spec.train.epochs).flat_map(move |epoch| {
-        let order = epoch_order(spec.seed, epoch, samples);
-        let first = if epoch == start.epoch { start.step } else { 0 };
-        let (spec, owned) = (spec.clone(), owned.clone());
-        (first..steps).flat_map(move |step| {
-            let cursor = Cursor { epoch, step };
-            let requests: Vec<Request> = occupied_slots(&spec, samples, cursor, owned.clone())
-                .into_iter()
-                .map(|(slot, places)| Request::Train {
-                    epoch,
-                    global_step: cursor.global_step(steps),
-                    slot,
-                    samples: order[places].to_vec(),
-                })
-                .collect();
-            requests
-        })
-    });
-    let look_ahead = 2 * threads.max(1) + 2;
-    member
-        .context
-        .pipeline
-        .prefetch(threads, look_ahead, requests)
 }

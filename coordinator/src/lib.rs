@@ -5,7 +5,9 @@
 
 mod error;
 mod event;
+pub mod log;
 pub mod machine;
+pub mod replay;
 mod report;
 mod resume;
 mod server;

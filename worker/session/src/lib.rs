@@ -16,10 +16,7 @@ pub use client::{Options, Reporter, SessionError, SessionHandle, connect};
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     /// Said once: read the data, build the network, answer with [`Report::Ready`].
-    Prepare {
-        spec: Box<Spec>,
-        store_url: String,
-    },
+    Prepare { spec: Box<Spec>, store_url: String },
     /// Become a member. Comes only when the training of an earlier generation has answered with
     /// [`Report::Halted`] or [`Report::Finished`]; ends a [`Command::Follow`]. Answered by one of
     /// [`Report::Halted`], [`Report::Finished`] and [`Report::Failed`].

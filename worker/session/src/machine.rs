@@ -61,7 +61,9 @@ pub enum Event {
 pub enum Effect {
     /// Try to open the stream and answer with [`Event::Opened`] or [`Event::OpenFailed`]. What comes of
     /// an earlier stream later is not to be told.
-    Open { url: String },
+    Open {
+        url: String,
+    },
     Send(WorkerMessage),
     /// End the stream, without an answer.
     Close,

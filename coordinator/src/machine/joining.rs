@@ -282,6 +282,10 @@ impl Machine {
     fn standing(&mut self, index: usize, said: &Said) -> Result<(), Failure> {
         let ours = self.generation_id();
         let member = self.is_member(&self.workers[index]);
+        if member && said.generation < ours && said.halted {
+            self.never_began(index);
+            return Ok(());
+        }
         if said.generation != ours || !member || self.phase == Phase::Starting {
             if !member {
                 let halted = said.halted;
@@ -328,6 +332,19 @@ impl Machine {
             self.break_up(why);
         }
         Ok(())
+    }
+
+    /// A member stands where it stood before the generation in force: it has not heard of it, or not yet.
+    /// Asked to halt it says for certain.
+    fn never_began(&mut self, index: usize) {
+        match self.phase {
+            Phase::Running => {
+                let name = self.workers[index].name.clone();
+                self.break_up(format!("worker `{name}` was not there when it began"));
+            }
+            Phase::Assembling => self.ask_to_halt(index),
+            _ => {}
+        }
     }
 
     /// Leaves alone for a while those that others could not reach though they are there: of each pair

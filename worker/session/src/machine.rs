@@ -107,6 +107,8 @@ pub struct Session {
     /// The last generation that this worker was in, or is in.
     generation: Option<Generation>,
     rank: usize,
+    /// A later generation that was halted before it was heard of: neither it nor an earlier one begins.
+    given_up: u64,
     /// It broke: other members may have died before they reported.
     broken: bool,
     /// Told before the training of the generation at hand has halted.
@@ -138,6 +140,7 @@ impl Session {
             ready: None,
             generation: None,
             rank: 0,
+            given_up: 0,
             broken: false,
             next: None,
             kept: VecDeque::new(),
@@ -404,8 +407,9 @@ impl Session {
             }
         }
         match self.activity.clone() {
-            Activity::Idle => {}
+            Activity::Idle => self.say(now, self.standing().into(), effects),
             Activity::Following(_) => {
+                self.say(now, self.standing().into(), effects);
                 if let Some(caught_up) = self.caught_up {
                     self.say(now, caught_up.into(), effects);
                 }
@@ -443,7 +447,7 @@ impl Session {
                 );
             }
         };
-        if generation.id <= self.generation_id() {
+        if generation.id <= self.generation_id().max(self.given_up) {
             return;
         }
         let own = |member: &perennial_plan::Member| {
@@ -494,6 +498,9 @@ impl Session {
     }
 
     fn halt(&mut self, now: Duration, generation: u64, effects: &mut Vec<Effect>) {
+        if generation > self.generation_id() && self.activity != Activity::Training {
+            return self.never_begin(now, generation, effects);
+        }
         if generation != self.generation_id() {
             return;
         }
@@ -504,6 +511,42 @@ impl Session {
             Activity::Halted(standing) => self.say(now, standing.into(), effects),
             Activity::Finished(finished) => self.say(now, finished.into(), effects),
             Activity::Idle | Activity::Following(_) => {}
+        }
+    }
+
+    /// Answers a halt of a generation whose start was never heard of: it is not begun any more.
+    fn never_begin(&mut self, now: Duration, generation: u64, effects: &mut Vec<Effect>) {
+        self.given_up = self.given_up.max(generation);
+        let standing = Standing {
+            generation,
+            halted: true,
+            lost: Vec::new(),
+            ..self.standing()
+        };
+        if !matches!(self.activity, Activity::Following(_)) {
+            self.activity = Activity::Halted(standing.clone());
+        }
+        self.say(now, standing.into(), effects);
+    }
+
+    /// Where it stands while it takes no step.
+    fn standing(&self) -> Standing {
+        match &self.activity {
+            Activity::Halted(standing) => standing.clone(),
+            Activity::Finished(finished) => Standing {
+                generation: finished.generation,
+                epoch: finished.epoch,
+                step: finished.step,
+                replica_hash: finished.replica_hash,
+                halted: true,
+                ..Standing::default()
+            },
+            Activity::Idle | Activity::Following(_) | Activity::Training => Standing {
+                generation: self.generation_id(),
+                halted: true,
+                empty: true,
+                ..Standing::default()
+            },
         }
     }
 

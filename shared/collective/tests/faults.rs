@@ -289,3 +289,18 @@ fn a_generation_connects_at_once_after_one_that_was_aborted() {
         }
     }
 }
+
+#[test]
+fn a_member_that_fails_after_a_sum_does_not_take_that_sum_from_the_others() {
+    for _ in 0..100 {
+        let sums = in_parallel(connected(3, |_| {}), |mut member| {
+            let sum = sum_nothing(&mut member);
+            // One member leaves; the first of the others to notice gives up.
+            if member.rank() > 0 {
+                assert!(sum_nothing(&mut member).is_err());
+            }
+            sum
+        });
+        assert_eq!(sums, [Ok(()), Ok(()), Ok(())]);
+    }
+}

@@ -126,7 +126,7 @@ impl Store {
             match self.retry.wait(bytes.len() as u64, put).await {
                 Ok(_) => return Ok(()),
                 Err(error @ Error::AlreadyExists { .. }) if !is_transient(&error) => {
-                    if attempts.ambiguous() && self.holds(path, &bytes).await? {
+                    if attempts.ambiguous() {
                         return Ok(());
                     }
                     return Err(self.translate(path, error));

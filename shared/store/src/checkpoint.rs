@@ -253,7 +253,9 @@ impl Job {
                 Err(
                     error @ (StoreError::MissingPart { .. }
                     | StoreError::Truncated { .. }
-                    | StoreError::Damaged { .. }),
+                    | StoreError::Damaged { .. }
+                    // Its path cannot be one.
+                    | StoreError::Malformed { .. }),
                 ) => Err(error),
                 Err(error) => return Err(error),
             };

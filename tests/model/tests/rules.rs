@@ -41,7 +41,6 @@ fn assert_all_rules_hold(bounds: Bounds) {
         checker.state_count(),
         checker.max_depth()
     );
-    assert!(checker.is_done(), "every state was visited");
     checker.assert_properties();
     for reachable in [TAKEOVER, ROLLBACK] {
         checker.assert_any_discovery(reachable);

@@ -211,20 +211,22 @@ impl Collective for Tcp {
 }
 
 impl Drop for Tcp {
-    /// Lets what was sent leave, then closes the connections. After an error it closes them at once.
+    /// Lets what was sent leave, then closes the connections. After an error that happens without this
+    /// thread: a peer may still need what it was sent for the sum before, but nobody waits for it. An
+    /// abort cuts everything off.
     fn drop(&mut self) {
-        let give_up = self.failed || self.abort.is_aborted();
-        let links = self.links.drain(..).flatten();
-        let streams: Vec<Arc<TcpStream>> = links.map(|link| link.stream).collect();
-        if !give_up {
+        let aborted = self.abort.is_aborted();
+        for link in self.links.drain(..).flatten() {
+            if aborted {
+                // A connection that the peer closed first needs no more.
+                let _ = link.stream.shutdown(Shutdown::Both);
+            }
+        }
+        self.alive = None;
+        if !aborted && !self.failed {
             // Ends when every writer has dropped its end, at the latest when a peer that takes nothing is
             // found silent. The readers then wait for the peers to close.
             let _ = self.writers_alive.recv_timeout(self.timeout);
-            return;
-        }
-        for stream in streams {
-            // A connection that the peer closed first needs no more.
-            let _ = stream.shutdown(Shutdown::Both);
         }
     }
 }

@@ -68,6 +68,10 @@ impl Storage {
             None => job.create_spec(spec).await?,
         }
         let replayed = Replayed::of(spec, &log).map_err(StoreError::from)?;
+        let resume = match resume {
+            Some(newest) => newest_in_the_log(&job, newest, &replayed).await?,
+            None => None,
+        };
         let resume = resume.map(|manifest| resume_point(manifest, &replayed));
         Ok(Opened {
             resume: resume.transpose()?,
@@ -228,6 +232,24 @@ impl Storage {
 }
 
 /// The checkpoint as the machine knows it. The log must have every step before it (CK-1).
+/// The newest checkpoint whose steps the log has. A newer one is of steps that were taken back: whoever went
+/// back did not know that its commit had come through.
+async fn newest_in_the_log(
+    job: &Job,
+    newest: Manifest,
+    replayed: &Replayed,
+) -> Result<Option<Manifest>, StoreError> {
+    let logged = replayed.steps.len() as u64;
+    if newest.global_step <= logged {
+        return Ok(Some(newest));
+    }
+    let steps = job.checkpoint_steps().await?;
+    match steps.into_iter().rev().find(|step| *step <= logged) {
+        Some(step) => job.load_manifest(step).await.map(Some),
+        None => Ok(None),
+    }
+}
+
 fn resume_point(manifest: Manifest, replayed: &Replayed) -> Result<ResumePoint, CoordinatorError> {
     let unreadable = |error: serde_json::Error| CoordinatorError::Unreadable {
         global_step: manifest.global_step,

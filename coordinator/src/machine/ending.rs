@@ -12,6 +12,9 @@ use crate::log::LogEntry;
 /// How long a failed run waits for a commit that is under way.
 const LAST_COMMIT: Duration = Duration::from_secs(4);
 
+/// How often the report of a job that is done is tried.
+const REPORT_ATTEMPTS: u32 = 5;
+
 impl Machine {
     pub(super) fn tick(&mut self) {
         if matches!(self.phase, Phase::Failing(_)) {
@@ -166,6 +169,13 @@ impl Machine {
             .ledger
             .as_ref()
             .is_some_and(|ledger| ledger.global_step() == ledger.total_steps());
+        self.report_attempts += 1;
+        if finished && self.report_attempts < REPORT_ATTEMPTS {
+            self.warn(format!(
+                "the report could not be written and is tried again: {message}"
+            ));
+            return self.request_report();
+        }
         if finished {
             return Err(Failure::final_(format!(
                 "all epochs are done and their last checkpoint is written, but the report is not: {message}"

@@ -312,8 +312,12 @@ impl Machine {
             epoch: said.epoch,
             step: said.step,
         };
+        // A replica that is ahead of what it has reported is of steps that do not count.
+        let rank = self.rank(&self.workers[index]);
+        let reported = rank.and_then(|rank| self.ledger.as_ref()?.reported(rank));
+        let counts = reported.is_some_and(|reported| cursor <= reported);
         let standing = Standing {
-            cursor: (!said.empty).then_some(cursor),
+            cursor: (!said.empty && counts).then_some(cursor),
             hash: said.replica_hash,
         };
         let worker = &mut self.workers[index];

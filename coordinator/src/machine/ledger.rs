@@ -181,6 +181,11 @@ impl Ledger {
         (cursor.global_step(self.steps_per_epoch), self.closed)
     }
 
+    /// The next step that this member has not reported.
+    pub fn reported(&self, rank: usize) -> Option<Cursor> {
+        self.reported.get(rank).copied()
+    }
+
     /// A member takes no further step.
     pub fn finished(&self, rank: usize, cursor: Cursor) -> Result<(), Violation> {
         let expected = self.reported[rank];

@@ -211,12 +211,15 @@ impl Machine {
         }
     }
 
-    /// The furthest cursor at which a replica stands.
+    /// The furthest cursor at which a replica stands. One that is behind the ledger does not count: the
+    /// cursor never goes back to it.
     fn furthest(&self) -> Option<Cursor> {
+        let settled = self.ledger.as_ref()?.cursor();
         let there = self.workers.iter().filter(|worker| worker.is_ready());
         there
             .filter(|worker| self.is_member(worker))
             .filter_map(|worker| worker.standing()?.cursor)
+            .filter(|cursor| *cursor >= settled)
             .max()
     }
 
@@ -272,6 +275,10 @@ impl Machine {
             let name = &self.workers[*index].name;
             return Decision::Wait(format!("worker `{name}` has not halted yet"));
         }
+        let has_replica = self.furthest().is_some();
+        if let Some(reason) = self.why_not_go_back().filter(|_| !has_replica) {
+            return Decision::Wait(reason);
+        }
         let min = self.min_workers();
         let survives = |index: &usize| {
             let worker = &self.workers[*index];
@@ -289,7 +296,6 @@ impl Machine {
             members = reachable;
         }
         let survivors = members.len();
-        let has_replica = self.furthest().is_some();
         let newcomers = (0..self.workers.len())
             .filter(|index| self.is_willing(*index) && !self.is_member(&self.workers[*index]));
         let enough = has_replica && survivors >= min;
@@ -321,6 +327,22 @@ impl Machine {
             return Decision::Go(members);
         }
         Decision::Wait(format!("{count} of {wanted} workers are ready"))
+    }
+
+    /// Why the job does not go back to the newest checkpoint yet, though nobody has a replica.
+    fn why_not_go_back(&self) -> Option<String> {
+        if self.checkpoints.is_committing() {
+            return Some("nobody has a replica; a checkpoint is being written".to_string());
+        }
+        let absent = self
+            .members()
+            .into_iter()
+            .find(|index| self.workers[*index].connection.is_none())?;
+        let waited = self.now - self.assembling_since >= LEASE;
+        (!waited && self.ledger.as_ref()?.global_step() > 0).then(|| {
+            let name = &self.workers[absent].name;
+            format!("nobody has a replica; worker `{name}` may come back with one")
+        })
     }
 
     /// Lets members leave that nobody depends on, while the job waits.

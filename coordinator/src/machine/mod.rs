@@ -134,6 +134,7 @@ pub struct Machine {
     claimed_at: Duration,
     last_dealt: Duration,
     last_checkpoint_attempts: u32,
+    report_attempts: u32,
     stale_reported: bool,
     log_failure_reported: bool,
     stop_requested: bool,
@@ -161,7 +162,9 @@ impl Machine {
     /// what a log can be.
     pub fn new(config: Config, now: Duration) -> Result<(Self, Vec<Effect>), Violation> {
         let replayed = Replayed::of(&config.spec, &config.log)?;
-        let newest = config.resume.clone();
+        let logged = replayed.steps.len() as u64;
+        let resume = config.resume.clone();
+        let newest = resume.filter(|newest| newest.global_step <= logged);
         let term = replayed.term + 1;
         let mut log = LogQueue::new(term, config.writer.clone(), config.log.len() as u64);
         log.push(LogEntry::Term {
@@ -203,7 +206,7 @@ impl Machine {
             last_generation: replayed.last_generation,
             generation: replayed.generation.clone(),
             proposal: None,
-            logged: replayed.steps.len() as u64,
+            logged,
             logged_epochs: replayed.history.len() as u32,
             ledger,
             unlogged: Vec::new(),
@@ -222,6 +225,7 @@ impl Machine {
             claimed_at: now,
             last_dealt: now,
             last_checkpoint_attempts: 0,
+            report_attempts: 0,
             stale_reported: false,
             log_failure_reported: false,
             stop_requested: false,

@@ -137,6 +137,12 @@ impl World {
                 }
                 Effect::End(outcome) => return self.coordinator_ends(id, outcome),
                 Effect::AppendLog { .. } => self.ask_store(id, 0, effect),
+                Effect::CommitCheckpoint(commit) => {
+                    if let Err(message) = self.store.has_the_ledger_of(&commit) {
+                        self.violated("CK-1", message);
+                    }
+                    self.ask_store(id, 1, Effect::CommitCheckpoint(commit));
+                }
                 other => self.ask_store(id, 1, other),
             }
         }
@@ -305,6 +311,11 @@ impl World {
         // What a dead process had asked for may arrive or not.
         if !self.coordinators[id].alive && self.chance.happens(0.5) {
             return;
+        }
+        if self.now < self.store.outage_until && self.chance.happens(0.9) {
+            // It is tried again and again within its budget.
+            let again = Happening::StoreTakes(id, Box::new(effect));
+            return self.queue.push(self.now + SECOND, again);
         }
         let fails = self.now < self.store.outage_until || self.chance.happens(0.03 * rough);
         let lost = self.chance.happens(0.03 * rough);

@@ -84,6 +84,15 @@ impl Store {
                 ));
             }
         }
+        self.checkpoints
+            .entry(step)
+            .or_insert_with(|| commit.clone());
+        Ok(())
+    }
+
+    /// Whether the log has the steps up to this checkpoint; an error says how it breaks CK-1.
+    pub fn has_the_ledger_of(&self, commit: &Commit) -> Result<(), String> {
+        let step = commit.global_step;
         let logged = self.steps();
         let mut root = LedgerRoot::default();
         for record in logged.iter().take(step as usize) {
@@ -95,9 +104,6 @@ impl Store {
                 logged.len()
             ));
         }
-        self.checkpoints
-            .entry(step)
-            .or_insert_with(|| commit.clone());
         Ok(())
     }
 
@@ -147,8 +153,10 @@ impl Store {
         Some(replica.clone())
     }
 
+    /// The newest checkpoint whose steps the log has.
     pub fn newest(&self) -> Option<ResumePoint> {
-        let (step, commit) = self.checkpoints.last_key_value()?;
+        let logged = self.steps().len() as u64;
+        let (step, commit) = self.checkpoints.range(..=logged).next_back()?;
         Some(ResumePoint {
             global_step: *step,
             snapshot: commit.snapshot.clone(),

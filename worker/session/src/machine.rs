@@ -401,8 +401,10 @@ impl Session {
             return;
         };
         self.say(now, ready.into(), effects);
+        // Rank 0 may not have told the ones of a generation that has come to its end.
+        let finished = matches!(self.activity, Activity::Finished(_));
         for report in self.kept.clone() {
-            if self.is_told(&report) {
+            if finished || self.is_told(&report) {
                 self.say(now, report.into(), effects);
             }
         }

@@ -20,6 +20,9 @@ const CONNECT: Duration = Duration::from_secs(60);
 /// How long a member waits in a sum. The coordinator sees a dead member long before.
 const SUM: Duration = Duration::from_secs(600);
 
+/// How long a member may say nothing before the others give it up. One that computes is not silent.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// A worker inside a generation.
 pub(crate) struct Member<'a> {
     pub context: &'a JobContext,
@@ -62,6 +65,7 @@ impl<'a> Member<'a> {
                 .collect(),
             deadline: CONNECT,
             timeout: SUM,
+            silence: SILENCE,
         };
         let collective = endpoint
             .connect(config, ears.abort_handle())
@@ -85,7 +89,9 @@ impl<'a> Member<'a> {
 /// An error that names the member that is gone, where one is.
 fn lost_or(error: CollectiveError, generation: &Generation) -> WorkerError {
     let peer = match &error {
-        CollectiveError::PeerLost { rank, .. } | CollectiveError::Timeout { rank, .. } => *rank,
+        CollectiveError::PeerLost { rank, .. }
+        | CollectiveError::Silent { rank, .. }
+        | CollectiveError::Timeout { rank, .. } => *rank,
         _ => return error.into(),
     };
     match generation.members.get(peer) {

@@ -6,7 +6,12 @@ pub enum CollectiveError {
     /// The connection to a member closed. It may have died, or given up because of another member.
     #[error("member of rank `{rank}` is lost: {reason}")]
     PeerLost { rank: usize, reason: String },
+    /// The connection to a member stands, but nothing came for [`MeshConfig::silence`](crate::MeshConfig::silence):
+    /// it is stopped or cut off.
     #[error("member of rank `{rank}` was silent for `{seconds}` seconds")]
+    Silent { rank: usize, seconds: u64 },
+    /// A member is alive but did not bring its part in time.
+    #[error("member of rank `{rank}` kept the others waiting for `{seconds}` seconds")]
     Timeout { rank: usize, seconds: u64 },
     #[error("the collective was aborted")]
     Aborted,
@@ -38,4 +43,17 @@ pub enum CollectiveError {
     MissingSlot(u32),
     #[error("cannot listen on `{address}`: {reason}; choose another address")]
     Listen { address: String, reason: String },
+    #[error("no replica from `{address}`: it cannot be reached: {reason}")]
+    SourceUnreachable { address: String, reason: String },
+    /// Another attempt there is in vain.
+    #[error("no replica from `{address}`: {reason}")]
+    SourceRefused { address: String, reason: String },
+    #[error("no more of the replica from `{address}`: {reason}")]
+    SourceLost { address: String, reason: String },
+    /// The connection stands, but nothing came.
+    #[error("no more of the replica from `{address}`: it was silent for `{seconds}` seconds")]
+    SourceSilent { address: String, seconds: u64 },
+    /// What came is not what was sent.
+    #[error("the replica from `{address}` is damaged: {reason}; copy it again")]
+    SourceCorrupt { address: String, reason: String },
 }

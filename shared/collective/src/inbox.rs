@@ -10,8 +10,7 @@ use crate::error::CollectiveError;
 #[derive(Debug)]
 pub(crate) enum Event {
     Message { rank: usize, bytes: Vec<u8> },
-    Lost { rank: usize, reason: String },
-    Faulty { rank: usize, reason: String },
+    Lost { rank: usize, error: CollectiveError },
 }
 
 /// The messages of all peers, each peer's in order.
@@ -50,29 +49,14 @@ impl Inbox {
         deadline: Option<(Instant, Duration)>,
     ) -> Result<Vec<u8>, CollectiveError> {
         loop {
-            for (rank, peer) in self.peers.iter().enumerate() {
-                if let Some(error) = &peer.lost
-                    && peer.arrived < expected
-                    && rank != self.rank
-                {
-                    return Err(error.clone());
-                }
+            if let Some(error) = self.first_loss(expected) {
+                return Err(error);
             }
             if let Some(bytes) = self.peers[from].waiting.pop_front() {
                 return Ok(bytes);
             }
             match self.wait(deadline) {
-                Ok(Event::Message { rank, bytes }) => {
-                    let peer = &mut self.peers[rank];
-                    peer.waiting.push_back(bytes);
-                    peer.arrived += 1;
-                }
-                Ok(Event::Lost { rank, reason }) => {
-                    self.peers[rank].lost = Some(CollectiveError::PeerLost { rank, reason });
-                }
-                Ok(Event::Faulty { rank, reason }) => {
-                    self.peers[rank].lost = Some(CollectiveError::Protocol { rank, reason });
-                }
+                Ok(event) => self.file(event),
                 Err(RecvTimeoutError::Disconnected) => return Err(CollectiveError::Broken),
                 Err(RecvTimeoutError::Timeout) => {
                     let seconds = deadline.map_or(0, |(_, timeout)| timeout.as_secs());
@@ -82,6 +66,42 @@ impl Inbox {
                     });
                 }
             }
+        }
+    }
+
+    /// Why `rank` is lost, when that is known already.
+    pub fn loss_of(&mut self, rank: usize) -> Option<CollectiveError> {
+        self.take_in();
+        self.peers[rank].lost.clone()
+    }
+
+    /// The loss of any peer, when one is known already.
+    pub fn any_loss(&mut self) -> Option<CollectiveError> {
+        self.take_in();
+        self.first_loss(u64::MAX)
+    }
+
+    fn first_loss(&self, expected: u64) -> Option<CollectiveError> {
+        let owing = (self.peers.iter().enumerate())
+            .filter(|(rank, peer)| *rank != self.rank && peer.arrived < expected);
+        owing.filter_map(|(_, peer)| peer.lost.clone()).next()
+    }
+
+    /// Files all that has come.
+    fn take_in(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            self.file(event);
+        }
+    }
+
+    fn file(&mut self, event: Event) {
+        match event {
+            Event::Message { rank, bytes } => {
+                let peer = &mut self.peers[rank];
+                peer.waiting.push_back(bytes);
+                peer.arrived += 1;
+            }
+            Event::Lost { rank, error } => self.peers[rank].lost = Some(error),
         }
     }
 

@@ -8,7 +8,8 @@
 //! * After an error a collective is of no further use: drop it and connect the next generation.
 //!
 //! A member sums the slots it owns with [`SlotSum`] and hands the resulting nodes to
-//! [`Collective::all_reduce`]: [`Local`] between threads of one process, [`Tcp`] between processes.
+//! [`Collective::all_reduce`]: [`Local`] between threads of one process, [`Tcp`] between processes. One that
+//! is new or behind first gets the replica from a [`ReplicaServer`], beside training.
 
 mod element;
 mod error;
@@ -16,8 +17,10 @@ mod exchange;
 mod inbox;
 mod local;
 mod message;
+mod silence;
 mod slot_sum;
 mod tcp;
+mod transfer;
 
 use std::collections::BTreeMap;
 
@@ -28,6 +31,7 @@ pub use error::CollectiveError;
 pub use local::Local;
 pub use slot_sum::SlotSum;
 pub use tcp::{AbortHandle, MeshConfig, Tcp, TcpEndpoint, Traffic};
+pub use transfer::{Delta, ReplicaFollower, ReplicaServer, ReplicaSource, Snapshot, Update};
 
 /// The nodes of one vector that one member has summed: what [`SlotSum::finish`] gives. Nodes whose
 /// slots are all empty are absent.

@@ -37,6 +37,13 @@ impl Local {
     }
 }
 
+fn ended(rank: usize) -> CollectiveError {
+    CollectiveError::PeerLost {
+        rank,
+        reason: "its thread has ended".to_owned(),
+    }
+}
+
 impl Link for Local {
     fn rank(&self) -> usize {
         self.rank
@@ -48,12 +55,7 @@ impl Link for Local {
 
     fn send(&mut self, to: usize, bytes: Vec<u8>) -> Result<(), CollectiveError> {
         let rank = self.rank;
-        (self.peers[to].send(Event::Message { rank, bytes })).map_err(|_| {
-            CollectiveError::PeerLost {
-                rank: to,
-                reason: "its thread has ended".to_owned(),
-            }
-        })
+        (self.peers[to].send(Event::Message { rank, bytes })).map_err(|_| ended(to))
     }
 
     fn receive(&mut self, from: usize) -> Result<Vec<u8>, CollectiveError> {
@@ -83,7 +85,7 @@ impl Drop for Local {
                 // A peer that is gone needs no notice.
                 let _ = sender.send(Event::Lost {
                     rank: self.rank,
-                    reason: "its thread has ended".to_owned(),
+                    error: ended(self.rank),
                 });
             }
         }

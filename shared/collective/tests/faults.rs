@@ -1,5 +1,8 @@
 //! Dead, stale, foreign and slow peers.
 
+#[allow(dead_code)]
+#[path = "support/network.rs"]
+mod network;
 mod support;
 
 use std::io::{Read, Write};
@@ -226,4 +229,78 @@ fn an_address_where_nobody_listens_is_named() {
     alone.deadline = Duration::from_millis(100);
     let error = last.connect(alone, &AbortHandle::new()).unwrap_err();
     assert!(error.to_string().contains(&addresses.remove(0)), "{error}");
+}
+
+#[test]
+fn an_abort_ends_every_kind_of_wait_in_a_connect() {
+    // A member that takes connections and never answers.
+    let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = deaf.local_addr().unwrap().to_string();
+    let (black_hole, _listener, _queue) = network::black_hole();
+    for lower in [address, black_hole] {
+        let (endpoints, addresses) = endpoints(1);
+        let addresses = [lower, addresses[0].clone()];
+        let abort = AbortHandle::new();
+        let (result, took) = thread::scope(|scope| {
+            let waiting = scope.spawn(|| endpoints[0].connect(config(1, &addresses), &abort));
+            // It is somewhere in its wait after this.
+            let (_kept, never) = std::sync::mpsc::channel::<()>();
+            assert!(never.recv_timeout(Duration::from_millis(100)).is_err());
+            let start = Instant::now();
+            abort.abort();
+            (waiting.join().unwrap(), start.elapsed())
+        });
+        assert_eq!(result.unwrap_err(), CollectiveError::Aborted);
+        // It takes 20 ms; one attempt to connect takes 2 s.
+        assert!(took < Duration::from_secs(1), "{took:?}");
+    }
+}
+
+#[test]
+fn a_generation_connects_at_once_after_one_that_was_aborted() {
+    let (endpoints, addresses) = endpoints(3);
+    for generation in 0..100u64 {
+        let aborted = generation % 2 == 0;
+        let handles: Vec<AbortHandle> = (0..3).map(|_| AbortHandle::new()).collect();
+        let results = in_parallel(0..3, |rank: usize| {
+            let mut config = config(rank, &addresses);
+            config.generation = generation;
+            // In a generation that is given up, a member is missing, and it is rarely the same moment.
+            if aborted && rank == (generation / 2 % 3) as usize {
+                handles.iter().for_each(AbortHandle::abort);
+                return None;
+            }
+            Some(endpoints[rank].connect(config, &handles[rank]))
+        });
+        let group: Vec<_> = results.into_iter().flatten().collect();
+        if aborted {
+            for result in group {
+                let error = result.map(drop).unwrap_err();
+                let given_up = matches!(
+                    error,
+                    CollectiveError::Aborted | CollectiveError::PeerLost { .. }
+                );
+                assert!(given_up, "generation {generation}: {error}");
+            }
+            continue;
+        }
+        for result in in_parallel(group, |member| sum_nothing(&mut member.unwrap())) {
+            assert_eq!(result, Ok(()));
+        }
+    }
+}
+
+#[test]
+fn a_member_that_fails_after_a_sum_does_not_take_that_sum_from_the_others() {
+    for _ in 0..100 {
+        let sums = in_parallel(connected(3, |_| {}), |mut member| {
+            let sum = sum_nothing(&mut member);
+            // One member leaves; the first of the others to notice gives up.
+            if member.rank() > 0 {
+                assert!(sum_nothing(&mut member).is_err());
+            }
+            sum
+        });
+        assert_eq!(sums, [Ok(()), Ok(()), Ok(())]);
+    }
 }

@@ -20,6 +20,10 @@ pub enum Domain {
     Init = 5,
     /// Synthetic pictures: `[class, picture]`.
     Synthetic = 6,
+    /// Faults that are injected into a store: `[kind of operation, its number]`. Nothing that is trained.
+    StoreFaults = 64,
+    /// Pauses before another attempt at the store: `[attempt]`. Nothing that is trained.
+    Backoff = 65,
 }
 
 /// A source of uniform randomness. The algorithms that must match another library are written

@@ -6,19 +6,31 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 
 use crate::error::StoreError;
+use crate::faults::{FaultCounts, Faults};
+use crate::faulty::FaultyStore;
+use crate::retry::{RetryBudget, check_length, is_transient};
 
-/// How long a check of the store may take.
-const CHECK: Duration = Duration::from_secs(15);
+/// How long a check of the store may take: 15 seconds in all.
+const CHECK: RetryBudget = RetryBudget {
+    total: Duration::from_secs(8),
+    answer: Duration::from_secs(7),
+    first_pause: Duration::from_millis(100),
+    longest_pause: Duration::from_secs(2),
+};
 
 /// A folder, or a prefix in an S3 bucket. Clones share the connections.
+///
+/// Every operation that fails for a reason that may pass is tried again within a [`RetryBudget`].
 #[derive(Debug, Clone)]
 pub struct Store {
     pub(crate) objects: Arc<dyn ObjectStore>,
     pub(crate) prefix: Path,
     pub(crate) place: Arc<Place>,
+    pub(crate) retry: RetryBudget,
+    pub(crate) faults: Option<Arc<FaultCounts>>,
 }
 
 /// Where a store is, for messages.
@@ -45,21 +57,35 @@ impl Store {
         &self.place.url
     }
 
-    /// Whether it can be reached and listed. Writes nothing.
-    pub async fn check(&self) -> Result<(), StoreError> {
-        let listing = async {
-            let mut objects = self.objects.list(Some(&self.prefix));
-            objects.try_next().await
-        };
-        match tokio::time::timeout(CHECK, listing).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(self.translate("/", error)),
-            Err(_) => Err(StoreError::Unreachable {
-                place: self.place.url.clone(),
-                endpoint: self.place.endpoint.clone(),
-                reason: format!("no answer within {} seconds", CHECK.as_secs()),
-            }),
+    /// The same store with another patience.
+    pub fn with_retry(self, retry: RetryBudget) -> Self {
+        Self { retry, ..self }
+    }
+
+    /// The same store with faults: for tests.
+    pub fn with_faults(self, faults: Faults) -> Self {
+        let faulty = FaultyStore::new(self.objects, faults);
+        Self {
+            faults: Some(faulty.counts()),
+            objects: Arc::new(faulty),
+            ..self
         }
+    }
+
+    /// How many faults were injected by this store and its clones, where some are to be.
+    pub fn faults(&self) -> Option<&FaultCounts> {
+        self.faults.as_deref()
+    }
+
+    /// Whether it can be reached and listed, within 15 seconds. Writes nothing.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        let store = self.clone().with_retry(CHECK);
+        let attempt = || async {
+            let mut objects = store.objects.list(Some(&store.prefix));
+            store.retry.wait(0, objects.try_next()).await
+        };
+        store.persist("check", "/", attempt).await?;
+        Ok(())
     }
 
     /// Whether it can be written, and whether it keeps the promise on which everything rests: that an
@@ -86,13 +112,27 @@ impl Store {
 
     /// Writes an object that must not exist yet: [`StoreError::Exists`] otherwise. It is there as a
     /// whole or not at all.
+    ///
+    /// An attempt whose answer was lost may have written it. So when a later attempt finds an object with
+    /// these very bytes, it counts as this caller's own: who must know that nobody else wrote the object
+    /// names himself in it. After any other error the object may be there or come to be there later.
     pub async fn create(&self, path: &str, bytes: impl Into<Bytes>) -> Result<(), StoreError> {
         let location = self.locate(path)?;
-        let payload = PutPayload::from_bytes(bytes.into());
-        let put = (self.objects).put_opts(&location, payload, PutMode::Create.into());
-        match put.await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(self.translate(path, error)),
+        let bytes = bytes.into();
+        let mut attempts = self.attempts("create", path);
+        loop {
+            let payload = PutPayload::from_bytes(bytes.clone());
+            let put = (self.objects).put_opts(&location, payload, PutMode::Create.into());
+            match self.retry.wait(bytes.len() as u64, put).await {
+                Ok(_) => return Ok(()),
+                Err(error @ Error::AlreadyExists { .. }) if !is_transient(&error) => {
+                    if attempts.ambiguous() && self.holds(path, &bytes).await? {
+                        return Ok(());
+                    }
+                    return Err(self.translate(path, error));
+                }
+                Err(error) => attempts.again(error).await?,
+            }
         }
     }
 
@@ -114,27 +154,53 @@ impl Store {
 
     pub async fn read(&self, path: &str) -> Result<Bytes, StoreError> {
         let location = self.locate(path)?;
-        let read = async { self.objects.get(&location).await?.bytes().await };
-        read.await.map_err(|error| self.translate(path, error))
+        let attempt = || async {
+            let answer = self.retry.wait(0, self.objects.get(&location)).await?;
+            let expected = answer.range.end - answer.range.start;
+            let bytes = self.retry.wait(expected, answer.bytes()).await?;
+            check_length(bytes.len(), expected)?;
+            Ok(bytes)
+        };
+        self.persist("read", path, attempt).await
     }
 
     /// The object's size in bytes, when there is one.
     pub async fn size(&self, path: &str) -> Result<Option<u64>, StoreError> {
         let location = self.locate(path)?;
-        match self.objects.head(&location).await {
+        let attempt = || self.retry.wait(0, self.objects.head(&location));
+        match self.persist("head", path, attempt).await {
             Ok(meta) => Ok(Some(meta.size)),
-            Err(error) => match self.translate(path, error) {
-                StoreError::Missing { .. } => Ok(None),
-                error => Err(error),
-            },
+            Err(StoreError::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
-    /// All objects below `folder`, in ascending order of their paths.
+    /// All objects below `folder`, in ascending order of their paths. Some stores list an object only
+    /// some time after it was written; reading it works at once.
     pub async fn list(&self, folder: &str) -> Result<Vec<Object>, StoreError> {
+        self.list_from(folder, None).await
+    }
+
+    /// As [`Store::list`], the objects behind the path `after` alone.
+    pub(crate) async fn list_from(
+        &self,
+        folder: &str,
+        after: Option<&str>,
+    ) -> Result<Vec<Object>, StoreError> {
         let location = self.locate(folder)?;
-        let listing = self.objects.list(Some(&location)).try_collect::<Vec<_>>();
-        let metas = (listing.await).map_err(|error| self.translate(folder, error))?;
+        let after = after.map(|after| self.locate(after)).transpose()?;
+        let attempt = || async {
+            let mut listing = match &after {
+                Some(after) => self.objects.list_with_offset(Some(&location), after),
+                None => self.objects.list(Some(&location)),
+            };
+            let mut metas = Vec::new();
+            while let Some(meta) = self.retry.wait(0, listing.try_next()).await? {
+                metas.push(meta);
+            }
+            Ok(metas)
+        };
+        let metas = self.persist("list", folder, attempt).await?;
         let mut objects: Vec<Object> = (metas.into_iter())
             .map(|meta| Object {
                 path: self.relative(&meta.location),
@@ -148,8 +214,11 @@ impl Store {
     /// The names of the folders directly in `folder`, ascending.
     pub async fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError> {
         let location = self.locate(folder)?;
-        let listing = self.objects.list_with_delimiter(Some(&location)).await;
-        let listing = listing.map_err(|error| self.translate(folder, error))?;
+        let attempt = || {
+            let listing = self.objects.list_with_delimiter(Some(&location));
+            self.retry.wait(0, listing)
+        };
+        let listing = self.persist("list", folder, attempt).await?;
         let mut names: Vec<String> = (listing.common_prefixes.iter())
             .filter_map(|path| Some(path.filename()?.to_owned()))
             .collect();
@@ -160,12 +229,10 @@ impl Store {
     /// Deletes an object; one that is not there is fine.
     pub async fn delete(&self, path: &str) -> Result<(), StoreError> {
         let location = self.locate(path)?;
-        match self.objects.delete(&location).await {
-            Ok(()) => Ok(()),
-            Err(error) => match self.translate(path, error) {
-                StoreError::Missing { .. } => Ok(()),
-                error => Err(error),
-            },
+        let attempt = || self.retry.wait(0, self.objects.delete(&location));
+        match self.persist("delete", path, attempt).await {
+            Err(StoreError::Missing { .. }) => Ok(()),
+            result => result,
         }
     }
 

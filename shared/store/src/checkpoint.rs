@@ -57,6 +57,9 @@ impl Job {
 
     /// Writes a part that is encoded already. A part that is there with these bytes is used; one with
     /// other bytes, left by an attempt that was killed, is passed by under another name.
+    ///
+    /// It goes up in one request, as large as it is: S3's multipart uploads are not create-if-absent with
+    /// every server, and `object_store` completes them by overwriting. S3 takes 5 GiB that way.
     pub async fn write_part(
         &self,
         step: u64,
@@ -165,6 +168,7 @@ impl Job {
     }
 
     /// The manifest of the newest checkpoint. A broken one is an error, not a reason to go further back.
+    /// A store that lists new objects late may for a while name an older one, which is a whole one too.
     pub async fn newest_checkpoint(&self) -> Result<Option<Manifest>, StoreError> {
         match self.checkpoint_steps().await?.last() {
             Some(step) => self.load_manifest(*step).await.map(Some),
@@ -249,7 +253,9 @@ impl Job {
                 Err(
                     error @ (StoreError::MissingPart { .. }
                     | StoreError::Truncated { .. }
-                    | StoreError::Damaged { .. }),
+                    | StoreError::Damaged { .. }
+                    // Its path cannot be one.
+                    | StoreError::Malformed { .. }),
                 ) => Err(error),
                 Err(error) => return Err(error),
             };

@@ -2,11 +2,15 @@
 
 use perennial_plan::invariants::Violation;
 
+use crate::faults::FAULTS_VARIABLE;
+
 /// Why something could not be kept or found again.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("store `{url}`: {reason}")]
     Url { url: String, reason: String },
+    #[error("`{FAULTS_VARIABLE}={text}`: {reason}")]
+    Faults { text: String, reason: String },
     /// Create-if-absent found an object.
     #[error("`{path}` exists already and is not overwritten")]
     Exists { path: String },

@@ -86,7 +86,8 @@ impl Job {
 
     /// Appends to the log at position `seq`, from 0 on. [`StoreError::LogRaceLost`] when another writer
     /// has taken it. Entries must name their writer: one that is there and the same counts as this
-    /// writer's own, whose answer was lost.
+    /// writer's own, whose answer was lost. After any other error the entry may be there or come to be
+    /// there: append the very same again, or step down.
     pub async fn append_log(&self, seq: u64, entry: &impl Serialize) -> Result<(), StoreError> {
         if let Some(before) = seq.checked_sub(1) {
             let there = self.store.size(&self.log_path(before)).await?.is_some();
@@ -102,22 +103,39 @@ impl Job {
         }
     }
 
-    /// The whole log from position `from` on, checked to be contiguous.
-    pub async fn read_log<T: DeserializeOwned>(&self, from: u64) -> Result<Vec<T>, StoreError> {
-        let objects = self.store.list(&self.path("log")).await?;
-        let mut positions: Vec<u64> = objects.iter().filter_map(|o| position(&o.path)).collect();
-        positions.sort_unstable();
-        for (expected, found) in (0..).zip(&positions) {
-            Invariant::Log1.check(expected == *found, || {
-                format!("job {}: log position {expected} is missing", self.name)
-            })?;
+    /// The entry at one position, when there is one: one request.
+    pub async fn log_entry<T: DeserializeOwned>(&self, seq: u64) -> Result<Option<T>, StoreError> {
+        let path = self.log_path(seq);
+        match self.store.read(&path).await {
+            Ok(bytes) => from_json(&path, &bytes).map(Some),
+            Err(StoreError::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
-        let wanted = positions.into_iter().filter(|seq| *seq >= from);
-        let entries = stream::iter(wanted).map(|seq| async move {
-            let path = self.log_path(seq);
-            from_json(&path, &self.store.read(&path).await?)
+    }
+
+    /// The log from position `from` on, checked to be contiguous from there. What listings do not know
+    /// yet is found by asking for the next position until there is none.
+    pub async fn read_log<T: DeserializeOwned>(&self, from: u64) -> Result<Vec<T>, StoreError> {
+        let before = from.checked_sub(1).map(|seq| self.log_path(seq));
+        let log = self.path("log");
+        let objects = self.store.list_from(&log, before.as_deref()).await?;
+        let listed = objects.iter().filter_map(|o| position(&o.path));
+        let end = listed
+            .max()
+            .map_or(from, |newest| from.max(newest.saturating_add(1)));
+        let entries = stream::iter(from..end).map(|seq| async move {
+            let entry = self.log_entry(seq).await?;
+            Invariant::Log1.check(entry.is_some(), || {
+                format!("job {}: log position {seq} is missing", self.name)
+            })?;
+            Ok::<Option<T>, StoreError>(entry)
         });
-        entries.buffered(READS).try_collect().await
+        let entries: Vec<Option<T>> = entries.buffered(READS).try_collect().await?;
+        let mut entries: Vec<T> = entries.into_iter().flatten().collect();
+        while let Some(entry) = self.log_entry(from + entries.len() as u64).await? {
+            entries.push(entry);
+        }
+        Ok(entries)
     }
 
     fn log_path(&self, seq: u64) -> String {

@@ -1,29 +1,32 @@
 //! From an address to a store.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{BackoffConfig, ClientOptions, RetryConfig};
+use object_store::{ClientOptions, ObjectStore, RetryConfig};
 
 use crate::backend::{Place, Store};
 use crate::error::StoreError;
+use crate::faults::FAULTS_VARIABLE;
+use crate::retry::RetryBudget;
 use crate::translate::chain;
 
 /// How long one try to connect may take.
 const CONNECT: Duration = Duration::from_secs(3);
-/// How long one request may take, a large upload included.
-const REQUEST: Duration = Duration::from_secs(300);
-/// After this long a failing request is not tried again.
-const RETRIES: Duration = Duration::from_secs(8);
+
 // === impl Store ===
 
 impl Store {
     /// Opens a folder, created when it is missing, or `s3://bucket/prefix` with the endpoint, keys and
     /// region of the process's `AWS_*` variables. Nothing is sent yet.
+    ///
+    /// For tests: where `PERENNIAL_STORE_FAULTS` is set, the store suffers the [`Faults`](crate::Faults)
+    /// that it names.
     pub fn open(url: &str) -> Result<Self, StoreError> {
         let variables = std::env::vars_os()
             .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
@@ -33,6 +36,16 @@ impl Store {
 
     /// As [`Store::open`], with these variables instead of the process's.
     pub fn open_with(url: &str, variables: &BTreeMap<String, String>) -> Result<Self, StoreError> {
+        let store = Self::open_sound(url, variables)?;
+        let Some(faults) = variables.get(FAULTS_VARIABLE) else {
+            return Ok(store);
+        };
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| tracing::warn!("{FAULTS_VARIABLE}={faults} makes the store fail"));
+        Ok(store.with_faults(faults.parse()?))
+    }
+
+    fn open_sound(url: &str, variables: &BTreeMap<String, String>) -> Result<Self, StoreError> {
         if let Some(rest) = url.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
             return Self::bucket(url, bucket, prefix, variables);
@@ -47,6 +60,26 @@ impl Store {
         Self::folder(url, folder)
     }
 
+    /// A store that is gone with its last clone: for tests.
+    pub fn in_memory() -> Self {
+        let place = Place {
+            url: "memory".to_owned(),
+            bucket: String::new(),
+            endpoint: "memory".to_owned(),
+        };
+        Self::new(Arc::new(InMemory::new()), Path::default(), place)
+    }
+
+    pub(crate) fn new(objects: Arc<dyn ObjectStore>, prefix: Path, place: Place) -> Self {
+        Self {
+            objects,
+            prefix,
+            place: Arc::new(place),
+            retry: RetryBudget::default(),
+            faults: None,
+        }
+    }
+
     fn folder(url: &str, folder: &str) -> Result<Self, StoreError> {
         let refused = |reason: String| StoreError::Url {
             url: url.to_owned(),
@@ -57,15 +90,12 @@ impl Store {
             .map_err(|error| refused(error.to_string()))?
             .with_automatic_cleanup(true)
             .with_fsync(true);
-        Ok(Self {
-            objects: Arc::new(objects),
-            prefix: Path::default(),
-            place: Arc::new(Place {
-                url: url.to_owned(),
-                bucket: String::new(),
-                endpoint: folder.to_owned(),
-            }),
-        })
+        let place = Place {
+            url: url.to_owned(),
+            bucket: String::new(),
+            endpoint: folder.to_owned(),
+        };
+        Ok(Self::new(Arc::new(objects), Path::default(), place))
     }
 
     fn bucket(
@@ -83,18 +113,14 @@ impl Store {
         }
         let prefix = Path::parse(prefix.trim_end_matches('/'))
             .map_err(|error| refused(error.to_string()))?;
+        // Patience is the store's own: see `RetryBudget`.
         let retry = RetryConfig {
-            backoff: BackoffConfig {
-                init_backoff: Duration::from_millis(100),
-                max_backoff: Duration::from_secs(2),
-                base: 2.0,
-            },
-            max_retries: 5,
-            retry_timeout: RETRIES,
+            max_retries: 0,
+            ..RetryConfig::default()
         };
         let client = ClientOptions::new()
             .with_connect_timeout(CONNECT)
-            .with_timeout(REQUEST);
+            .with_timeout_disabled();
         let mut builder = AmazonS3Builder::new()
             .with_client_options(client)
             .with_retry(retry)
@@ -136,14 +162,11 @@ impl Store {
             return Err(refused(wanted.to_owned()));
         }
         let objects = builder.build().map_err(|error| refused(chain(&error)))?;
-        Ok(Self {
-            objects: Arc::new(objects),
-            prefix,
-            place: Arc::new(Place {
-                url: url.to_owned(),
-                bucket: bucket.to_owned(),
-                endpoint: endpoint.unwrap_or_else(|| "Amazon S3".to_owned()),
-            }),
-        })
+        let place = Place {
+            url: url.to_owned(),
+            bucket: bucket.to_owned(),
+            endpoint: endpoint.unwrap_or_else(|| "Amazon S3".to_owned()),
+        };
+        Ok(Self::new(Arc::new(objects), prefix, place))
     }
 }

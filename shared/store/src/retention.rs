@@ -1,6 +1,6 @@
 //! Which checkpoints go, and how they go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use perennial_plan::spec::CheckpointSpec;
 
@@ -68,7 +68,9 @@ impl Job {
         Ok(steps)
     }
 
-    /// Removes a checkpoint: its manifest, then whatever of its files no other manifest names (CK-2).
+    /// Removes a checkpoint: its manifest, then whatever of its files no other manifest names (CK-2). A
+    /// manifest that listings do not know yet is not asked: one that names parts of an older checkpoint
+    /// is for stores that list at once.
     pub async fn remove_checkpoint(&self, step: u64) -> Result<(), StoreError> {
         let manifest = self.load_manifest(step).await?;
         self.store.delete(&self.manifest_path(step)).await?;
@@ -83,13 +85,20 @@ impl Job {
     /// Removes what attempts that were killed have left of checkpoints before `step` that never came to
     /// be. Call it only when no such checkpoint is being written.
     pub async fn remove_unfinished(&self, step: u64) -> Result<(), StoreError> {
-        let finished = self.checkpoint_steps().await?;
-        let mut files = BTreeSet::new();
+        let mut found: BTreeMap<u64, Vec<String>> = BTreeMap::new();
         for object in self.store.list(&self.path("checkpoints")).await? {
             let mut parts = object.path.split('/').skip(2);
             let of = parts.next().and_then(|folder| folder.parse::<u64>().ok());
-            if of.is_some_and(|of| of < step && !finished.contains(&of)) {
-                files.insert(object.path);
+            if let Some(of) = of.filter(|of| *of < step) {
+                found.entry(of).or_default().push(object.path);
+            }
+        }
+        let mut files = BTreeSet::new();
+        for (of, left) in found {
+            let manifest = self.manifest_path(of);
+            // Listings may know the parts before the manifest: ask for it.
+            if !left.contains(&manifest) && self.store.size(&manifest).await?.is_none() {
+                files.extend(left);
             }
         }
         self.remove_unnamed(files).await

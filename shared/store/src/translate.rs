@@ -69,7 +69,7 @@ fn causes<'a>(
     })
 }
 
-fn find<'a, E: StdError + 'static>(
+pub(crate) fn find<'a, E: StdError + 'static>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a E> {
     causes(error).filter_map(|cause| cause.downcast_ref())

@@ -162,6 +162,18 @@ async fn weights_that_are_not_the_manifests_are_found() {
 }
 
 #[tokio::test]
+async fn a_part_whose_path_cannot_be_is_one_problem_among_others() {
+    let test = folder();
+    let job = job(&test);
+    write_checkpoint(&job, 10, 0.5, None).await;
+    let path = file(&test, "checkpoints/000000000010/MANIFEST.json");
+    let good = fs::read_to_string(&path).unwrap();
+    fs::write(&path, good.replace("/model-00001", "/../model-00001")).unwrap();
+    let problems = job.verify_checkpoint(10).await.unwrap();
+    assert!(matches!(problems[..], [StoreError::Malformed { .. }]));
+}
+
+#[tokio::test]
 async fn a_broken_newest_manifest_is_an_error_and_the_older_ones_still_load() {
     let test = folder();
     let job = job(&test);

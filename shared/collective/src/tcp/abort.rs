@@ -2,17 +2,20 @@
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Ends one connect and what it made, from any thread: both then give
-/// [`CollectiveError::Aborted`](crate::CollectiveError::Aborted) at once. Make a new one for each connect.
+/// [`CollectiveError::Aborted`](crate::CollectiveError::Aborted) at once.
+///
+/// A handle that was aborted stays so. Make a new one for each generation: with that, the next one connects
+/// on the same endpoint at once, and a late abort of the old handle cannot hurt it.
 #[derive(Debug, Clone, Default)]
 pub struct AbortHandle(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
     aborted: AtomicBool,
-    streams: Mutex<Vec<Arc<TcpStream>>>,
+    streams: Mutex<Vec<Weak<TcpStream>>>,
 }
 
 // === impl AbortHandle ===
@@ -31,23 +34,25 @@ impl AbortHandle {
         self.0.aborted.load(Ordering::SeqCst)
     }
 
-    /// Closes `stream` when aborted, now or later.
-    pub(super) fn watch(&self, stream: &Arc<TcpStream>) {
-        self.streams().push(stream.clone());
+    /// Closes `stream` when aborted, now or later, as long as somebody has it.
+    pub(crate) fn watch(&self, stream: &Arc<TcpStream>) {
+        let mut streams = self.streams();
+        streams.retain(|stream| stream.strong_count() > 0);
+        streams.push(Arc::downgrade(stream));
+        drop(streams);
         if self.is_aborted() {
             self.close();
         }
     }
 
-    /// Closes all connections.
-    pub(super) fn close(&self) {
-        for stream in self.streams().drain(..) {
+    fn close(&self) {
+        for stream in self.streams().drain(..).filter_map(|weak| weak.upgrade()) {
             // A connection that the peer closed first needs no more.
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
-    fn streams(&self) -> MutexGuard<'_, Vec<Arc<TcpStream>>> {
+    fn streams(&self) -> MutexGuard<'_, Vec<Weak<TcpStream>>> {
         let streams = self.0.streams.lock();
         streams.unwrap_or_else(PoisonError::into_inner)
     }

@@ -4,18 +4,15 @@
 //! magic, verdict u32, generation u64. The dialer then confirms with one byte, so that a connection
 //! whose dialer has gone is not counted. Numbers are little-endian.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
 
-use super::AbortHandle;
+use super::patience::Patience;
 
 const MAGIC: [u8; 8] = *b"PERENMSH";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const MAX_JOB: usize = 1024;
 const CONFIRM: u8 = b'!';
-/// How often a wait looks whether it was aborted.
-const POLL: Duration = Duration::from_millis(20);
 
 /// What both ends of a connection must agree on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,62 +42,6 @@ pub(super) enum Refusal {
     Final(String),
 }
 
-/// A connection with a limit on the time of all that is read from it.
-pub(super) struct Patience<'a> {
-    pub deadline: Instant,
-    pub abort: &'a AbortHandle,
-}
-
-// === impl Patience ===
-
-impl Patience<'_> {
-    fn read_exact(&self, stream: &TcpStream, buffer: &mut [u8]) -> io::Result<()> {
-        let mut stream = stream;
-        let mut filled = 0;
-        while filled < buffer.len() {
-            if self.abort.is_aborted() || Instant::now() >= self.deadline {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            stream.set_read_timeout(Some(POLL))?;
-            match stream.read(&mut buffer[filled..]) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => filled += count,
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::WouldBlock
-                            | io::ErrorKind::TimedOut
-                            | io::ErrorKind::Interrupted
-                    ) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    fn read_u32(&self, stream: &TcpStream) -> io::Result<u32> {
-        let mut bytes = [0; 4];
-        self.read_exact(stream, &mut bytes)?;
-        Ok(u32::from_le_bytes(bytes))
-    }
-
-    fn read_u64(&self, stream: &TcpStream) -> io::Result<u64> {
-        let mut bytes = [0; 8];
-        self.read_exact(stream, &mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    fn read_magic(&self, stream: &TcpStream) -> io::Result<()> {
-        let mut magic = [0; 8];
-        self.read_exact(stream, &mut magic)?;
-        if magic == MAGIC {
-            Ok(())
-        } else {
-            Err(io::Error::other("it is not a member of a collective"))
-        }
-    }
-}
-
 /// Introduces the member of rank `rank` to the one that accepted `stream`.
 pub(super) fn introduce(
     mut stream: &TcpStream,
@@ -119,14 +60,11 @@ pub(super) fn introduce(
     hello.extend(identity.job.as_bytes());
     stream.write_all(&hello).map_err(retry)?;
 
-    patience.read_magic(stream).map_err(retry)?;
+    patience.read_magic(stream, MAGIC).map_err(retry)?;
     let verdict = patience.read_u32(stream).map_err(retry)?;
     let theirs = patience.read_u64(stream).map_err(retry)?;
     match verdict {
-        0 => {
-            stream.write_all(&[CONFIRM]).map_err(retry)?;
-            stream.set_read_timeout(None).map_err(retry)
-        }
+        0 => stream.write_all(&[CONFIRM]).map_err(retry),
         1 => Err(Refusal::Final(
             "it speaks another version; run the same program everywhere".to_owned(),
         )),
@@ -149,7 +87,7 @@ pub(super) fn greet(
     own_rank: u32,
     patience: &Patience<'_>,
 ) -> io::Result<usize> {
-    patience.read_magic(stream)?;
+    patience.read_magic(stream, MAGIC)?;
     let version = patience.read_u32(stream)?;
     let verdict;
     let mut rank = 0;
@@ -157,12 +95,7 @@ pub(super) fn greet(
         let generation = patience.read_u64(stream)?;
         rank = patience.read_u32(stream)?;
         let world_size = patience.read_u32(stream)?;
-        let job_length = patience.read_u32(stream)? as usize;
-        if job_length > MAX_JOB {
-            return Err(io::Error::other("its job has an endless name"));
-        }
-        let mut job = vec![0; job_length];
-        patience.read_exact(stream, &mut job)?;
+        let job = patience.read_name(stream, MAX_JOB)?;
         verdict = if job != identity.job.as_bytes() {
             Verdict::OtherJob
         } else if generation != identity.generation {
@@ -189,6 +122,5 @@ pub(super) fn greet(
     if confirm != [CONFIRM] {
         return Err(io::Error::other("it did not confirm"));
     }
-    stream.set_read_timeout(None)?;
     Ok(rank as usize)
 }

@@ -1,12 +1,13 @@
 //! Joining the members of a generation: each pair has one connection, which the higher rank dials.
 
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::handshake::{self, Identity, Patience, Refusal};
+use super::handshake::{self, Identity, Refusal};
+use super::patience::Patience;
 use super::{AbortHandle, Tcp};
 use crate::error::CollectiveError;
 
@@ -29,6 +30,10 @@ pub struct MeshConfig {
     pub deadline: Duration,
     /// How long a sum may take, from the call on: a peer whose part is missing then is given up.
     pub timeout: Duration,
+    /// How long a peer may say nothing at all before it is given up as
+    /// [`Silent`](CollectiveError::Silent): it is stopped or cut off. A peer that computes says so at least
+    /// every tenth of this time and every half second. The same at every member.
+    pub silence: Duration,
 }
 
 /// The place where a member listens, through all generations.
@@ -68,42 +73,43 @@ impl TcpEndpoint {
             generation: config.generation,
             world_size: world_size as u32,
         };
+        let mut member = Tcp::unconnected(&config, abort);
+        let lost = member.shared.lost.clone();
         let patience = Patience {
             deadline: Instant::now() + config.deadline,
             abort,
+            lost: &lost,
         };
-        let mut streams: Vec<Option<TcpStream>> = (0..world_size).map(|_| None).collect();
-        for (rank, stream) in streams.iter_mut().enumerate().take(config.rank) {
-            *stream = Some(dial(&config, &identity, rank, &patience)?);
+        for rank in 0..config.rank {
+            let stream = dial(&mut member, &config, &identity, rank, &patience)?;
+            member.link(rank, stream)?;
         }
-        self.accept(&config, &identity, &patience, &mut streams)?;
+        self.accept(&mut member, &config, &identity, &patience)?;
         tracing::debug!(
             generation = config.generation,
             rank = config.rank,
             world_size,
             "collective is connected"
         );
-        Tcp::start(&config, streams, abort)
+        Ok(member.connected())
     }
 
     /// Waits until all higher ranks have dialed. Whoever else dials is turned away.
     fn accept(
         &self,
+        member: &mut Tcp,
         config: &MeshConfig,
         identity: &Identity,
         patience: &Patience<'_>,
-        streams: &mut [Option<TcpStream>],
     ) -> Result<(), CollectiveError> {
         let (sender, welcome): (Sender<(usize, TcpStream)>, Receiver<_>) = mpsc::channel();
         let running = Arc::new(());
         loop {
-            let absent = (config.rank + 1..streams.len()).find(|rank| streams[*rank].is_none());
-            let Some(absent) = absent else {
+            member.check()?;
+            let mut higher = config.rank + 1..config.addresses.len();
+            let Some(absent) = higher.find(|rank| !member.is_linked(*rank)) else {
                 return Ok(());
             };
-            if patience.abort.is_aborted() {
-                return Err(CollectiveError::Aborted);
-            }
             if Instant::now() >= patience.deadline {
                 return Err(CollectiveError::Timeout {
                     rank: absent,
@@ -115,11 +121,13 @@ impl TcpEndpoint {
                 let identity = identity.clone();
                 let (sender, running) = (sender.clone(), running.clone());
                 let (own_rank, abort) = (config.rank as u32, patience.abort.clone());
+                let lost = member.shared.lost.clone();
                 let deadline = patience.deadline.min(Instant::now() + GREETING);
                 let greeting = move || {
                     let patience = Patience {
                         deadline,
                         abort: &abort,
+                        lost: &lost,
                     };
                     let greeted = (stream.set_nonblocking(false))
                         .and_then(|()| stream.set_nodelay(true))
@@ -137,8 +145,10 @@ impl TcpEndpoint {
                 }
                 continue;
             }
-            if let Ok((rank, stream)) = welcome.recv_timeout(RETRY / 4) {
-                streams[rank] = Some(stream);
+            if let Ok((rank, stream)) = welcome.recv_timeout(RETRY / 4)
+                && !member.is_linked(rank)
+            {
+                member.link(rank, stream)?;
             }
         }
     }
@@ -146,6 +156,7 @@ impl TcpEndpoint {
 
 /// Connects to a lower rank, again and again until it is there.
 fn dial(
+    member: &mut Tcp,
     config: &MeshConfig,
     identity: &Identity,
     rank: usize,
@@ -153,7 +164,7 @@ fn dial(
 ) -> Result<TcpStream, CollectiveError> {
     let address = &config.addresses[rank];
     loop {
-        let refusal = match try_dial(address, patience.deadline) {
+        let refusal = match patience.dial(address) {
             Ok(stream) => {
                 match handshake::introduce(&stream, identity, config.rank as u32, patience) {
                     Ok(()) => return Ok(stream),
@@ -162,9 +173,7 @@ fn dial(
             }
             Err(error) => Refusal::Retry(error.to_string()),
         };
-        if patience.abort.is_aborted() {
-            return Err(CollectiveError::Aborted);
-        }
+        member.check()?;
         let address = address.clone();
         match refusal {
             Refusal::Final(reason) => {
@@ -191,20 +200,4 @@ fn dial(
             Refusal::Retry(_) => thread::sleep(RETRY),
         }
     }
-}
-
-fn try_dial(address: &str, deadline: Instant) -> std::io::Result<TcpStream> {
-    let mut last = std::io::Error::other("the name has no address");
-    for resolved in address.to_socket_addrs()? {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let patience = left.clamp(Duration::from_millis(1), Duration::from_secs(2));
-        match TcpStream::connect_timeout(&resolved, patience) {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }

@@ -1,27 +1,33 @@
 //! Members as processes, each pair joined by one TCP connection.
 //!
 //! Each peer has a thread that reads and one that writes, so members that send much to each other at the
-//! same time do not wait for each other. Every frame carries the generation and its sequence number.
+//! same time do not wait for each other. Every frame carries the generation and its sequence number. A link
+//! with nothing to send says so, also while its member computes: silence means that the peer is stopped or
+//! cut off.
 
 mod abort;
 mod frame;
 mod handshake;
+mod link;
 mod mesh;
+mod patience;
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::thread;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::time::{Duration, Instant};
 
 use crate::error::CollectiveError;
 use crate::exchange::{self, Link, MESSAGES};
-use crate::inbox::{Event, Inbox};
+use crate::inbox::Inbox;
 use crate::{Collective, Contribution, Reduced};
+
+use link::Shared;
 
 pub use abort::AbortHandle;
 pub use mesh::{MeshConfig, TcpEndpoint};
+pub(crate) use patience::Patience;
 
 /// Messages that may wait for a peer to read them. A member sends no message of the next sum but one
 /// before the peer has read all of this one's, so the queue never fills while the peers work.
@@ -33,91 +39,99 @@ pub struct Tcp {
     rank: usize,
     timeout: Duration,
     /// One for each peer, none for this member.
-    writers: Vec<Option<SyncSender<Vec<u8>>>>,
-    /// Closed when all writers have ended.
-    writers_alive: Receiver<()>,
+    links: Vec<Option<PeerLink>>,
     inbox: Inbox,
     /// Messages that each peer owes by the end of the current sum.
     expected: u64,
     deadline: Instant,
+    /// Also while it is not connected yet.
     failed: bool,
     abort: AbortHandle,
-    bytes: Arc<Bytes>,
+    sent: u64,
+    shared: Shared,
+    /// Closed when all writers have ended and [`Self::alive`] is dropped.
+    writers_alive: Receiver<()>,
+    alive: Option<Sender<()>>,
 }
 
-/// Bytes given to the connections and read from them since they were made.
+#[derive(Debug)]
+struct PeerLink {
+    stream: Arc<TcpStream>,
+    queue: SyncSender<Vec<u8>>,
+}
+
+/// Bytes of sums given to the connections and read from them since they were made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
     pub sent: u64,
     pub received: u64,
 }
 
-#[derive(Debug, Default)]
-struct Bytes {
-    sent: AtomicU64,
-    received: AtomicU64,
-}
-
 // === impl Tcp ===
 
 impl Tcp {
-    /// Starts the threads over connections that have shaken hands, one for each peer.
-    fn start(
-        config: &MeshConfig,
-        streams: Vec<Option<TcpStream>>,
-        abort: &AbortHandle,
-    ) -> Result<Self, CollectiveError> {
-        let world_size = streams.len();
-        let bytes = Arc::new(Bytes::default());
+    /// A member without connections.
+    fn unconnected(config: &MeshConfig, abort: &AbortHandle) -> Self {
+        let world_size = config.addresses.len();
         let (events, inbox) = mpsc::sync_channel(2 * QUEUE * world_size);
         let (alive, writers_alive) = mpsc::channel();
-        let mut writers = Vec::with_capacity(world_size);
-        for (rank, stream) in streams.into_iter().enumerate() {
-            let Some(stream) = stream.map(Arc::new) else {
-                writers.push(None);
-                continue;
-            };
-            abort.watch(&stream);
-            let generation = config.generation;
-            let (queue, messages) = mpsc::sync_channel::<Vec<u8>>(QUEUE);
-            writers.push(Some(queue));
-
-            let started = {
-                let (stream, alive) = (stream.clone(), alive.clone());
-                let writer = move || {
-                    write_all(&stream, generation, &messages);
-                    drop(alive);
-                };
-                thread::Builder::new()
-                    .name(format!("to-rank-{rank}"))
-                    .spawn(writer)
-            };
-            let started = started.and_then(|_| {
-                let (bytes, events) = (bytes.clone(), events.clone());
-                let reader = move || read_all(&stream, rank, generation, &events, &bytes);
-                thread::Builder::new()
-                    .name(format!("from-rank-{rank}"))
-                    .spawn(reader)
-            });
-            if let Err(error) = started {
-                abort.close();
-                return Err(CollectiveError::Input(format!(
-                    "no thread can be started for rank `{rank}`: {error}"
-                )));
-            }
-        }
-        Ok(Self {
+        Self {
             rank: config.rank,
             timeout: config.timeout,
-            writers,
-            writers_alive,
+            links: (0..world_size).map(|_| None).collect(),
             inbox: Inbox::new(config.rank, world_size, inbox),
             expected: 0,
             deadline: Instant::now(),
-            failed: false,
+            failed: true,
             abort: abort.clone(),
-            bytes,
-        })
+            sent: 0,
+            shared: Shared {
+                generation: config.generation,
+                silence: config.silence,
+                events,
+                received: Arc::new(AtomicU64::new(0)),
+                lost: Arc::new(AtomicBool::new(false)),
+            },
+            writers_alive,
+            alive: Some(alive),
+        }
+    }
+
+    /// Takes up a connection that has shaken hands. It is alive from here on, also while others are missing.
+    fn link(&mut self, rank: usize, stream: TcpStream) -> Result<(), CollectiveError> {
+        let stream = Arc::new(stream);
+        self.abort.watch(&stream);
+        let alive = self.alive.clone().ok_or(CollectiveError::Broken)?;
+        let queue = self.shared.link(rank, &stream, QUEUE, alive);
+        let queue = queue.map_err(|error| {
+            // A writer may have started.
+            let _ = stream.shutdown(Shutdown::Both);
+            CollectiveError::Input(format!(
+                "no thread can be started for rank `{rank}`: {error}"
+            ))
+        })?;
+        self.links[rank] = Some(PeerLink { stream, queue });
+        Ok(())
+    }
+
+    fn is_linked(&self, rank: usize) -> bool {
+        self.links[rank].is_some()
+    }
+
+    /// Fails when a peer is lost already, or all is aborted.
+    fn check(&mut self) -> Result<(), CollectiveError> {
+        match self.inbox.any_loss() {
+            _ if self.abort.is_aborted() => Err(CollectiveError::Aborted),
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// The member with connections to all others.
+    fn connected(mut self) -> Self {
+        self.alive = None;
+        self.failed = false;
+        self
     }
 
     /// Ends the connections from another thread.
@@ -127,51 +141,10 @@ impl Tcp {
 
     pub fn traffic(&self) -> Traffic {
         Traffic {
-            sent: self.bytes.sent.load(Ordering::Relaxed),
-            received: self.bytes.received.load(Ordering::Relaxed),
+            sent: self.sent,
+            received: self.shared.received.load(Ordering::Relaxed),
         }
     }
-}
-
-fn write_all(stream: &TcpStream, generation: u64, messages: &Receiver<Vec<u8>>) {
-    for (sequence, message) in messages.iter().enumerate() {
-        if frame::write(&mut &*stream, generation, sequence as u64, &message).is_err() {
-            // The reader of this connection reports the loss.
-            break;
-        }
-    }
-    // The peer may have closed already.
-    let _ = stream.shutdown(Shutdown::Write);
-}
-
-fn read_all(
-    stream: &TcpStream,
-    rank: usize,
-    generation: u64,
-    events: &SyncSender<Event>,
-    bytes: &Bytes,
-) {
-    for sequence in 0.. {
-        let event = match frame::read(&mut &*stream, generation, sequence) {
-            Ok(message) => {
-                let count = frame::HEADER as u64 + message.len() as u64;
-                bytes.received.fetch_add(count, Ordering::Relaxed);
-                Event::Message {
-                    rank,
-                    bytes: message,
-                }
-            }
-            Err(frame::ReadError::Closed(reason)) => Event::Lost { rank, reason },
-            Err(frame::ReadError::Faulty(reason)) => Event::Faulty { rank, reason },
-        };
-        let last = !matches!(event, Event::Message { .. });
-        // The member is gone when nobody takes the event.
-        if events.send(event).is_err() || last {
-            break;
-        }
-    }
-    // Ends the writer, which may wait for a peer that no longer reads.
-    let _ = stream.shutdown(Shutdown::Read);
 }
 
 impl Link for Tcp {
@@ -180,14 +153,10 @@ impl Link for Tcp {
     }
 
     fn world_size(&self) -> usize {
-        self.writers.len()
+        self.links.len()
     }
 
     fn send(&mut self, to: usize, bytes: Vec<u8>) -> Result<(), CollectiveError> {
-        let lost = |reason: &str| CollectiveError::PeerLost {
-            rank: to,
-            reason: reason.to_owned(),
-        };
         if bytes.len() > frame::MAX_LENGTH {
             let (found, limit) = (bytes.len(), frame::MAX_LENGTH);
             return Err(CollectiveError::Input(format!(
@@ -195,10 +164,17 @@ impl Link for Tcp {
             )));
         }
         let framed = frame::HEADER as u64 + bytes.len() as u64;
-        self.bytes.sent.fetch_add(framed, Ordering::Relaxed);
-        let writer = self.writers[to].as_ref();
-        let writer = writer.ok_or_else(|| lost("a member does not send to itself"))?;
-        (writer.send(bytes)).map_err(|_| lost("it no longer takes data"))
+        self.sent += framed;
+        let link = self.links[to].as_ref();
+        if link.is_some_and(|link| link.queue.send(bytes).is_ok()) {
+            return Ok(());
+        }
+        Err(
+            (self.inbox.loss_of(to)).unwrap_or(CollectiveError::PeerLost {
+                rank: to,
+                reason: "it no longer takes data".to_owned(),
+            }),
+        )
     }
 
     fn receive(&mut self, from: usize) -> Result<Vec<u8>, CollectiveError> {
@@ -213,7 +189,7 @@ impl Collective for Tcp {
     }
 
     fn world_size(&self) -> usize {
-        self.writers.len()
+        self.links.len()
     }
 
     fn all_reduce(&mut self, contribution: Contribution) -> Result<Reduced, CollectiveError> {
@@ -235,13 +211,22 @@ impl Collective for Tcp {
 }
 
 impl Drop for Tcp {
-    /// Lets what was sent leave, then closes the connections.
+    /// Lets what was sent leave, then closes the connections. After an error that happens without this
+    /// thread: a peer may still need what it was sent for the sum before, but nobody waits for it. An
+    /// abort cuts everything off.
     fn drop(&mut self) {
-        self.writers.clear();
-        if !self.failed && !self.abort.is_aborted() {
-            // Ends when every writer has dropped its end, or when a peer takes nothing for too long.
+        let aborted = self.abort.is_aborted();
+        for link in self.links.drain(..).flatten() {
+            if aborted {
+                // A connection that the peer closed first needs no more.
+                let _ = link.stream.shutdown(Shutdown::Both);
+            }
+        }
+        self.alive = None;
+        if !aborted && !self.failed {
+            // Ends when every writer has dropped its end, at the latest when a peer that takes nothing is
+            // found silent. The readers then wait for the peers to close.
             let _ = self.writers_alive.recv_timeout(self.timeout);
         }
-        self.abort.close();
     }
 }

@@ -19,6 +19,7 @@ pub fn config(rank: usize, addresses: &[String]) -> MeshConfig {
         addresses: addresses.to_vec(),
         deadline: Duration::from_secs(20),
         timeout: Duration::from_secs(20),
+        silence: Duration::from_secs(5),
     }
 }
 

@@ -2,16 +2,22 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod proxy;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use perennial_plan::{Cursor, Spec};
 use perennial_store::tensors::weights_sha256;
-use perennial_store::{FORMAT_VERSION, HostTensor, Job, Manifest, NamedTensors, PartKind, Store};
+use perennial_store::{
+    FORMAT_VERSION, HostTensor, Job, Manifest, NamedTensors, PartKind, RetryBudget, Store,
+};
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
+use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
@@ -128,4 +134,36 @@ pub async fn write_checkpoint(job: &Job, step: u64, value: f32, metric: Option<f
     }
     job.commit(&manifest).await.unwrap();
     manifest
+}
+
+/// A log entry that names its writer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    pub writer: String,
+    pub seq: u64,
+}
+
+pub fn entry(seq: u64) -> Entry {
+    Entry {
+        writer: "one".to_owned(),
+        seq,
+    }
+}
+
+/// Tries once.
+pub fn impatient() -> RetryBudget {
+    RetryBudget {
+        total: Duration::ZERO,
+        ..RetryBudget::default()
+    }
+}
+
+/// Tries often, without long pauses.
+pub fn hasty() -> RetryBudget {
+    RetryBudget {
+        total: Duration::from_millis(900),
+        first_pause: Duration::from_millis(1),
+        longest_pause: Duration::from_millis(10),
+        ..RetryBudget::default()
+    }
 }

@@ -22,6 +22,8 @@ pub enum Command {
     Train(commands::train::Args),
     Coordinator(commands::coordinator::Args),
     Worker(commands::worker::Args),
+    Scale(commands::scale::ScaleArgs),
+    Drain(commands::scale::DrainArgs),
     Report(commands::report::Args),
     Evaluate(commands::evaluate::Args),
     Predict(commands::predict::Args),

@@ -47,6 +47,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Train(args) => commands::train::run(args, output),
         Command::Coordinator(args) => commands::coordinator::run(args, output),
         Command::Worker(args) => commands::worker::run(args),
+        Command::Scale(args) => commands::scale::scale(&args),
+        Command::Drain(args) => commands::scale::drain(&args),
         Command::Evaluate(args) => commands::evaluate::run(args, output),
         Command::Predict(args) => commands::predict::run(args, output),
         Command::Report(args) => commands::report::run(args, output),

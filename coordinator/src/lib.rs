@@ -5,7 +5,10 @@
 
 mod error;
 mod event;
+pub mod log;
 pub mod machine;
+pub mod operate;
+pub mod replay;
 mod report;
 mod resume;
 mod server;

@@ -7,6 +7,7 @@ pub mod demo;
 pub mod evaluate;
 pub mod predict;
 pub mod report;
+pub mod scale;
 pub mod train;
 mod weights;
 pub mod worker;

@@ -90,6 +90,8 @@ pub fn execute(
             store,
             store_url,
             resume: args.resume,
+            standby: false,
+            advertise: None,
             resume_command,
             command: Some(command),
         };

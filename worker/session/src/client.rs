@@ -3,25 +3,40 @@
 //! It lives on a thread of its own, so that heartbeats go out whatever the training thread does.
 
 use std::error::Error;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use perennial_proto::MAX_MESSAGE_BYTES;
 use perennial_proto::v1::coordinator_client::CoordinatorClient;
 use perennial_proto::v1::{Hello, WorkerMessage};
+use perennial_proto::{MAX_MESSAGE_BYTES, VERSION};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Endpoint;
 
-use super::machine::{Effect, Event, Session};
-use super::{Report, SessionEvent};
+use super::machine::{Config, Effect, Event, Session};
+use super::{Command, Report};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a coordinator may take to open the stream.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(100);
 /// How long the last reports may take to leave once the training is done.
 const FLUSH: Duration = Duration::from_secs(2);
+
+/// With whom a session is, and how patient it is.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where coordinators may be: `http://HOST:PORT`, or `HOST:PORT`.
+    pub coordinators: Vec<String>,
+    /// The numerics class of this process.
+    pub numerics: String,
+    pub threads: u32,
+    /// How long to go on without a coordinator, once there was one.
+    pub patience: Duration,
+}
 
 /// Why a session cannot even begin.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +52,7 @@ pub enum SessionError {
 /// The training's end of a session. Dropping it lets what was sent leave, then ends the session.
 #[derive(Debug)]
 pub struct SessionHandle {
-    events: std_mpsc::Receiver<SessionEvent>,
+    commands: std_mpsc::Receiver<Command>,
     reporter: Reporter,
     thread: Option<JoinHandle<()>>,
 }
@@ -62,47 +77,66 @@ impl Reporter {
     }
 }
 
-/// Begins a session with the coordinator at `url` (`http://HOST:PORT`, or `HOST:PORT`). A coordinator
-/// that is not there yet is tried for ten seconds; then [`SessionEvent::Lost`] says so.
-pub fn connect(url: &str, hello: Hello) -> Result<SessionHandle, SessionError> {
-    let url = if url.contains("://") {
-        url.to_string()
-    } else {
-        format!("http://{url}")
+/// Begins a session. Coordinators that are not there yet are tried for ten seconds; then
+/// [`Command::Exit`] says so.
+pub fn connect(options: Options) -> Result<SessionHandle, SessionError> {
+    let mut urls = Vec::new();
+    for url in &options.coordinators {
+        let url = if url.contains("://") {
+            url.clone()
+        } else {
+            format!("http://{url}")
+        };
+        endpoint(&url)?;
+        urls.push(url);
+    }
+    let config = Config {
+        urls,
+        hello: Hello {
+            version: VERSION.into(),
+            numerics: options.numerics,
+            threads: options.threads,
+            worker: String::new(),
+            incarnation: RandomState::new().hash_one(std::process::id()),
+        },
+        patience: options.patience,
     };
-    let endpoint = Endpoint::from_shared(url.clone())
-        .map_err(|error| SessionError::InvalidUrl {
-            url: url.clone(),
-            cause: root_cause(&error),
-        })?
-        .connect_timeout(CONNECT_TIMEOUT);
-    let (deliver, events) = std_mpsc::channel();
+    let (deliver, commands) = std_mpsc::channel();
     let (reporter, reports) = unbounded_channel();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let thread = std::thread::Builder::new()
         .name("session".into())
-        .spawn(move || runtime.block_on(drive(url, endpoint, hello, reports, deliver)))?;
+        .spawn(move || runtime.block_on(drive(config, reports, deliver)))?;
     Ok(SessionHandle {
-        events,
+        commands,
         reporter: Reporter(reporter),
         thread: Some(thread),
     })
 }
 
+fn endpoint(url: &str) -> Result<Endpoint, SessionError> {
+    let endpoint =
+        Endpoint::from_shared(url.to_string()).map_err(|error| SessionError::InvalidUrl {
+            url: url.to_string(),
+            cause: root_cause(&error),
+        })?;
+    Ok(endpoint.connect_timeout(CONNECT_TIMEOUT))
+}
+
 // === impl SessionHandle ===
 
 impl SessionHandle {
-    /// Waits for the next event. After the last one this is [`SessionEvent::Lost`].
-    pub fn recv(&self) -> SessionEvent {
-        self.events.recv().unwrap_or_else(|_| over())
+    /// Waits for the next command. After the last one this is [`Command::Exit`].
+    pub fn recv(&self) -> Command {
+        self.commands.recv().unwrap_or_else(|_| over())
     }
 
-    /// The next event if there is one already.
-    pub fn try_recv(&self) -> Option<SessionEvent> {
-        match self.events.try_recv() {
-            Ok(event) => Some(event),
+    /// The next command if there is one already.
+    pub fn try_recv(&self) -> Option<Command> {
+        match self.commands.try_recv() {
+            Ok(command) => Some(command),
             Err(std_mpsc::TryRecvError::Empty) => None,
             Err(std_mpsc::TryRecvError::Disconnected) => Some(over()),
         }
@@ -128,30 +162,33 @@ impl Drop for SessionHandle {
     }
 }
 
-fn over() -> SessionEvent {
-    SessionEvent::Lost("the session with the coordinator is over".into())
+fn over() -> Command {
+    Command::Exit(Err("the session with the coordinator is over".into()))
 }
 
+/// What comes from a stream: streams are numbered, and only the newest one is listened to.
+type Numbered = (u64, Event);
+
 async fn drive(
-    url: String,
-    endpoint: Endpoint,
-    hello: Hello,
+    config: Config,
     mut reports: UnboundedReceiver<Outgoing>,
-    deliver: std_mpsc::Sender<SessionEvent>,
+    deliver: std_mpsc::Sender<Command>,
 ) {
     let clock = Instant::now();
-    let (mut session, mut effects) = Session::new(url, hello, Duration::ZERO);
-    let (inbox, mut incoming) = unbounded_channel();
+    let (mut session, mut effects) = Session::new(config, Duration::ZERO);
+    let (inbox, mut incoming) = unbounded_channel::<Numbered>();
     let mut outgoing = None;
     let mut stream = None;
+    let mut newest = 0;
     let mut ticks = tokio::time::interval(TICK);
     loop {
         for effect in effects {
             match effect {
-                Effect::Open => {
+                Effect::Open { url } => {
+                    newest += 1;
                     let (sender, messages) = unbounded_channel();
                     outgoing = Some(sender);
-                    let opening = exchange(endpoint.clone(), messages, inbox.clone());
+                    let opening = exchange(url, messages, newest, inbox.clone());
                     stream = Some(tokio::spawn(opening));
                 }
                 Effect::Send(message) => {
@@ -159,15 +196,28 @@ async fn drive(
                         let _ = outgoing.send(message);
                     }
                 }
-                Effect::Deliver(event) => drop(deliver.send(event)),
-                Effect::Close => outgoing = None,
+                Effect::Deliver(command) => drop(deliver.send(command)),
+                Effect::Close => {
+                    outgoing = None;
+                    if !session.is_ended() {
+                        // What it still says is not heard.
+                        newest += 1;
+                    }
+                }
+                Effect::Warn(message) => tracing::warn!("{message}"),
             }
         }
         if session.is_ended() {
             break;
         }
         let event = tokio::select! {
-            Some(event) = incoming.recv() => event,
+            Some((number, event)) = incoming.recv() => {
+                if number != newest {
+                    effects = Vec::new();
+                    continue;
+                }
+                event
+            }
             report = reports.recv() => match report {
                 Some(Outgoing::Report(report)) => Event::Report(report),
                 Some(Outgoing::Done) | None => break,
@@ -184,12 +234,15 @@ async fn drive(
 
 /// Opens the stream and turns what comes in, and its end, into events.
 async fn exchange(
-    endpoint: Endpoint,
+    url: String,
     messages: UnboundedReceiver<WorkerMessage>,
-    inbox: UnboundedSender<Event>,
+    number: u64,
+    inbox: UnboundedSender<Numbered>,
 ) {
+    let tell = |event| drop(inbox.send((number, event)));
     let opened = async {
-        let channel = endpoint
+        let channel = endpoint(&url)
+            .map_err(|error| error.to_string())?
             .connect()
             .await
             .map_err(|error| root_cause(&error))?;
@@ -199,22 +252,24 @@ async fn exchange(
             .await
             .map_err(|status| status.message().to_string())
     };
-    let mut incoming = match opened.await {
-        Ok(response) => response.into_inner(),
-        Err(cause) => {
-            let _ = inbox.send(Event::OpenFailed(cause));
-            return;
+    let opened = timeout(OPEN_TIMEOUT, opened).await;
+    let mut incoming = match opened {
+        Ok(Ok(response)) => response.into_inner(),
+        Ok(Err(cause)) => return tell(Event::OpenFailed(cause)),
+        Err(_) => {
+            let seconds = OPEN_TIMEOUT.as_secs();
+            return tell(Event::OpenFailed(format!("no answer within {seconds} s")));
         }
     };
-    let _ = inbox.send(Event::Opened);
+    tell(Event::Opened);
     let end = loop {
         match incoming.message().await {
-            Ok(Some(message)) => drop(inbox.send(Event::Received(message))),
+            Ok(Some(message)) => tell(Event::Received(message)),
             Ok(None) => break String::new(),
             Err(status) => break status.message().to_string(),
         }
     };
-    let _ = inbox.send(Event::Closed(end));
+    tell(Event::Closed(end));
 }
 
 /// The innermost cause: tonic's own errors say only `transport error`.

@@ -1,4 +1,0 @@
-mod bench;
-mod dying;
-mod joining;
-mod running;

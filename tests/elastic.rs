@@ -24,7 +24,8 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let data = pictures(folder.path());
         let job = folder.path().join("job.toml");
-        std::fs::write(&job, JOB).unwrap();
+        // Long enough that there is something left to train after each change.
+        std::fs::write(&job, JOB.replace("epochs = 2", "epochs = 5")).unwrap();
         Self { folder, data, job }
     }
 
@@ -81,6 +82,10 @@ fn has_stepped(event: &serde_json::Value, step: u64) -> bool {
     event["event"] == "step" && event["global_step"].as_u64() >= Some(step)
 }
 
+fn starts_with(event: &serde_json::Value, workers: u64) -> bool {
+    event["event"] == "started" && event["workers"] == workers
+}
+
 #[test]
 fn a_worker_that_dies_or_hangs_costs_the_others_nothing() {
     let bench = Bench::new();
@@ -89,12 +94,13 @@ fn a_worker_that_dies_or_hangs_costs_the_others_nothing() {
     let workers = running.workers();
     signal(workers[0], "KILL");
     running.wait_for(|event| event["event"] == "worker_lost");
-    running.wait_for(|event| event["event"] == "started");
+    running.wait_for(|event| starts_with(event, 2));
+    running.wait_for(|event| starts_with(event, 3));
     running.wait_for(|event| event["event"] == "step");
     let hung = *running.workers().last().unwrap();
     signal(hung, "STOP");
     running.wait_for(|event| event["event"] == "worker_lost");
-    running.wait_for(|event| event["event"] == "started");
+    running.wait_for(|event| starts_with(event, 2));
     signal(hung, "CONT");
     let disturbed = running.finish();
     assert_eq!(disturbed.status, Some(0), "{disturbed:?}");

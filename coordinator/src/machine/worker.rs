@@ -49,6 +49,8 @@ pub(super) struct Worker {
     pub hello: v1::Hello,
     pub ready: Option<v1::Ready>,
     pub place: Place,
+    /// The generation whose start it was sent on the connection at hand; 0 for none.
+    pub told: u64,
     /// It leaves at the next boundary.
     pub draining: bool,
     /// It is not needed any more, and leaves once nobody needs its replica.
@@ -76,6 +78,7 @@ impl Worker {
             hello,
             ready: None,
             place: Place::Pool,
+            told: 0,
             draining: false,
             released: false,
             slot_seconds: None,

@@ -216,15 +216,21 @@ impl Checkpoints {
         complete.map(|(step, _)| *step).max()
     }
 
-    /// The checkpoints that can be committed now that the log has `logged` steps.
-    pub fn take_complete(&mut self, logged: u64, provenance: &Provenance) -> Vec<Commit> {
+    /// The checkpoints that can be committed now that the log has `logged` steps and `epochs` epochs.
+    pub fn take_complete(
+        &mut self,
+        logged: u64,
+        epochs: u32,
+        provenance: &Provenance,
+    ) -> Vec<Commit> {
         let mut commits = Vec::new();
         for (&global_step, checkpoint) in &mut self.checkpoints {
             let complete = checkpoint.parts.len() == self.kinds.len() && global_step <= logged;
             if !complete || !matches!(checkpoint.state, State::Gathering) {
                 continue;
             }
-            let Some(snapshot) = checkpoint.snapshot.take() else {
+            let in_log = |snapshot: &mut Snapshot| snapshot.history.len() <= epochs as usize;
+            let Some(snapshot) = checkpoint.snapshot.take_if(in_log) else {
                 continue;
             };
             let commit = Commit {

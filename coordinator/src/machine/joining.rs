@@ -113,6 +113,10 @@ impl Machine {
             store_url: self.config.store_url.clone(),
         };
         self.send(connection, welcome);
+        if self.workers[index].let_go {
+            // It may never have heard of it.
+            self.release(index, "nothing is lost without it");
+        }
     }
 
     /// The name that it has already, unless that is another worker's.
@@ -317,9 +321,6 @@ impl Machine {
             self.stands_elsewhere(index, said.generation, standing);
             return Ok(());
         }
-        if self.phase == Phase::Starting {
-            return Ok(());
-        }
         let worker = &mut self.workers[index];
         worker.place = Place::Halted(standing);
         worker.halt_asked = None;
@@ -446,6 +447,7 @@ impl Machine {
         let reason = reason.to_string();
         self.send_to(index, v1::Release { reason });
         self.workers[index].released = true;
+        self.workers[index].let_go = true;
     }
 
     /// `drain WORKER`.

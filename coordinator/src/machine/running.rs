@@ -318,7 +318,7 @@ impl Machine {
             numerics: data.numerics.clone(),
             data_fingerprint: data.fingerprint.clone(),
         };
-        for commit in self.checkpoints.take_complete(self.logged, &provenance) {
+        for commit in self.checkpoints.take_complete(self.logged, self.logged_epochs, &provenance) {
             self.effects
                 .push(Effect::CommitCheckpoint(Box::new(commit)));
         }

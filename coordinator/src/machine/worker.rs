@@ -55,6 +55,8 @@ pub(super) struct Worker {
     pub draining: bool,
     /// It is not needed any more, and leaves once nobody needs its replica.
     pub released: bool,
+    /// It was told to leave.
+    pub let_go: bool,
     /// Smoothed seconds for one slot.
     pub slot_seconds: Option<f64>,
     /// It is not asked to follow or to be a member before; others could not reach it.
@@ -81,6 +83,7 @@ impl Worker {
             told: 0,
             draining: false,
             released: false,
+            let_go: false,
             slot_seconds: None,
             shunned_until: Duration::ZERO,
             shunned_for: Duration::ZERO,

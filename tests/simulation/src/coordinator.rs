@@ -168,7 +168,6 @@ impl World {
                     self.violated("outcome", "stopped though nobody asked for it".into());
                 }
                 let at = self.now + self.chance.seconds(0.5, 4.0);
-                self.stopping = false;
                 let again = Happening::StartCoordinator {
                     place,
                     standby: false,

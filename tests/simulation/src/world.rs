@@ -37,6 +37,7 @@ pub struct World {
     pub wanted: u32,
     /// Worker processes that somebody keeps alive.
     pub desired: usize,
+    /// Somebody asked for a stop, some time.
     pub stopping: bool,
     calm: bool,
     seed: u64,

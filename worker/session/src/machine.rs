@@ -552,7 +552,10 @@ impl Session {
                 if self.go_on(effects) {
                     return;
                 }
-                self.activity = Activity::Finished(finished);
+                self.activity = Activity::Finished(finished.clone());
+                // The member that says them as a rule may be gone by now.
+                self.say_kept_evaluations(now, effects);
+                return self.say(now, finished.into(), effects);
             }
             Report::Halted(standing) => {
                 if standing.generation != self.generation_id() {
@@ -629,7 +632,8 @@ impl Session {
         self.kept.retain(|report| match report {
             Report::StepDone(done) => done.global_step > global_step,
             Report::EpochDone(done) => done.epoch >= epochs,
-            Report::PartWritten(part) => Some(part.global_step) > checkpoint,
+            // The next coordinator learns from its parts that the newest checkpoint exists.
+            Report::PartWritten(part) => Some(part.global_step) >= checkpoint,
             Report::CheckpointFailed(failed) => Some(failed.global_step) > checkpoint,
             _ => false,
         });

@@ -328,6 +328,9 @@ impl Machine {
         }
         let wanted = self.target();
         let called = self.now - self.last_ready.max(self.assembling_since) >= LAST_CALL;
+        if !has_replica && self.may_come_back() {
+            return Decision::Wait("the last members may come back".to_string());
+        }
         // Survivors hold the replica: there is no reason to wait for more than the least number.
         if count >= wanted || called || has_replica {
             return Decision::Go(members);
@@ -370,10 +373,27 @@ impl Machine {
         Some(members)
     }
 
+    /// Whether members lost their connections so recently that they may be on their way back with the
+    /// only replicas: to go back to a checkpoint costs more than to wait for them.
+    fn may_come_back(&self) -> bool {
+        let started = self.ledger.as_ref().is_some_and(|ledger| ledger.global_step() > 0);
+        let members = self.members();
+        let gone = |index: &usize| self.workers[*index].connection.is_none();
+        let lately = self.now - self.assembling_since < FIRST_RETURN;
+        started && lately && members.iter().any(gone)
+    }
+
     /// Lets members leave that nobody depends on, while the job waits.
     fn let_go_while_waiting(&mut self) {
         if self.is_halting() {
             return;
+        }
+        // Nobody copies from them now.
+        for index in 0..self.workers.len() {
+            let worker = &self.workers[index];
+            if worker.draining && !worker.let_go && !self.is_member(worker) {
+                self.release(index, "it is not needed any more");
+            }
         }
         let Some(furthest) = self.furthest() else {
             return;

@@ -213,6 +213,7 @@ impl World {
         };
         let step = member.assignment.generation.checkpoint.unwrap_or(0);
         let start = member.assignment.generation.start;
+        let generation = member.assignment.generation.id;
         if self.now < self.store.outage_until {
             return self.start_task(worker, Task::Load, SECOND);
         }
@@ -226,7 +227,12 @@ impl World {
                 self.check_replica(worker);
                 self.connect(worker);
             }
-            None => self.violated("CK-2", format!("checkpoint {step} is gone though generation needs it")),
+            // It slept through its generation.
+            None if self.watch.is_over(generation) => self.halt(worker, Vec::new()),
+            None => {
+                let message = format!("checkpoint {step} is gone though generation {generation} needs it");
+                self.violated("CK-2", message);
+            }
         }
     }
 

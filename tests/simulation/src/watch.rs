@@ -45,6 +45,11 @@ impl Watch {
         self.generations.len() as u64
     }
 
+    /// Whether a later generation is in the log.
+    pub fn is_over(&self, generation: u64) -> bool {
+        generation < self.last
+    }
+
     /// Whether the process is a member now, as far as the log says.
     pub fn is_member(&self, incarnation: u64) -> bool {
         self.generations.get(&self.last).is_some_and(|generation| {

@@ -49,10 +49,14 @@ pub(super) struct Worker {
     pub hello: v1::Hello,
     pub ready: Option<v1::Ready>,
     pub place: Place,
+    /// The generation whose start it was sent on the connection at hand; 0 for none.
+    pub told: u64,
     /// It leaves at the next boundary.
     pub draining: bool,
     /// It is not needed any more, and leaves once nobody needs its replica.
     pub released: bool,
+    /// It was told to leave.
+    pub let_go: bool,
     /// Smoothed seconds for one slot.
     pub slot_seconds: Option<f64>,
     /// It is not asked to follow or to be a member before; others could not reach it.
@@ -76,8 +80,10 @@ impl Worker {
             hello,
             ready: None,
             place: Place::Pool,
+            told: 0,
             draining: false,
             released: false,
+            let_go: false,
             slot_seconds: None,
             shunned_until: Duration::ZERO,
             shunned_for: Duration::ZERO,

@@ -399,13 +399,12 @@ impl Session {
         };
         self.say(now, ready.into(), effects);
         for report in self.kept.clone() {
-            if self.is_told(&report) {
-                self.say(now, report.into(), effects);
-            }
+            self.say(now, report.into(), effects);
         }
         match self.activity.clone() {
-            Activity::Idle => {}
+            Activity::Idle => self.say(now, self.unoccupied().into(), effects),
             Activity::Following(_) => {
+                self.say(now, self.unoccupied().into(), effects);
                 if let Some(caught_up) = self.caught_up {
                     self.say(now, caught_up.into(), effects);
                 }
@@ -422,6 +421,16 @@ impl Session {
         }
         if self.draining {
             self.say(now, Drain {}.into(), effects);
+        }
+    }
+
+    /// Where a worker stands that trains in no generation.
+    fn unoccupied(&self) -> Standing {
+        Standing {
+            generation: self.generation_id(),
+            halted: true,
+            empty: true,
+            ..Standing::default()
         }
     }
 
@@ -488,22 +497,31 @@ impl Session {
         if self.activity == Activity::Training {
             return;
         }
+        let already = matches!(&self.activity, Activity::Following(now) if now.address == source.address);
+        if already {
+            return;
+        }
         self.activity = Activity::Following(source.clone());
         self.caught_up = None;
         effects.push(Effect::Deliver(Command::Follow(source)));
     }
 
     fn halt(&mut self, now: Duration, generation: u64, effects: &mut Vec<Effect>) {
-        if generation != self.generation_id() {
+        let ours = self.generation_id();
+        // One of a later generation ends this one as well: its start was never heard of.
+        if generation < ours {
             return;
         }
         match self.activity.clone() {
             Activity::Training => {
+                let generation = ours;
                 effects.push(Effect::Deliver(Command::Break { generation }));
             }
             Activity::Halted(standing) => self.say(now, standing.into(), effects),
             Activity::Finished(finished) => self.say(now, finished.into(), effects),
-            Activity::Idle | Activity::Following(_) => {}
+            Activity::Idle | Activity::Following(_) => {
+                self.say(now, self.unoccupied().into(), effects);
+            }
         }
     }
 
@@ -534,7 +552,10 @@ impl Session {
                 if self.go_on(effects) {
                     return;
                 }
-                self.activity = Activity::Finished(finished);
+                self.activity = Activity::Finished(finished.clone());
+                // The member that says them as a rule may be gone by now.
+                self.say_kept_evaluations(now, effects);
+                return self.say(now, finished.into(), effects);
             }
             Report::Halted(standing) => {
                 if standing.generation != self.generation_id() {
@@ -611,7 +632,8 @@ impl Session {
         self.kept.retain(|report| match report {
             Report::StepDone(done) => done.global_step > global_step,
             Report::EpochDone(done) => done.epoch >= epochs,
-            Report::PartWritten(part) => Some(part.global_step) > checkpoint,
+            // The next coordinator learns from its parts that the newest checkpoint exists.
+            Report::PartWritten(part) => Some(part.global_step) >= checkpoint,
             Report::CheckpointFailed(failed) => Some(failed.global_step) > checkpoint,
             _ => false,
         });

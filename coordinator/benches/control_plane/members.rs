@@ -37,11 +37,17 @@ struct Shared {
 
 #[derive(Default)]
 struct Reached {
-    /// By generation: how many, and when the last one.
-    started: BTreeMap<u64, (usize, Instant)>,
-    told_to_halt: BTreeMap<u64, (usize, Instant)>,
-    halted_for_a_newcomer: BTreeMap<u64, (usize, Instant)>,
+    /// By generation: how many got there, and when the last one did.
+    milestones: BTreeMap<(Milestone, u64), (usize, Instant)>,
     exits: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Milestone {
+    Started,
+    ToldToHalt,
+    /// Halted at a boundary, for a newcomer.
+    Regrouped,
 }
 
 /// What a member is at.
@@ -88,67 +94,50 @@ impl Members {
     /// When the last of so many members was told to start a generation after the one before.
     pub async fn all_started(&mut self, count: usize) -> Result<Instant, String> {
         let (generation, at) = self
-            .wait("started", count, |reached| &reached.started)
+            .wait(Milestone::Started, self.generation + 1, count)
             .await?;
         self.generation = generation;
         Ok(at)
     }
 
+    /// When the last of so many members was told to break the generation off.
     pub async fn all_told_to_halt(&self, count: usize) -> Result<Instant, String> {
-        let told = |reached: &'_ Reached| -> &BTreeMap<_, _> { &reached.told_to_halt };
-        Ok(self
-            .wait_from(self.generation, "told to halt", count, told)
-            .await?
-            .1)
+        let told = self.wait(Milestone::ToldToHalt, self.generation, count);
+        Ok(told.await?.1)
     }
 
     /// When the last of so many members halted at a boundary.
     pub async fn all_halted_for_a_newcomer(&self, count: usize) -> Result<Instant, String> {
-        let halted = |reached: &'_ Reached| -> &BTreeMap<_, _> { &reached.halted_for_a_newcomer };
-        Ok(self
-            .wait_from(self.generation, "halted", count, halted)
-            .await?
-            .1)
+        let halted = self.wait(Milestone::Regrouped, self.generation, count);
+        Ok(halted.await?.1)
     }
 
+    /// The first generation from `from` on in which so many got so far, and when the last one did.
     async fn wait(
         &self,
-        what: &str,
-        count: usize,
-        of: impl Fn(&Reached) -> &BTreeMap<u64, (usize, Instant)>,
-    ) -> Result<(u64, Instant), String> {
-        self.wait_from(self.generation + 1, what, count, of).await
-    }
-
-    /// The first generation from `from` on of which so many were reached, and when the last one was.
-    async fn wait_from(
-        &self,
+        milestone: Milestone,
         from: u64,
-        what: &str,
         count: usize,
-        of: impl Fn(&Reached) -> &BTreeMap<u64, (usize, Instant)>,
     ) -> Result<(u64, Instant), String> {
         let deadline = Instant::now() + AT_MOST;
         loop {
-            let most = {
-                let reached = self.shared.reached();
-                let mut later = of(&reached).range(from..);
-                if let Some((generation, (_, at))) =
-                    later.find(|(_, (reached, _))| *reached >= count)
-                {
+            let mut most = 0;
+            for ((_, generation), (reached, at)) in self
+                .shared
+                .reached()
+                .milestones
+                .range((milestone, from)..=(milestone, u64::MAX))
+            {
+                if *reached >= count {
                     return Ok((*generation, *at));
                 }
-                of(&reached)
-                    .range(from..)
-                    .map(|(_, (count, _))| *count)
-                    .max()
-            };
+                most = most.max(*reached);
+            }
             if Instant::now() > deadline {
-                let most = most.unwrap_or(0);
-                let seconds = AT_MOST.as_secs();
                 self.check()?;
+                let seconds = AT_MOST.as_secs();
                 return Err(format!(
-                    "only {most} of {count} members {what} within {seconds} s"
+                    "only {most} of {count} members got to `{milestone:?}` within {seconds} s"
                 ));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -168,15 +157,17 @@ impl Members {
 
 impl Shared {
     fn reached(&self) -> MutexGuard<'_, Reached> {
-        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.reached)
     }
-}
 
-fn count_one(reached: &mut BTreeMap<u64, (usize, Instant)>, generation: u64) {
-    let now = Instant::now();
-    let (count, last) = reached.entry(generation).or_insert((0, now));
-    *count += 1;
-    *last = now;
+    fn reach(&self, milestone: Milestone, generation: u64) {
+        let now = Instant::now();
+        let mut reached = self.reached();
+        let at = reached.milestones.entry((milestone, generation));
+        let (count, last) = at.or_insert((0, now));
+        *count += 1;
+        *last = now;
+    }
 }
 
 fn member(shared: Arc<Shared>) -> JoinHandle<()> {
@@ -217,7 +208,7 @@ fn answer(shared: &Arc<Shared>, work: &Arc<Mutex<Work>>, reporter: &Reporter, co
             ..Ready::default()
         })),
         Command::Train(assignment) => {
-            count_one(&mut shared.reached().started, assignment.generation.id);
+            shared.reach(Milestone::Started, assignment.generation.id);
             train(shared.clone(), work.clone(), reporter.clone(), &assignment);
         }
         Command::Follow(source) => reporter.send(Report::CaughtUp(CaughtUp {
@@ -225,7 +216,7 @@ fn answer(shared: &Arc<Shared>, work: &Arc<Mutex<Work>>, reporter: &Reporter, co
             replica_hash: replica_hash(source.global_step),
         })),
         Command::Break { generation } => {
-            count_one(&mut shared.reached().told_to_halt, generation);
+            shared.reach(Milestone::ToldToHalt, generation);
             halt(&mut lock(work), reporter, generation);
         }
         Command::Raise { generation, flags } => {
@@ -280,7 +271,7 @@ fn train(shared: Arc<Shared>, work: Arc<Mutex<Work>>, reporter: Reporter, assign
             }));
             if work.regroup {
                 halt(&mut work, &reporter, generation);
-                count_one(&mut shared.reached().halted_for_a_newcomer, generation);
+                shared.reach(Milestone::Regrouped, generation);
             }
         }
     });

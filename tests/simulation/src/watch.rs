@@ -21,6 +21,8 @@ pub struct Watch {
     last: u64,
     /// Steps that count.
     pub steps: u64,
+    /// The most that ever counted.
+    pub most_steps: u64,
     epochs: u32,
     /// Who applied which step in which generation, by incarnation.
     applied: BTreeSet<(u64, u64, u64)>,
@@ -209,6 +211,7 @@ impl World {
                         format!("step {global} is confirmed by {:?}, not all of which applied it", step.confirmed),
                     )?;
                     watch.steps += 1;
+                    watch.most_steps = watch.most_steps.max(watch.steps);
                 }
             }
             LogEntry::Epoch {

@@ -116,8 +116,6 @@ pub struct Session {
     /// The last generation that this worker was in, or is in; 0 before the first one.
     generation: u64,
     rank: usize,
-    /// It broke: other members may have died before they reported.
-    broken: bool,
     next: Option<Announced>,
     /// Not yet acknowledged, in the order in which it was said.
     kept: VecDeque<Report>,
@@ -147,7 +145,6 @@ impl Session {
             ready: None,
             generation: 0,
             rank: 0,
-            broken: false,
             next: None,
             kept: VecDeque::new(),
             caught_up: None,

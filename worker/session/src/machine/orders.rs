@@ -53,7 +53,7 @@ impl Session {
             _ if self.link == Link::Greeted => {}
             Kind::Welcome(_) => {}
             Kind::Start(start) => self.start(now, start, effects),
-            Kind::Follow(follow) => self.follow(follow, effects),
+            Kind::Follow(follow) => self.follow(now, follow, effects),
             Kind::Halt(halt) => self.halt(now, halt.generation, effects),
             Kind::Regroup(regroup) => {
                 let checkpoint = u64::from(regroup.checkpoint) * control::CHECKPOINT;
@@ -145,7 +145,6 @@ impl Session {
 
     fn train(&mut self, assignment: Box<Assignment>, effects: &mut Vec<Effect>) {
         self.activity = Activity::Training;
-        self.broken = false;
         self.caught_up = None;
         self.rank = assignment.rank;
         self.generation = assignment.generation.id;
@@ -172,12 +171,18 @@ impl Session {
         true
     }
 
-    fn follow(&mut self, follow: v1::Follow, effects: &mut Vec<Effect>) {
+    fn follow(&mut self, now: Duration, follow: v1::Follow, effects: &mut Vec<Effect>) {
         let Some(source) = follow.source.map(Source::from) else {
             return;
         };
         // A member has its replica; one that was left out has an old one.
         if self.activity == Activity::Training {
+            return;
+        }
+        if matches!(&self.activity, Activity::Following(old) if old.address == source.address) {
+            if let Some(caught_up) = self.caught_up {
+                self.say(now, caught_up, effects);
+            }
             return;
         }
         self.activity = Activity::Following(source.clone());

@@ -15,7 +15,8 @@ impl Session {
             | Report::PartWritten(_)
             | Report::CheckpointFailed(_) => {
                 self.kept.push_back(report.clone());
-                if !self.is_told(&report) {
+                // The one of rank 0 says it.
+                if self.rank > 0 && matches!(report, Report::EpochDone(_)) {
                     return;
                 }
             }
@@ -24,12 +25,13 @@ impl Session {
                     return;
                 }
                 self.activity = Activity::Finished(finished.clone());
+                // The member that says them as a rule may be gone by now.
+                self.say_kept_evaluations(now, effects);
             }
             Report::Halted(standing) => {
                 if !self.is_at_work(standing.generation) || self.go_on(effects) {
                     return;
                 }
-                self.broken = true;
                 self.activity = Activity::Halted(standing.clone());
                 self.say_kept_evaluations(now, effects);
             }
@@ -66,12 +68,6 @@ impl Session {
         self.activity == Activity::Training && self.generation == generation
     }
 
-    /// Whether the coordinator hears it now: evaluations of others than rank 0 only when the generation
-    /// has broken.
-    fn is_told(&self, report: &Report) -> bool {
-        !matches!(report, Report::EpochDone(_)) || self.rank == 0 || self.broken
-    }
-
     fn say_kept_evaluations(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         if self.rank == 0 {
             return;
@@ -90,9 +86,7 @@ impl Session {
         };
         self.say(now, ready, effects);
         for report in self.kept.clone() {
-            if self.is_told(&report) {
-                self.say(now, report, effects);
-            }
+            self.say(now, report, effects);
         }
         self.say_standing(now, effects);
         if let Some(caught_up) = self.caught_up {
@@ -133,7 +127,8 @@ impl Session {
         self.kept.retain(|report| match report {
             Report::StepDone(done) => done.global_step > ack.global_step,
             Report::EpochDone(done) => done.epoch >= ack.epochs,
-            Report::PartWritten(part) => part.global_step > ack.checkpoint,
+            // The next coordinator learns from its parts that the newest checkpoint exists.
+            Report::PartWritten(part) => part.global_step >= ack.checkpoint,
             Report::CheckpointFailed(failed) => failed.global_step > ack.checkpoint,
             _ => false,
         });

@@ -7,7 +7,7 @@ use crate::Assignment;
 fn source(worker: &str) -> Source {
     Source {
         worker: worker.into(),
-        address: "host:9".into(),
+        address: format!("{worker}:9"),
         global_step: 5,
         replica_hash: 6,
     }
@@ -146,7 +146,11 @@ fn a_worker_in_the_pool_copies_from_where_it_is_told_and_says_once_that_it_is_th
         said(&bench.says(Report::CaughtUp(there))),
         [Kind::CaughtUp(there)]
     );
-    // A later one takes its place.
+    // It goes on where it is asked the same again.
+    let effects = bench.hears(follow("w8"));
+    assert_eq!(said(&effects), [Kind::CaughtUp(there)]);
+    assert!(told(&effects).is_empty());
+    // Another one takes its place.
     let effects = bench.hears(follow("w9"));
     assert_eq!(told(&effects), [&Command::Follow(source("w9").into())]);
     let failed = |source: &str| FollowFailed {

@@ -74,6 +74,7 @@ fn each_kind_of_report_has_its_own_acknowledgement() {
         Report::EpochDone(epoch(0)),
         Report::EpochDone(epoch(1)),
         Report::PartWritten(part(3)),
+        Report::PartWritten(part(4)),
         Report::PartWritten(part(6)),
         Report::CheckpointFailed(failed.clone()),
     ] {
@@ -82,10 +83,12 @@ fn each_kind_of_report_has_its_own_acknowledgement() {
     bench.hears(Ack {
         global_step: 1,
         epochs: 1,
-        checkpoint: 3,
+        checkpoint: 4,
     });
     let expected = [
         Kind::EpochDone(epoch(1)),
+        // The newest checkpoint: the next coordinator may not know it yet.
+        Kind::PartWritten(part(4)),
         Kind::PartWritten(part(6)),
         Kind::CheckpointFailed(failed),
         at_work(),
@@ -113,15 +116,20 @@ fn a_later_generation_begins_only_when_the_steps_before_it_are_durable() {
 }
 
 #[test]
-fn only_rank_0_tells_an_evaluation_until_the_generation_breaks() {
+fn an_evaluation_is_told_by_rank_0_and_by_all_once_that_one_may_be_gone() {
     let evaluation = || Report::EpochDone(epoch(0));
-    assert_eq!(said(&Bench::training(0).says(evaluation())).len(), 1);
-    let mut bench = Bench::training(1);
-    assert_eq!(bench.says(evaluation()), []);
-    assert_eq!(after_ready(bench.returns()), [at_work()]);
-    let expected = [Kind::EpochDone(epoch(0)), Kind::Standing(standing(1))];
-    assert_eq!(said(&bench.says(Report::Halted(standing(1)))), expected);
-    assert_eq!(after_ready(bench.returns()), expected);
+    let told = || Kind::EpochDone(epoch(0));
+    assert_eq!(said(&Bench::training(0).says(evaluation())), [told()]);
+    let other = || {
+        let mut bench = Bench::training(1);
+        assert_eq!(bench.says(evaluation()), []);
+        bench
+    };
+    assert_eq!(after_ready(other().returns()), [told(), at_work()]);
+    let effects = other().says(Report::Halted(standing(1)));
+    assert_eq!(said(&effects), [told(), Kind::Standing(standing(1))]);
+    let effects = other().says(Report::Finished(finished()));
+    assert_eq!(said(&effects), [told(), Kind::Finished(finished())]);
     // Rank 0 has said it already.
     let mut bench = Bench::training(0);
     bench.says(evaluation());

@@ -594,12 +594,11 @@ impl Machine {
         }
         self.report_abandoned();
         let start = v1::Start {
-            generation_json: serde_json::to_string(&generation)
-                .expect("a generation is plain data"),
             evaluate,
             checkpoint,
             finish,
             source,
+            ..v1::Start::new(&generation)
         };
         for index in 0..self.workers.len() {
             let member = self.is_member(&self.workers[index]);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use perennial_plan::Spec;
 use perennial_plan::invariants::Invariant;
-use perennial_plan::{Generation, Spec};
 use perennial_proto::rules::control;
 use perennial_proto::v1::coordinator_message::Kind;
 use perennial_proto::v1::{self, CoordinatorMessage};
@@ -103,7 +103,7 @@ impl Session {
     // --- generations --------------------------------------------------------------------------------
 
     fn start(&mut self, now: Duration, start: v1::Start, effects: &mut Vec<Effect>) {
-        let generation = match serde_json::from_str::<Generation>(&start.generation_json) {
+        let generation = match start.decode_generation() {
             Ok(generation) => generation,
             Err(error) => {
                 let why = format!("its generation cannot be read: {error}");

@@ -151,10 +151,7 @@ fn a_generation_of_another_process_of_the_same_name_has_no_effect() {
     let mut bench = Bench::ready();
     let mut other = generation(1, 0);
     other.members[0].incarnation = OWN + 1;
-    let effects = bench.hears(Start {
-        generation_json: serde_json::to_string(&other).unwrap(),
-        ..Start::default()
-    });
+    let effects = bench.hears(Start::new(&other));
     assert_eq!(effects, []);
 }
 

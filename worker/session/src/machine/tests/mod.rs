@@ -196,10 +196,7 @@ fn generation(id: u64, rank: usize) -> Generation {
 }
 
 fn start(id: u64, rank: usize) -> Start {
-    Start {
-        generation_json: serde_json::to_string(&generation(id, rank)).unwrap(),
-        ..Start::default()
-    }
+    Start::new(&generation(id, rank))
 }
 
 fn standing(generation: u64) -> Standing {

@@ -197,7 +197,7 @@ fn a_coordinator_that_cannot_be_understood_is_left_for_the_next_one() {
         ..Welcome::default()
     };
     let start = Start {
-        generation_json: "{".into(),
+        generation: "{".into(),
         ..Start::default()
     };
     let nothing = CoordinatorMessage::default();

@@ -101,6 +101,7 @@ impl Machine {
                 let name = self.name_for(&hello.worker);
                 self.workers.push(Worker::new(name, connection, hello));
                 let index = self.workers.len() - 1;
+                self.set_ranks();
                 if self.is_member(&self.workers[index]) {
                     self.workers[index].place = Place::AtWork;
                 }

@@ -138,7 +138,11 @@ impl Machine {
         self.assembling_since = self.now;
         self.assembling_why = why;
         self.waiting_for.clear();
-        if self.members().iter().any(|index| self.workers[*index].standing().is_none()) {
+        if self
+            .members()
+            .iter()
+            .any(|index| self.workers[*index].standing().is_none())
+        {
             // What was to happen at the boundary does not.
             self.regroup = None;
         }
@@ -585,6 +589,7 @@ impl Machine {
             source,
         } = *proposal;
         self.generation = Some(generation.clone());
+        self.set_ranks();
         self.phase = Phase::Running;
         self.regroup = None;
         self.waiting_for.clear();
@@ -609,12 +614,11 @@ impl Machine {
         }
         self.report_abandoned();
         let start = v1::Start {
-            generation_json: serde_json::to_string(&generation)
-                .expect("a generation is plain data"),
             evaluate,
             checkpoint,
             finish,
             source,
+            ..v1::Start::new(&generation)
         };
         for index in 0..self.workers.len() {
             let member = self.is_member(&self.workers[index]);

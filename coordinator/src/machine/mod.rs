@@ -239,6 +239,7 @@ impl Machine {
             effects: Vec::new(),
             config,
         };
+        machine.set_ranks();
         machine.expect_checkpoint();
         machine.write_log();
         let effects = std::mem::take(&mut machine.effects);

@@ -1,5 +1,6 @@
 //! A worker as the coordinator sees it.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use perennial_plan::{Cursor, Member};
@@ -44,6 +45,8 @@ pub(super) struct Worker {
     pub incarnation: u64,
     /// None: it is gone, or has not come back yet to the coordinator that took over.
     pub connection: Option<ConnectionId>,
+    /// Its rank in the generation at hand; set by [`Machine::set_ranks`].
+    pub rank: Option<usize>,
     /// A member of a generation that an earlier coordinator made, and not back yet.
     pub awaited: bool,
     pub hello: v1::Hello,
@@ -76,6 +79,7 @@ impl Worker {
             name,
             incarnation: hello.incarnation,
             connection: Some(connection),
+            rank: None,
             awaited: false,
             hello,
             ready: None,
@@ -159,10 +163,22 @@ impl Machine {
 
     /// The rank of a worker in the generation at hand.
     pub(super) fn rank(&self, worker: &Worker) -> Option<usize> {
-        let members = &self.generation.as_ref()?.members;
-        members.iter().position(|member| {
-            member.worker == worker.name && member.incarnation == worker.incarnation
-        })
+        worker.rank
+    }
+
+    /// A generation is at hand: finds every worker's place in it. Looked up once, for it is asked for
+    /// with every message.
+    pub(super) fn set_ranks(&mut self) {
+        let members = self.generation.iter().flat_map(|at_hand| &at_hand.members);
+        let ranks: HashMap<(&str, u64), usize> = members
+            .enumerate()
+            .map(|(rank, member)| ((member.worker.as_str(), member.incarnation), rank))
+            .collect();
+        for worker in &mut self.workers {
+            worker.rank = ranks
+                .get(&(worker.name.as_str(), worker.incarnation))
+                .copied();
+        }
     }
 
     pub(super) fn is_member(&self, worker: &Worker) -> bool {

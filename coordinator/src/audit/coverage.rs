@@ -11,10 +11,11 @@ use perennial_plan::{Cursor, Generation, Spec};
 use super::Finding;
 use super::account::{Known, Live};
 
-/// What is wrong in the epochs that the log in the folder `log` has.
+/// What is wrong in the epochs that the log in the folder `log` has, which stands before step `next`.
 pub(super) fn check(
     spec: &Spec,
     log: &str,
+    next: u64,
     known: &Known,
     live: &BTreeMap<u64, Vec<Live>>,
     generations: &BTreeMap<u64, &Generation>,
@@ -22,11 +23,11 @@ pub(super) fn check(
     let samples = known.train_samples() as usize;
     let steps = u64::from(known.steps_per_epoch(spec));
     let mut findings = Vec::new();
-    let Some((last, _)) = live.last_key_value().filter(|_| steps > 0) else {
+    if steps == 0 {
         return findings;
-    };
+    }
     let mut find = |message: String| findings.push(Finding::new(log, message));
-    for epoch in 0..=(last / steps) as u32 {
+    for epoch in 0..next.div_ceil(steps) as u32 {
         let order = epoch_order(spec.seed, epoch, samples);
         if !is_permutation(&order) {
             find(format!(
@@ -36,7 +37,7 @@ pub(super) fn check(
         }
         let first = u64::from(epoch) * steps;
         // The steps that must be there: all, or up to the last one of an epoch under way.
-        let due = first..(first + steps).min(last + 1);
+        let due = first..(first + steps).min(next);
         let mut expected = vec![0u32; samples];
         let mut applied = vec![0u32; samples];
         for at in due {

@@ -28,7 +28,7 @@ pub(super) struct Walk<'a> {
     /// The generation in force.
     generation: Option<&'a Generation>,
     /// Steps before the next one.
-    next: u64,
+    pub next: u64,
     /// Epochs that are evaluated.
     closed: u32,
     /// Steps of the generation in force that not all of its members confirmed.

@@ -15,6 +15,8 @@ mod coverage;
 mod log;
 mod read;
 mod report;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -81,6 +83,7 @@ impl Audit {
             known,
             live,
             generations,
+            next,
             ..
         } = walk;
         let log = stored.log.first().map_or("log", |first| {
@@ -92,6 +95,7 @@ impl Audit {
         findings.extend(coverage::check(
             &stored.spec,
             log,
+            next,
             &known,
             &live,
             &generations,

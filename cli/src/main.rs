@@ -52,6 +52,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Evaluate(args) => commands::evaluate::run(args, output),
         Command::Predict(args) => commands::predict::run(args, output),
         Command::Report(args) => commands::report::run(args, output),
+        Command::Audit(args) => commands::audit::run(&args, output),
         Command::Data(command) => commands::data::run(command, output),
         Command::Checkpoint(command) => commands::checkpoint::run(command, output),
     }

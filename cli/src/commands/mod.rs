@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub mod audit;
 pub mod checkpoint;
 pub mod coordinator;
 pub mod data;

@@ -291,7 +291,8 @@ impl Job {
         Ok(problems)
     }
 
-    pub(crate) fn manifest_path(&self, step: u64) -> String {
+    /// The path in the store of a manifest.
+    pub fn manifest_path(&self, step: u64) -> String {
         self.path(&format!("{}/MANIFEST.json", folder(step)))
     }
 }

@@ -335,7 +335,10 @@ impl Machine {
             numerics: data.numerics.clone(),
             data_fingerprint: data.fingerprint.clone(),
         };
-        for commit in self.checkpoints.take_complete(self.logged, self.logged_epochs, &provenance) {
+        for commit in self
+            .checkpoints
+            .take_complete(self.logged, self.logged_epochs, &provenance)
+        {
             self.effects
                 .push(Effect::CommitCheckpoint(Box::new(commit)));
         }
@@ -384,7 +387,10 @@ impl Machine {
     }
 
     fn part_failed(&mut self, global_step: u64, generation: u64, message: String) {
-        if self.checkpoints.part_failed(global_step, generation, &message) {
+        if self
+            .checkpoints
+            .part_failed(global_step, generation, &message)
+        {
             self.say_checkpoint_failed(global_step, &message);
         }
     }

@@ -497,7 +497,8 @@ impl Session {
         if self.activity == Activity::Training {
             return;
         }
-        let already = matches!(&self.activity, Activity::Following(now) if now.address == source.address);
+        let already =
+            matches!(&self.activity, Activity::Following(now) if now.address == source.address);
         if already {
             return;
         }

@@ -553,7 +553,7 @@ impl Session {
                 if self.go_on(effects) {
                     return;
                 }
-                self.activity = Activity::Finished(finished.clone());
+                self.activity = Activity::Finished(finished);
                 // The member that says them as a rule may be gone by now.
                 self.say_kept_evaluations(now, effects);
                 return self.say(now, finished.into(), effects);

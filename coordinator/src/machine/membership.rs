@@ -380,7 +380,10 @@ impl Machine {
     /// Whether members lost their connections so recently that they may be on their way back with the
     /// only replicas: to go back to a checkpoint costs more than to wait for them.
     fn may_come_back(&self) -> bool {
-        let started = self.ledger.as_ref().is_some_and(|ledger| ledger.global_step() > 0);
+        let started = self
+            .ledger
+            .as_ref()
+            .is_some_and(|ledger| ledger.global_step() > 0);
         let members = self.members();
         let gone = |index: &usize| self.workers[*index].connection.is_none();
         let lately = self.now - self.assembling_since < FIRST_RETURN;

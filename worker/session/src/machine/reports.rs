@@ -24,7 +24,7 @@ impl Session {
                 if !self.is_at_work(finished.generation) || self.go_on(effects) {
                     return;
                 }
-                self.activity = Activity::Finished(finished.clone());
+                self.activity = Activity::Finished(*finished);
                 // The member that says them as a rule may be gone by now.
                 self.say_kept_evaluations(now, effects);
             }

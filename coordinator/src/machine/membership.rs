@@ -28,6 +28,8 @@ const FOLLOW_PATIENCE: Duration = Duration::from_secs(300);
 const WORTH_IT: f64 = 0.85;
 /// ... and so much time has passed since they were dealt.
 const DEAL_AGAIN: Duration = Duration::from_secs(15);
+/// How often that is looked at: with a thousand members it takes milliseconds.
+const WEIGH_AGAIN: Duration = Duration::from_secs(1);
 
 /// A generation on its way into the log, and what its members do first.
 #[derive(Debug, Clone)]
@@ -332,6 +334,9 @@ impl Machine {
         }
         let wanted = self.target();
         let called = self.now - self.last_ready.max(self.assembling_since) >= LAST_CALL;
+        if !has_replica && self.may_come_back() {
+            return Decision::Wait("the last members may come back".to_string());
+        }
         // Survivors hold the replica: there is no reason to wait for more than the least number.
         if count >= wanted || called || has_replica {
             return Decision::Go(members);
@@ -374,10 +379,30 @@ impl Machine {
         Some(members)
     }
 
+    /// Whether members lost their connections so recently that they may be on their way back with the
+    /// only replicas: to go back to a checkpoint costs more than to wait for them.
+    fn may_come_back(&self) -> bool {
+        let started = self
+            .ledger
+            .as_ref()
+            .is_some_and(|ledger| ledger.global_step() > 0);
+        let members = self.members();
+        let gone = |index: &usize| self.workers[*index].connection.is_none();
+        let lately = self.now - self.assembling_since < FIRST_RETURN;
+        started && lately && members.iter().any(gone)
+    }
+
     /// Lets members leave that nobody depends on, while the job waits.
     fn let_go_while_waiting(&mut self) {
         if self.is_halting() {
             return;
+        }
+        // Nobody copies from them now.
+        for index in 0..self.workers.len() {
+            let worker = &self.workers[index];
+            if worker.draining && !worker.let_go && !self.is_member(worker) {
+                self.release(index, "it is not needed any more");
+            }
         }
         let Some(furthest) = self.furthest() else {
             return;
@@ -777,12 +802,14 @@ impl Machine {
 
     /// Whether dealing the slots anew by the speeds of late makes steps so much shorter that a halt is
     /// worth it.
-    fn why_deal_again(&self, members: &[usize]) -> Option<String> {
+    fn why_deal_again(&mut self, members: &[usize]) -> Option<String> {
         let recent = self.now - self.last_dealt < DEAL_AGAIN;
-        let generation = self.generation.as_ref()?;
-        if recent || members.len() < 2 {
+        let weighed = self.now - self.last_weighed < WEIGH_AGAIN;
+        if recent || weighed || members.len() < 2 {
             return None;
         }
+        self.last_weighed = self.now;
+        let generation = self.generation.as_ref()?;
         let measured = members
             .iter()
             .all(|index| self.workers[*index].slot_seconds.is_some());

@@ -42,16 +42,10 @@ impl Machine {
         let current =
             generation == self.generation_id() || (is_part && generation < self.generation_id());
         let rank = self.rank(&self.workers[index]);
-        if let (Kind::Finished(finished), Some(_), false) = (&kind, rank, current) {
-            let cursor = Cursor {
-                epoch: finished.epoch,
-                step: finished.step,
-            };
-            let standing = Standing {
-                cursor: Some(cursor),
-                hash: finished.replica_hash,
-            };
-            self.stands_elsewhere(index, generation, standing);
+        if let Kind::Finished(finished) = &kind
+            && !(live && current && rank.is_some())
+        {
+            self.finished_elsewhere(index, finished);
             return Ok(());
         }
         let Some(rank) =
@@ -89,6 +83,29 @@ impl Machine {
             _ => {}
         }
         Ok(())
+    }
+
+    /// A worker came to an end that is not that of the generation at work: it takes no step.
+    fn finished_elsewhere(&mut self, index: usize, finished: &Finished) {
+        let standing = Standing {
+            cursor: Some(Cursor {
+                epoch: finished.epoch,
+                step: finished.step,
+            }),
+            hash: finished.replica_hash,
+        };
+        let ours = finished.generation == self.generation_id();
+        let worker = &self.workers[index];
+        match worker.place {
+            _ if self.is_member(worker) && ours => {
+                self.workers[index].place = Place::Halted(standing);
+            }
+            _ if self.is_member(worker) => {
+                self.stands_elsewhere(index, finished.generation, standing);
+            }
+            Place::Stray => self.workers[index].place = Place::Pool,
+            _ => {}
+        }
     }
 
     /// Says once that something stale came and was ignored.

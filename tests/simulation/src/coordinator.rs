@@ -9,9 +9,7 @@ use perennial_proto::rules::part_kinds;
 use perennial_proto::v1::Refused;
 
 use crate::network::Node;
-use crate::queue::{
-    CoordinatorId, Direction, Happening, Packet, Process, SECOND, StreamId, Time,
-};
+use crate::queue::{CoordinatorId, Direction, Happening, Packet, Process, SECOND, StreamId, Time};
 use crate::store::{Appended, answer};
 use crate::worker::TICK;
 use crate::world::World;
@@ -66,7 +64,9 @@ impl World {
             lanes: Default::default(),
             busy: [false; 2],
         });
-        self.trace(|| format!("coordinator process {id} starts at place {place}, standby: {standby}"));
+        self.trace(|| {
+            format!("coordinator process {id} starts at place {place}, standby: {standby}")
+        });
         if !standby {
             self.rule(id);
         }
@@ -124,7 +124,12 @@ impl World {
                 .iter()
                 .map(|worker| format!("{} {}", worker.worker, worker.state))
                 .collect();
-            format!("{} ({}) with {}", status.phase, status.reason, workers.join(", "))
+            format!(
+                "{} ({}) with {}",
+                status.phase,
+                status.reason,
+                workers.join(", ")
+            )
         });
         sentences.collect::<Vec<_>>().join("; ")
     }

@@ -3,9 +3,11 @@
 use perennial_coordinator::machine::Event;
 use perennial_session::Report;
 
+use crate::Loss;
 use crate::chance::Chance;
 use crate::network::Node;
 use crate::queue::{CoordinatorId, Happening, Process, SECOND, Time, WorkerId};
+use crate::worker::WorkerProcess;
 use crate::world::World;
 
 /// The kinds of faults and of wishes.
@@ -120,12 +122,13 @@ impl World {
                 self.kill_worker(worker, fault == Fault::LoseWorker);
             }
             (Fault::KillAllWorkers, Some(_), _) => {
+                self.is_hurt(Loss::TooMany);
                 for worker in workers {
                     self.kill_worker(worker, false);
                 }
             }
             (Fault::PauseWorker, Some(worker), _) if !self.workers[worker].paused => {
-                self.note_hurt(worker);
+                self.note_hurt(worker, Loss::Silent);
                 self.workers[worker].paused = true;
                 self.resume_later(Process::Worker(worker));
             }
@@ -189,8 +192,10 @@ impl World {
                 }
             }
             (Fault::CutPair | Fault::CutOne | Fault::CutHalves, ..) => {
-                let mut nodes: Vec<Node> =
-                    workers.iter().map(|worker| self.workers[*worker].node).collect();
+                let mut nodes: Vec<Node> = workers
+                    .iter()
+                    .map(|worker| self.workers[*worker].node)
+                    .collect();
                 nodes.extend(coordinators.iter().map(|id| self.coordinators[*id].node));
                 nodes.dedup();
                 return self.cut(fault, &nodes);
@@ -214,14 +219,20 @@ impl World {
         true
     }
 
-    fn note_hurt(&mut self, worker: WorkerId) {
+    fn note_hurt(&mut self, worker: WorkerId, loss: Loss) {
         if self.watch.is_member(self.workers[worker].incarnation) {
-            self.is_hurt();
+            let left = |other: &&WorkerProcess| {
+                let well = other.alive && !other.paused;
+                well && self.watch.is_member(other.incarnation)
+            };
+            let left = self.workers.iter().filter(left).count().saturating_sub(1);
+            let enough = left >= self.job.spec.elastic.min_workers as usize;
+            self.is_hurt(if enough { loss } else { Loss::TooMany });
         }
     }
 
     fn kill_worker(&mut self, worker: WorkerId, silent: bool) {
-        self.note_hurt(worker);
+        self.note_hurt(worker, if silent { Loss::Silent } else { Loss::Closed });
         self.worker_dies(worker, silent, false);
         let at = self.now + self.chance.seconds(0.3, 6.0);
         self.queue.push(at, Happening::StartWorker);

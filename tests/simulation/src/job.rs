@@ -131,11 +131,9 @@ impl Job {
         );
         let places = slot_range(batch, self.spec.train.slots, slot);
         let samples = self.orders[cursor.epoch as usize][places].to_vec();
-        let value = samples
-            .iter()
-            .fold(mix(u64::from(slot)), |value, sample| {
-                mix(value.rotate_left(23) ^ mix(u64::from(*sample)))
-            });
+        let value = samples.iter().fold(mix(u64::from(slot)), |value, sample| {
+            mix(value.rotate_left(23) ^ mix(u64::from(*sample)))
+        });
         SlotGradient {
             slot,
             value,

@@ -60,8 +60,19 @@ pub struct Summary {
     pub deposed: u64,
     /// Steps that were computed more than once.
     pub recomputed: u64,
-    /// From the loss of a member to the next step, in virtual seconds.
-    pub recoveries: Vec<f64>,
+    /// From the loss of a member to the next step, in virtual seconds; ascending, once all is done.
+    pub recoveries: BTreeMap<Loss, Vec<f64>>,
+}
+
+/// How a member is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Loss {
+    /// Its connections close.
+    Closed,
+    /// It says nothing any more.
+    Silent,
+    /// With it so many are gone that others must come first.
+    TooMany,
 }
 
 /// Runs the world of this seed until its job is done.
@@ -96,7 +107,9 @@ pub fn simulate_all(seeds: Range<u64>, threads: usize) -> (Summary, Vec<Failure>
         }
     });
     let (mut summary, mut failures) = results.into_inner().unwrap_or_default();
-    summary.recoveries.sort_by(f64::total_cmp);
+    for recoveries in summary.recoveries.values_mut() {
+        recoveries.sort_by(f64::total_cmp);
+    }
     failures.sort_by_key(|failure| failure.seed);
     (summary, failures)
 }
@@ -115,7 +128,9 @@ impl Summary {
         self.terms += other.terms;
         self.deposed += other.deposed;
         self.recomputed += other.recomputed;
-        self.recoveries.extend(other.recoveries);
+        for (loss, recoveries) in other.recoveries {
+            self.recoveries.entry(loss).or_default().extend(recoveries);
+        }
     }
 }
 
@@ -135,12 +150,13 @@ impl fmt::Display for Summary {
         for (fault, count) in &self.faults {
             writeln!(f, "  {count:6} {fault:?}")?;
         }
-        let recoveries = &self.recoveries;
-        if let (Some(median), Some(most)) = (recoveries.get(recoveries.len() / 2), recoveries.last()) {
+        for (loss, recoveries) in &self.recoveries {
+            let count = recoveries.len();
+            let (median, late) = (recoveries[count / 2], recoveries[count * 95 / 100]);
+            let most = recoveries[count - 1];
             writeln!(
                 f,
-                "loss of a member to the next step: median {median:.1} s, at most {most:.1} s, of {}",
-                recoveries.len()
+                "{loss:?} loss of a member to the next step: median {median:.1} s, p95 {late:.1} s, at most {most:.1} s, of {count}"
             )?;
         }
         Ok(())

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use perennial_simulation::{Options, simulate, simulate_all};
 
-const USAGE: &str = "usage: perennial-simulation --seeds FROM..TO | --seed N [--trace]";
+const USAGE: &str =
+    "usage: perennial-simulation --seeds COUNT | --seeds FROM..TO | --seed N [--trace]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
         };
     }
     let range = value("--seeds").and_then(|range| {
-        let (from, to) = range.split_once("..")?;
+        let (from, to) = range.split_once("..").unwrap_or(("0", range));
         Some(from.parse().ok()?..to.parse().ok()?)
     });
     let Some(seeds) = range else {

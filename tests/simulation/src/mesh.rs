@@ -147,7 +147,13 @@ impl World {
         if round_given.iter().any(Option::is_none) {
             return;
         }
-        let given: Vec<Contribution> = mesh.rounds.remove(&round).into_iter().flatten().flatten().collect();
+        let given: Vec<Contribution> = mesh
+            .rounds
+            .remove(&round)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect();
         let mut gradients: Vec<SlotGradient> = given
             .iter()
             .flat_map(|contribution| contribution.gradients.clone())
@@ -175,7 +181,11 @@ impl World {
         let Some(mesh) = self.meshes.get(&id) else {
             return false;
         };
-        let Some(rank) = mesh.members.iter().position(|member| *member == Some(worker)) else {
+        let Some(rank) = mesh
+            .members
+            .iter()
+            .position(|member| *member == Some(worker))
+        else {
             return false;
         };
         let key = (result.round, rank);
@@ -206,7 +216,11 @@ impl World {
         let Some(mesh) = self.meshes.get_mut(&id) else {
             return;
         };
-        let Some(rank) = mesh.members.iter().position(|member| *member == Some(worker)) else {
+        let Some(rank) = mesh
+            .members
+            .iter()
+            .position(|member| *member == Some(worker))
+        else {
             return;
         };
         if matches!(mesh.parts[rank], Part::Gone | Part::Done) {

@@ -49,9 +49,7 @@ pub struct Pipe {
 
 impl Network {
     pub fn is_cut(&self, from: Node, to: Node) -> bool {
-        self.cuts
-            .values()
-            .any(|ways| ways.contains(&(from, to)))
+        self.cuts.values().any(|ways| ways.contains(&(from, to)))
     }
 
     /// Cuts these ways, from one machine to another; returns the cut's number.
@@ -124,10 +122,7 @@ impl World {
                 .push(at, Happening::OpenFails(stream, "connection refused"));
             return;
         }
-        let (ours, theirs) = (
-            self.workers[worker].node,
-            self.coordinators[target].node,
-        );
+        let (ours, theirs) = (self.workers[worker].node, self.coordinators[target].node);
         let cut = self.network.is_cut(ours, theirs) || self.network.is_cut(theirs, ours);
         let (patience, why) = if cut {
             (CONNECT, "connection timed out")
@@ -237,7 +232,11 @@ impl World {
             if silent {
                 self.network.pipe(stream, direction).ended = true;
             } else {
-                let why = if orderly { "" } else { "connection reset by peer" };
+                let why = if orderly {
+                    ""
+                } else {
+                    "connection reset by peer"
+                };
                 self.send(stream, direction, Packet::End(why));
             }
         }
@@ -247,11 +246,16 @@ impl World {
         let lose = self.chance.happens(0.5);
         let pipe = self.network.pipe(stream, direction);
         if lose && !pipe.ended && !pipe.packets.is_empty() {
-            let keep = self.chance.below(self.network.pipe(stream, direction).packets.len() + 1);
+            let keep = self
+                .chance
+                .below(self.network.pipe(stream, direction).packets.len() + 1);
             self.network.pipe(stream, direction).packets.truncate(keep);
         }
         let now = self.now;
         let pipe = self.network.pipe(stream, direction);
-        pipe.last = pipe.packets.back().map_or(now, |(ready, _)| *ready + MILLISECOND);
+        pipe.last = pipe
+            .packets
+            .back()
+            .map_or(now, |(ready, _)| *ready + MILLISECOND);
     }
 }

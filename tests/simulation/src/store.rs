@@ -129,7 +129,11 @@ impl Store {
 
     /// Removes the oldest checkpoints up to `newest`: the manifest, then every part of that step.
     pub fn prune(&mut self, newest: u64) {
-        let steps: Vec<u64> = self.checkpoints.range(..=newest).map(|(step, _)| *step).collect();
+        let steps: Vec<u64> = self
+            .checkpoints
+            .range(..=newest)
+            .map(|(step, _)| *step)
+            .collect();
         for step in steps.iter().rev().skip(KEEP) {
             self.checkpoints.remove(step);
             let folder = format!("checkpoints/{step:012}/");
@@ -177,10 +181,13 @@ impl Store {
 
     /// Where the coordinator of the highest term listens.
     pub fn ruler(&self) -> Option<&str> {
-        self.log.iter().rev().find_map(|record| match &record.entry {
-            LogEntry::Term { address, .. } => Some(address.as_str()),
-            _ => None,
-        })
+        self.log
+            .iter()
+            .rev()
+            .find_map(|record| match &record.entry {
+                LogEntry::Term { address, .. } => Some(address.as_str()),
+                _ => None,
+            })
     }
 }
 

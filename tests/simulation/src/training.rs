@@ -213,6 +213,7 @@ impl World {
         };
         let step = member.assignment.generation.checkpoint.unwrap_or(0);
         let start = member.assignment.generation.start;
+        let generation = member.assignment.generation.id;
         if self.now < self.store.outage_until {
             return self.start_task(worker, Task::Load, SECOND);
         }
@@ -226,7 +227,13 @@ impl World {
                 self.check_replica(worker);
                 self.connect(worker);
             }
-            None => self.violated("CK-2", format!("checkpoint {step} is gone though generation needs it")),
+            // It slept through its generation.
+            None if self.watch.is_over(generation) => self.halt(worker, Vec::new()),
+            None => {
+                let message =
+                    format!("checkpoint {step} is gone though generation {generation} needs it");
+                self.violated("CK-2", message);
+            }
         }
     }
 
@@ -263,7 +270,8 @@ impl World {
         match self.workers[from].training.replica.clone() {
             Some(replica) if replica.cursor == start => {
                 if replica.hash != source.replica_hash {
-                    return self.violated("REP-1", format!("the source at {start} has another hash"));
+                    return self
+                        .violated("REP-1", format!("the source at {start} has another hash"));
                 }
                 self.training(worker).replica = Some(replica);
                 self.check_replica(worker);
@@ -334,7 +342,8 @@ impl World {
             .at_address(&source.address)
             .filter(|from| self.workers[*from].alive);
         let (there, here) = (from.map(Process::Worker), Process::Worker(worker));
-        let open = there.is_some_and(|there| self.reaches(there, here) && self.reaches(here, there));
+        let open =
+            there.is_some_and(|there| self.reaches(there, here) && self.reaches(here, there));
         let theirs = from.and_then(|from| self.workers[from].training.replica.clone());
         let gone = from.is_none() || (open && theirs.is_none());
         if gone || (!open && now - heard > COPY_SILENCE) {
@@ -650,8 +659,8 @@ impl World {
         replica: &Replica,
     ) {
         let global_step = self.job.global_step(replica.cursor);
-        let fails = self.now < self.store.outage_until
-            || self.chance.happens(0.02 * self.roughness());
+        let fails =
+            self.now < self.store.outage_until || self.chance.happens(0.02 * self.roughness());
         if !self.workers[worker].alive && self.chance.happens(0.5) {
             return;
         }

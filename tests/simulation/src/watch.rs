@@ -7,6 +7,7 @@ use perennial_coordinator::machine::Evaluations;
 use perennial_plan::{Cursor, Generation};
 use perennial_session::Assignment;
 
+use crate::Loss;
 use crate::job::{Job, VAL_SAMPLES};
 use crate::queue::{SECOND, Time, WorkerId};
 use crate::world::World;
@@ -30,7 +31,7 @@ pub struct Watch {
     computed: BTreeSet<(u64, u64)>,
     furthest: u64,
     /// Since when a member is missing, until the next step.
-    hurt: Option<Time>,
+    hurt: Option<(Time, Loss)>,
     pub finished: bool,
 }
 
@@ -43,6 +44,11 @@ impl Watch {
 
     pub fn generations(&self) -> u64 {
         self.generations.len() as u64
+    }
+
+    /// Whether a later generation is in the log.
+    pub fn is_over(&self, generation: u64) -> bool {
+        generation < self.last
     }
 
     /// Whether the process is a member now, as far as the log says.
@@ -58,8 +64,8 @@ impl Watch {
 
 impl World {
     /// A member was lost: the time until the next step counts.
-    pub fn is_hurt(&mut self) {
-        self.watch.hurt.get_or_insert(self.now);
+    pub fn is_hurt(&mut self, loss: Loss) {
+        self.watch.hurt.get_or_insert((self.now, loss));
     }
 
     /// A worker applied the step at `cursor`.
@@ -71,8 +77,10 @@ impl World {
         watch.computed.insert((generation, step));
         if generation == watch.last && step >= watch.furthest {
             watch.furthest = step + 1;
-            if let Some(since) = watch.hurt.take() {
-                self.stats.recoveries.push((self.now - since) as f64 / SECOND as f64);
+            if let Some((since, loss)) = watch.hurt.take() {
+                let seconds = (self.now - since) as f64 / SECOND as f64;
+                self.trace(|| format!("the next step comes {seconds:.1} s after a {loss:?} loss"));
+                self.stats.recoveries.entry(loss).or_default().push(seconds);
             }
         }
         let Some(replica) = &self.workers[worker].training.replica else {
@@ -123,7 +131,11 @@ impl World {
 
     fn check_entry(&mut self, record: &LogRecord) -> Result<(), (&'static str, String)> {
         let ensure = |holds: bool, number: &'static str, message: String| {
-            if holds { Ok(()) } else { Err((number, message)) }
+            if holds {
+                Ok(())
+            } else {
+                Err((number, message))
+            }
         };
         let job = &self.job;
         let watch = &mut self.watch;
@@ -162,7 +174,11 @@ impl World {
                     .flat_map(|member| member.slots.clone())
                     .collect();
                 let all: Vec<u32> = (0..job.spec.train.slots).collect();
-                ensure(dealt == all, "EX-1", format!("generation {id} deals {dealt:?}"))?;
+                ensure(
+                    dealt == all,
+                    "EX-1",
+                    format!("generation {id} deals {dealt:?}"),
+                )?;
                 let start = job.global_step(generation.start);
                 let stored = generation.checkpoint.map_or(start == 0, |step| {
                     step == start && self.store.checkpoints.contains_key(&step)
@@ -170,7 +186,10 @@ impl World {
                 ensure(
                     start == watch.steps || (start < watch.steps && stored),
                     "EX-2",
-                    format!("generation {id} begins at step {start} where {} is next", watch.steps),
+                    format!(
+                        "generation {id} begins at step {start} where {} is next",
+                        watch.steps
+                    ),
                 )?;
                 watch.steps = start;
                 watch.epochs = watch.epochs.min(generation.start.epoch);
@@ -188,7 +207,10 @@ impl World {
                     ensure(
                         step.generation == watch.last,
                         "GEN-2",
-                        format!("step {global} of generation {} is logged in generation {}", step.generation, watch.last),
+                        format!(
+                            "step {global} of generation {} is logged in generation {}",
+                            step.generation, watch.last
+                        ),
                     )?;
                     let after = step.cursor().next(job.steps_per_epoch);
                     ensure(
@@ -208,7 +230,10 @@ impl World {
                     ensure(
                         all && !step.confirmed.is_empty(),
                         "GEN-2",
-                        format!("step {global} is confirmed by {:?}, not all of which applied it", step.confirmed),
+                        format!(
+                            "step {global} is confirmed by {:?}, not all of which applied it",
+                            step.confirmed
+                        ),
                     )?;
                     watch.steps += 1;
                     watch.most_steps = watch.most_steps.max(watch.steps);

@@ -89,11 +89,14 @@ impl World {
             _ => false,
         };
         let effects = process.session.handle(now, event);
-        let acts = effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::Deliver(_)));
+        // It may leave because there is nobody else to let it go.
+        let acts = effects.iter().any(|effect| match effect {
+            Effect::Deliver(Command::Exit(_)) => false,
+            effect => matches!(effect, Effect::Deliver(_)),
+        });
         if stale && acts {
-            let message = format!("worker process {worker} obeyed a coordinator whose term is over");
+            let message =
+                format!("worker process {worker} obeyed a coordinator whose term is over");
             return self.violated("GEN-2", message);
         }
         self.session_effects(worker, effects);
@@ -119,7 +122,8 @@ impl World {
                     let at = self.now + self.chance.milliseconds(0, 8);
                     let at = at.max(self.workers[worker].told_at);
                     self.workers[worker].told_at = at;
-                    self.queue.push(at, Happening::Told(worker, Box::new(command)));
+                    self.queue
+                        .push(at, Happening::Told(worker, Box::new(command)));
                 }
                 Effect::Warn(message) => {
                     self.trace(|| format!("worker process {worker} warns: {message}"));
@@ -144,7 +148,13 @@ impl World {
                 Packet::Opened if answered => return,
                 Packet::Opened => Event::Opened,
                 Packet::Down(message) => Event::Received(message),
-                Packet::End(why) if !answered || matches!(why, "connection refused" | "connection timed out" | "no answer within 5 s") => {
+                Packet::End(why)
+                    if !answered
+                        || matches!(
+                            why,
+                            "connection refused" | "connection timed out" | "no answer within 5 s"
+                        ) =>
+                {
                     self.workers[worker].stream = None;
                     Event::OpenFailed(why.into())
                 }
@@ -172,14 +182,16 @@ impl World {
         let at = self.now + self.chance.milliseconds(0, 5);
         let at = at.max(self.workers[worker].said_at);
         self.workers[worker].said_at = at;
-        self.queue.push(at, Happening::Says(worker, Box::new(report)));
+        self.queue
+            .push(at, Happening::Says(worker, Box::new(report)));
     }
 
     /// The process ends by itself.
     pub fn worker_exits(&mut self, worker: WorkerId, end: Result<(), String>) {
         self.trace(|| format!("worker process {worker} ends: {end:?}"));
         if let Err(why) = &end {
-            let patience = why.contains("lost the coordinator") || why.contains("no coordinator answers");
+            let patience =
+                why.contains("lost the coordinator") || why.contains("no coordinator answers");
             if !patience {
                 self.violated("exit", format!("worker process {worker} gave up: {why}"));
             }

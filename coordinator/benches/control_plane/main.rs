@@ -20,7 +20,7 @@ const MEMBERS: usize = 1000;
 /// How often one member leaves and another one comes.
 const CHANGES: usize = 5;
 /// How long the job runs with nothing but steps.
-const STEADY: Duration = Duration::from_secs(10);
+const STEADY: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);

@@ -28,6 +28,8 @@ const FOLLOW_PATIENCE: Duration = Duration::from_secs(300);
 const WORTH_IT: f64 = 0.85;
 /// ... and so much time has passed since they were dealt.
 const DEAL_AGAIN: Duration = Duration::from_secs(15);
+/// How often that is looked at: with a thousand members it takes milliseconds.
+const WEIGH_AGAIN: Duration = Duration::from_secs(1);
 
 /// A generation on its way into the log, and what its members do first.
 #[derive(Debug, Clone)]
@@ -800,12 +802,14 @@ impl Machine {
 
     /// Whether dealing the slots anew by the speeds of late makes steps so much shorter that a halt is
     /// worth it.
-    fn why_deal_again(&self, members: &[usize]) -> Option<String> {
+    fn why_deal_again(&mut self, members: &[usize]) -> Option<String> {
         let recent = self.now - self.last_dealt < DEAL_AGAIN;
-        let generation = self.generation.as_ref()?;
-        if recent || members.len() < 2 {
+        let weighed = self.now - self.last_weighed < WEIGH_AGAIN;
+        if recent || weighed || members.len() < 2 {
             return None;
         }
+        self.last_weighed = self.now;
+        let generation = self.generation.as_ref()?;
         let measured = members
             .iter()
             .all(|index| self.workers[*index].slot_seconds.is_some());

@@ -135,6 +135,8 @@ pub struct Machine {
     /// The members of a generation that an earlier coordinator made have until then to come back.
     claimed_at: Duration,
     last_dealt: Duration,
+    /// When it was last looked at whether dealing them anew is worth it.
+    last_weighed: Duration,
     last_checkpoint_retry: Retry,
     stale_reported: bool,
     log_failure_reported: bool,
@@ -226,6 +228,7 @@ impl Machine {
             waiting_for: String::new(),
             claimed_at: now,
             last_dealt: now,
+            last_weighed: now,
             last_checkpoint_retry: Retry::default(),
             stale_reported: false,
             log_failure_reported: false,

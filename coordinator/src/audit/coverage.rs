@@ -11,6 +11,9 @@ use perennial_plan::{Cursor, Generation, Spec};
 use super::Finding;
 use super::account::{Known, Live};
 
+/// Numbers that were doctored must not exhaust the memory.
+const SAMPLES_AT_MOST: usize = 1 << 28;
+
 /// What is wrong in the epochs that the log in the folder `log` has, which stands before step `next`.
 pub(super) fn check(
     spec: &Spec,
@@ -23,9 +26,17 @@ pub(super) fn check(
     let samples = known.train_samples() as usize;
     let steps = u64::from(known.steps_per_epoch(spec));
     let mut findings = Vec::new();
+    if samples > SAMPLES_AT_MOST {
+        let message = format!(
+            "the data has {samples} training samples, of which an audit follows at most {SAMPLES_AT_MOST}"
+        );
+        return vec![Finding::new(log, message)];
+    }
     if steps == 0 {
         return findings;
     }
+    // Entries that say more are named by themselves.
+    let next = next.min(u64::from(spec.train.epochs) * steps);
     let mut find = |message: String| findings.push(Finding::new(log, message));
     for epoch in 0..next.div_ceil(steps) as u32 {
         let order = epoch_order(spec.seed, epoch, samples);
@@ -53,13 +64,12 @@ pub(super) fn check(
                 let members = generations
                     .get(&live.generation)
                     .map(|generation| &generation.members);
-                let slots = members
-                    .into_iter()
-                    .flatten()
-                    .flat_map(|member| member.slots.clone());
-                for slot in slots.filter(|slot| *slot < spec.train.slots) {
-                    for place in slot_range(batch.clone(), spec.train.slots, slot) {
-                        applied[order[place] as usize] += 1;
+                for member in members.into_iter().flatten() {
+                    let slots = member.slots.start..member.slots.end.min(spec.train.slots);
+                    for slot in slots {
+                        for place in slot_range(batch.clone(), spec.train.slots, slot) {
+                            applied[order[place] as usize] += 1;
+                        }
                     }
                 }
             }

@@ -18,7 +18,7 @@ impl Walk<'_> {
     ) {
         let epoch = record.epoch;
         let steps = u64::from(self.known.steps_per_epoch(self.spec));
-        let expected = self.closed + 1;
+        let expected = self.closed.saturating_add(1);
         let end = u64::from(epoch) * steps;
         if (epoch != expected || self.next != end) && !self.after_a_hole {
             let next = self.cursor(self.next);

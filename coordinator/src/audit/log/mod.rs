@@ -143,7 +143,9 @@ impl<'a> Walk<'a> {
             };
             self.find(path, message);
         }
-        if begins || self.after_a_hole {
+        // What was named once is not named again with every entry that follows.
+        let goes_on = ours == 0 || (term > ours && writer == rules);
+        if begins || self.after_a_hole || goes_on {
             self.term = self.term.max(term);
             self.writer = writer;
         }
@@ -167,9 +169,9 @@ impl<'a> Walk<'a> {
     fn begin(&mut self, path: &str, generation: &'a Generation) {
         let id = generation.id;
         let last = self.generations.keys().next_back().copied().unwrap_or(0);
-        let in_turn = id == last + 1 || (self.after_a_hole && id > last);
+        let in_turn = id.checked_sub(1) == Some(last) || (self.after_a_hole && id > last);
         if !in_turn {
-            let expected = last + 1;
+            let expected = last.saturating_add(1);
             self.find(
                 path,
                 format!("generation {id} begins where generation {expected} is next"),

@@ -38,7 +38,7 @@ impl Walk<'_> {
         }
         self.after_a_hole = false;
         if step.epoch > self.closed {
-            let missing = self.closed + 1;
+            let missing = self.closed.saturating_add(1);
             self.find(
                 path,
                 format!("{cursor} is applied before epoch {missing} was closed"),

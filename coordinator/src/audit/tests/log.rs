@@ -1,5 +1,6 @@
 //! Doctored logs.
 
+use super::job::step;
 use super::job::{root, stored};
 use super::*;
 
@@ -297,11 +298,10 @@ fn entries_by_others_than_the_ruler_are_named() {
         |stored| entry(stored, 8).term = 1,
         &[
             ("log/8", "term 1 begins after term 1"),
-            ("log/9", "term 2"),
-            ("log/10", "term 2"),
-            ("log/11", "term 2"),
-            ("log/12", "term 2"),
-            ("log/13", "term 2"),
+            (
+                "log/9",
+                "the entry is of term 2 by `c2`, where term 1 by `c2` rules",
+            ),
         ],
     );
 }
@@ -385,5 +385,117 @@ fn an_end_that_comes_too_early_is_named() {
                 "the run finished after 5 of 6 steps and 2 of 2 epochs",
             ),
         ],
+    );
+}
+
+#[test]
+fn numbers_beyond_all_bounds_are_named_in_bounded_time_and_memory() {
+    finds(
+        |stored| generation_at(stored, 9).members[1].slots.end = u32::MAX,
+        &[(
+            "log/9",
+            "generation 3 deals slots 1..4294967295 to `w4`, where the job has 3",
+        )],
+    );
+    finds(
+        |stored| {
+            stored.log.truncate(10);
+            stored.manifests.clear();
+            stored.reports.clear();
+            let generation = generation_at(stored, 9);
+            (generation.start.epoch, generation.checkpoint) = (u32::MAX, None);
+        },
+        &[
+            (
+                "log/9",
+                "generation 3 begins at epoch 4294967295 step 0 where epoch 1 step 2 is next",
+            ),
+            ("log", "epoch 1 misses 2 of its 10 samples"),
+        ],
+    );
+    finds(
+        |stored| {
+            stored.log.truncate(2);
+            stored.manifests.clear();
+            stored.reports.clear();
+            if let LogEntry::Generation { data, .. } = &mut entry(stored, 1).entry {
+                data.train_samples = u64::MAX;
+            }
+        },
+        &[("log", "the data has 18446744073709551615 training samples")],
+    );
+}
+
+#[test]
+fn steps_of_no_generation_or_outside_the_plan_are_named() {
+    finds(
+        |stored| {
+            stored.log.remove(1);
+            stored.log.truncate(2);
+            stored.manifests.clear();
+            stored.reports.clear();
+        },
+        &[
+            (
+                "log/2",
+                "epoch 0 step 0 is not in the plan of 2 epochs with 0 steps each",
+            ),
+            (
+                "log/2",
+                "epoch 0 step 1 is not in the plan of 2 epochs with 0 steps each",
+            ),
+        ],
+    );
+    finds(
+        |stored| {
+            let late = step(3, 2, 0, &[0, 1]);
+            entry(stored, 13).entry = LogEntry::Steps { steps: vec![late] };
+        },
+        &[(
+            "log/13",
+            "epoch 2 step 0 is not in the plan of 2 epochs with 3 steps each",
+        )],
+    );
+    finds(
+        |stored| {
+            stored.log.swap(12, 13);
+            stored.log.swap(11, 12);
+            stored.manifests.clear();
+            stored.reports.clear();
+        },
+        &[
+            (
+                "log/13",
+                "the run finished after 6 steps, the log has 5 before",
+            ),
+            (
+                "log/13",
+                "the run finished after 6 of 6 steps and 1 of 2 epochs",
+            ),
+            (
+                "log/11",
+                "epoch 1 step 2 is of generation 3, where none is in force",
+            ),
+        ],
+    );
+    finds(
+        |stored| steps_at(stored, 11)[0].top1 = 3,
+        &[
+            (
+                "log/11",
+                "epoch 1 step 2 counts 3 first and 2 fifth guesses right of 2 samples",
+            ),
+            ("log/12", "`train_top1` 0.3"),
+            ROOTS_OF_6[0],
+            ROOTS_OF_6[1],
+        ],
+    );
+    finds(
+        |stored| generation_at(stored, 9).members[0].worker = "w4".into(),
+        &[("log/9", "generation 3 has a member twice")],
+    );
+    finds(
+        |stored| entry(stored, 0).entry = LogEntry::Scale { wanted: 1 },
+        &[("log/0", "the log begins with an entry of term 1")],
     );
 }

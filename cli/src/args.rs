@@ -27,6 +27,7 @@ pub enum Command {
     Report(commands::report::Args),
     Evaluate(commands::evaluate::Args),
     Predict(commands::predict::Args),
+    Chaos(commands::chaos::Args),
     /// Split, measure or draw a folder of pictures
     #[command(subcommand)]
     Data(commands::data::Command),

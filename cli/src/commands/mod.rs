@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub mod chaos;
 pub mod checkpoint;
 pub mod coordinator;
 pub mod data;

@@ -68,7 +68,8 @@ fn a_planned_fault_that_cannot_happen_any_more_makes_it_fail() {
     let done = run(&mut chaos(&folder, 1, &options));
     assert_eq!(done.status, Some(1), "{done:?}");
     assert!(
-        done.stderr.contains("1 of 1 planned faults of the kind `kill` did not happen"),
+        done.stderr
+            .contains("1 of 1 planned faults of the kind `kill` did not happen"),
         "{done:?}"
     );
     let outcome = &done.events[0];

@@ -47,12 +47,12 @@ impl Wires {
 
     /// From now on nothing comes to `worker` and nothing from it.
     pub fn cut(&self, worker: Uid) {
-        self.0.send_modify(|cut| drop(cut.insert(worker)));
+        self.0.send_modify(|cut| _ = cut.insert(worker));
     }
 
     /// What was held back goes on, as it would be sent again by a network that is back.
     pub fn mend(&self, worker: Uid) {
-        self.0.send_modify(|cut| drop(cut.remove(&worker)));
+        self.0.send_modify(|cut| _ = cut.remove(&worker));
     }
 }
 

@@ -5,9 +5,10 @@ mod support;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use support::{JOB, Run, Running, perennial, pictures, run, signal, train, wait_until};
+use support::{JOB, Running, perennial, pictures, run, signal, train, wait_until};
 use tempfile::TempDir;
 
 struct Bench {
@@ -37,8 +38,11 @@ impl Bench {
         train(&self.job, &self.data, store, workers, 1)
     }
 
-    fn undisturbed(&self) -> Run {
-        run(&mut self.train(&self.store("undisturbed"), 1))
+    /// The hashes of one worker that nobody disturbs.
+    fn undisturbed(&self) -> (String, String) {
+        static HASHES: OnceLock<(String, String)> = OnceLock::new();
+        let alone = || run(&mut self.train(&self.store("undisturbed"), 1)).hashes();
+        HASHES.get_or_init(alone).clone()
     }
 
     /// `perennial coordinator` at `address`.
@@ -104,7 +108,7 @@ fn a_worker_that_dies_or_hangs_costs_the_others_nothing() {
     signal(hung, "CONT");
     let disturbed = running.finish();
     assert_eq!(disturbed.status, Some(0), "{disturbed:?}");
-    assert_eq!(disturbed.hashes(), bench.undisturbed().hashes());
+    assert_eq!(disturbed.hashes(), bench.undisturbed());
     let steps: Vec<u64> = disturbed
         .events("step")
         .iter()
@@ -132,7 +136,7 @@ fn workers_join_and_are_drained_while_the_job_trains() {
     let joined = coordinator.wait_for(|event| event["event"] == "started");
     assert_eq!(joined["workers"], 2);
     let disturbed = coordinator.finish();
-    assert_eq!(disturbed.hashes(), bench.undisturbed().hashes());
+    assert_eq!(disturbed.hashes(), bench.undisturbed());
     assert_eq!(disturbed.events("worker_lost").len(), 0, "{disturbed:?}");
 }
 
@@ -151,11 +155,89 @@ fn a_standby_takes_over_from_a_coordinator_that_was_killed() {
     ruling.child.wait().unwrap();
     standby.wait_for(|event| event["event"] == "step");
     let finished = standby.finish();
-    assert_eq!(finished.hashes(), bench.undisturbed().hashes());
+    assert_eq!(finished.hashes(), bench.undisturbed());
     assert_eq!(finished.events("started").len(), 0, "nobody had to halt");
     for worker in &mut workers.0 {
         assert!(worker.wait().unwrap().success());
     }
+}
+
+#[test]
+fn a_coordinator_that_is_started_again_goes_on_with_the_workers_that_kept_training() {
+    let bench = Bench::new();
+    let address = free_address();
+    let options = ["--workers", "2", "--resume"];
+    let mut killed = Running::start(&mut bench.coordinator(&address, &options));
+    let mut workers = Processes(vec![worker(&address), worker(&address)]);
+    let before = killed.wait_for(|event| has_stepped(event, 3));
+    killed.child.kill().unwrap();
+    killed.child.wait().unwrap();
+    let again = Running::start(&mut bench.coordinator(&address, &options)).finish();
+    assert_eq!(again.hashes(), bench.undisturbed());
+    assert_eq!(again.events("started").len(), 0, "nobody had to halt");
+    let first = again.events("step")[0]["global_step"].as_u64();
+    assert!(first <= before["global_step"].as_u64().map(|step| step + 1));
+    for worker in &mut workers.0 {
+        assert!(worker.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn under_the_minimum_the_job_waits_and_says_so_and_goes_on_by_itself() {
+    let bench = Bench::new();
+    let address = free_address();
+    let options = ["--workers", "2", "--set", "elastic.min_workers=2"];
+    let mut coordinator = Running::start(&mut bench.coordinator(&address, &options));
+    let mut workers = Processes(vec![worker(&address), worker(&address)]);
+    coordinator.wait_for(|event| has_stepped(event, 2));
+    workers.0[0].kill().unwrap();
+    let waiting = coordinator.wait_for(|event| event["event"] == "waiting");
+    let reason = waiting["reason"].as_str().unwrap();
+    assert!(reason.contains("1 of at least 2 workers"), "{reason}");
+    workers.0.push(worker(&address));
+    coordinator.wait_for(|event| starts_with(event, 2));
+    let disturbed = coordinator.finish();
+    assert_eq!(disturbed.hashes(), bench.undisturbed());
+}
+
+#[test]
+fn a_job_is_scaled_and_a_worker_drained_by_command() {
+    let bench = Bench::new();
+    let store = bench.store("scaled");
+    let mut running = Running::start(&mut bench.train(&store, 1));
+    let operate = |words: &[&str]| {
+        let mut command = perennial();
+        let output = command
+            .args(["--json"])
+            .args(words)
+            .args(["--store", &store])
+            .output();
+        let output = output.unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), text, errors)
+    };
+    running.wait_for(|event| has_stepped(event, 1));
+    let (status, said, _) = operate(&["scale", "exact", "3"]);
+    assert_eq!(status, Some(0));
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said["wanted"], 3);
+    running.wait_for(|event| starts_with(event, 3));
+    assert_eq!(running.workers().len(), 3);
+    let (status, ..) = operate(&["drain", "exact", "w2"]);
+    assert_eq!(status, Some(0));
+    running.wait_for(|event| starts_with(event, 2));
+    let (status, _, error) = operate(&["drain", "exact", "w9"]);
+    assert_eq!(status, Some(1));
+    assert!(error.contains("no worker `w9`"), "{error}");
+    assert_eq!(operate(&["scale", "exact", "1"]).0, Some(0));
+    running.wait_for(|event| starts_with(event, 1));
+    let disturbed = running.finish();
+    assert_eq!(disturbed.hashes(), bench.undisturbed());
+    assert_eq!(disturbed.events("worker_lost").len(), 0, "{disturbed:?}");
+    let (status, _, error) = operate(&["scale", "exact", "2"]);
+    assert_eq!(status, Some(1));
+    assert!(error.contains("is it running?"), "{error}");
 }
 
 /// A standby that finds no log would take the job for itself.

@@ -25,6 +25,7 @@ pub enum Command {
     Scale(commands::scale::ScaleArgs),
     Drain(commands::scale::DrainArgs),
     Report(commands::report::Args),
+    Audit(commands::audit::Args),
     Evaluate(commands::evaluate::Args),
     Predict(commands::predict::Args),
     Chaos(commands::chaos::Args),

@@ -3,6 +3,7 @@
 //! [`machine`] decides and touches nothing; [`serve`] is gRPC, storage and the clock around it;
 //! [`JobEvent`]s tell people and programs what happened.
 
+pub mod audit;
 mod error;
 mod event;
 pub mod log;

@@ -39,7 +39,14 @@ impl Storage {
         let spec = &config.spec;
         let job = config.store.job(&spec.name)?;
         let log: Vec<LogRecord> = job.read_log(0).await?;
-        let newest = job.newest_checkpoint().await?;
+        let replayed = Replayed::of(spec, &log).map_err(StoreError::from)?;
+        // A checkpoint beyond the log is of steps that were taken back. Without a log nothing can be said
+        // for one, which `resume_point` tells.
+        let steps = match log.is_empty() {
+            true => u64::MAX,
+            false => replayed.steps.len() as u64,
+        };
+        let newest = job.newest_checkpoint_up_to(steps).await?;
         let stored = job.spec().await?;
         let finished = log.iter().rev().find_map(|record| match &record.entry {
             LogEntry::Ended { how, .. } => Some(how == "finished"),
@@ -67,7 +74,6 @@ impl Storage {
             Some(stored) => check_same_job(spec, &stored)?,
             None => job.create_spec(spec).await?,
         }
-        let replayed = Replayed::of(spec, &log).map_err(StoreError::from)?;
         let resume = resume.map(|manifest| resume_point(manifest, &replayed));
         Ok(Opened {
             resume: resume.transpose()?,
@@ -106,8 +112,8 @@ impl Storage {
                 }
                 Effect::CommitCheckpoint(commit) => Some(self.commit(&commit).await),
                 Effect::WriteReport(input) => Some(self.write_report(&input).await),
-                Effect::Prune => {
-                    self.prune().await;
+                Effect::Prune { newest } => {
+                    self.prune(newest).await;
                     None
                 }
                 _ => None,
@@ -179,12 +185,9 @@ impl Storage {
     }
 
     /// What could not be removed now is removed after the next checkpoint.
-    async fn prune(&self) {
-        match self
-            .job
-            .retain(&Retention::from(&self.spec.checkpoint))
-            .await
-        {
+    async fn prune(&self, newest: u64) {
+        let retention = Retention::from(&self.spec.checkpoint);
+        match self.job.retain_up_to(newest, &retention).await {
             Ok(removed) if removed.is_empty() => {}
             Ok(removed) => tracing::info!(?removed, "retention removed checkpoints"),
             Err(error) => tracing::warn!(%error, "retention could not remove checkpoints"),

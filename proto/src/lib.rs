@@ -1,6 +1,7 @@
 //! What coordinator and workers say to each other ([`v1`]), and the rules of it that both ends must
 //! know ([`rules`]).
 
+mod generation;
 pub mod rules;
 
 /// The messages and services of `perennial/v1/coordinator.proto`.

@@ -97,6 +97,7 @@ impl Member<'_> {
     /// This member's parts of the checkpoint at `cursor`; `last`: it must be written, even if another one
     /// is on its way.
     fn checkpoint(&self, cursor: Cursor, last: bool) {
+        let asked = Instant::now();
         self.worker.checkpoints.write(Part {
             global_step: cursor.global_step(self.worker.job.steps_per_epoch),
             generation: self.generation.id,
@@ -104,6 +105,7 @@ impl Member<'_> {
             world_size: self.generation.members.len(),
             last,
         });
+        tracing::debug!(%cursor, stall = ?asked.elapsed(), "a checkpoint is being copied");
     }
 
     fn finished(&self, cursor: Cursor) -> Report {

@@ -1,8 +1,10 @@
 //! `perennial scale` and `perennial drain`.
 
 use perennial_coordinator::operate;
+use serde_json::json;
 
 use crate::job::{Place, block_on};
+use crate::output::{Output, counted};
 
 /// Change the number of workers of a running job
 #[derive(Debug, clap::Args)]
@@ -24,20 +26,25 @@ pub struct DrainArgs {
     worker: String,
 }
 
-pub fn scale(args: &ScaleArgs) -> anyhow::Result<()> {
+pub fn scale(args: &ScaleArgs, output: Output) -> anyhow::Result<()> {
     let reply = block_on(async {
         let job = args.place.open().await?;
         Ok(operate::scale(&job, args.workers).await?)
     })?;
-    println!("wants {} workers, has {} now", reply.wanted, reply.present);
-    Ok(())
+    let (wanted, present) = (reply.wanted, reply.present);
+    output.print(&json!({ "wanted": wanted, "present": present }), || {
+        let workers = counted(u64::from(wanted), "worker");
+        format!("the job wants {workers} and has {present} now")
+    })
 }
 
-pub fn drain(args: &DrainArgs) -> anyhow::Result<()> {
+pub fn drain(args: &DrainArgs, output: Output) -> anyhow::Result<()> {
     block_on(async {
         let job = args.place.open().await?;
         Ok(operate::drain(&job, &args.worker).await?)
     })?;
-    println!("worker {} leaves after this step", args.worker);
-    Ok(())
+    let worker = &args.worker;
+    output.print(&json!({ "draining": worker }), || {
+        format!("worker `{worker}` leaves after the step at hand")
+    })
 }

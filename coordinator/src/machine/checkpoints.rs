@@ -94,6 +94,8 @@ struct Checkpoint {
     snapshot: Option<Snapshot>,
     /// Who writes each kind, once that is known.
     writers: Vec<String>,
+    /// The generation in which it was tried last.
+    generation: u64,
     state: State,
 }
 
@@ -154,8 +156,9 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// A checkpoint is due where the ledger stands; `members` write it. One that failed is tried again.
-    pub fn due(&mut self, ledger: &Ledger, members: &[String]) {
+    /// A checkpoint is due where the ledger stands; the `members` of `generation` write it. One that
+    /// failed in an earlier one is tried again.
+    pub fn due(&mut self, ledger: &Ledger, members: &[String], generation: u64) {
         let step = ledger.global_step();
         if Some(step) <= self.newest {
             return;
@@ -168,10 +171,13 @@ impl Checkpoints {
         let writers = writers.collect();
         let checkpoint = self.entry(step);
         checkpoint.writers = writers;
-        if !matches!(checkpoint.state, State::Committing(_) | State::Committed) {
-            checkpoint.snapshot = Some(ledger.snapshot());
-            checkpoint.state = State::Gathering;
+        match checkpoint.state {
+            State::Committing(_) | State::Committed => return,
+            State::Failed(_) if checkpoint.generation >= generation => {}
+            State::Failed(_) | State::Gathering => checkpoint.state = State::Gathering,
         }
+        checkpoint.snapshot = Some(ledger.snapshot());
+        checkpoint.generation = generation;
     }
 
     /// The global steps of checkpoints that nobody can complete any more, because a writer of a missing
@@ -210,15 +216,21 @@ impl Checkpoints {
         complete.map(|(step, _)| *step).max()
     }
 
-    /// The checkpoints that can be committed now that the log has `logged` steps.
-    pub fn take_complete(&mut self, logged: u64, provenance: &Provenance) -> Vec<Commit> {
+    /// The checkpoints that can be committed now that the log has `logged` steps and `epochs` epochs.
+    pub fn take_complete(
+        &mut self,
+        logged: u64,
+        epochs: u32,
+        provenance: &Provenance,
+    ) -> Vec<Commit> {
         let mut commits = Vec::new();
         for (&global_step, checkpoint) in &mut self.checkpoints {
             let complete = checkpoint.parts.len() == self.kinds.len() && global_step <= logged;
             if !complete || !matches!(checkpoint.state, State::Gathering) {
                 continue;
             }
-            let Some(snapshot) = checkpoint.snapshot.take() else {
+            let in_log = |snapshot: &mut Snapshot| snapshot.history.len() <= epochs as usize;
+            let Some(snapshot) = checkpoint.snapshot.take_if(in_log) else {
                 continue;
             };
             let commit = Commit {
@@ -248,11 +260,59 @@ impl Checkpoints {
         Some(*commit)
     }
 
-    /// A part or the manifest could not be written.
-    pub fn failed(&mut self, global_step: u64, message: String) {
-        if Some(global_step) > self.newest {
-            self.entry(global_step).state = State::Failed(message);
+    /// A part could not be written. Returns whether the checkpoint fails by it.
+    pub fn part_failed(&mut self, global_step: u64, generation: u64, message: &str) -> bool {
+        if Some(global_step) <= self.newest {
+            return false;
         }
+        let checkpoint = self.entry(global_step);
+        // Another attempt may be under way by now, or all parts are there nevertheless.
+        let gathering = matches!(checkpoint.state, State::Gathering);
+        let fails = gathering && generation >= checkpoint.generation;
+        if fails {
+            checkpoint.state = State::Failed(message.to_string());
+            checkpoint.generation = generation;
+        }
+        fails
+    }
+
+    /// The manifest could not be written.
+    pub fn commit_failed(&mut self, global_step: u64, message: &str) {
+        if let Some(checkpoint) = self.checkpoints.get_mut(&global_step) {
+            checkpoint.state = State::Failed(message.to_string());
+        }
+    }
+
+    /// Every part is there, and the manifest is to be tried again.
+    pub fn commit_again(&mut self, global_step: u64, snapshot: Snapshot) {
+        if let Some(checkpoint) = self.checkpoints.get_mut(&global_step) {
+            checkpoint.state = State::Gathering;
+            checkpoint.snapshot = Some(snapshot);
+        }
+    }
+
+    /// Whether the checkpoint can still come to be, with nobody but `able` to write what is missing.
+    pub fn is_under_way(&self, global_step: u64, able: &[&str]) -> bool {
+        let Some(checkpoint) = self.checkpoints.get(&global_step) else {
+            return false;
+        };
+        let mut kinds = self.kinds.iter().zip(&checkpoint.writers);
+        match checkpoint.state {
+            State::Committing(_) => true,
+            State::Gathering => {
+                checkpoint.snapshot.is_some()
+                    && kinds.all(|(kind, writer)| {
+                        able.contains(&writer.as_str())
+                            || checkpoint.parts.iter().any(|part| part.kind == **kind)
+                    })
+            }
+            State::Committed | State::Failed(_) => false,
+        }
+    }
+
+    /// What is known of this checkpoint does not count.
+    pub fn drop(&mut self, global_step: u64) {
+        self.checkpoints.remove(&global_step);
     }
 
     /// The run goes back to the newest checkpoint: what was gathered after it is gathered anew.
@@ -303,6 +363,7 @@ impl Checkpoints {
                 parts: Vec::new(),
                 snapshot: None,
                 writers: Vec::new(),
+                generation: 0,
                 state: State::Gathering,
             })
     }

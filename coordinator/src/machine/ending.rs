@@ -5,6 +5,8 @@ use std::time::Duration;
 use perennial_proto::rules::{HEARTBEAT, LEASE, OWN_PAUSE};
 use perennial_proto::v1;
 
+use super::checkpoints::Last;
+use super::retry::Again;
 use super::{ConnectionId, Effect, Failure, FailureKind, Machine, Outcome, Phase, ReportInput};
 use crate::JobEvent;
 use crate::log::LogEntry;
@@ -127,9 +129,62 @@ impl Machine {
         }
     }
 
+    /// The end of a run: the last checkpoint, then the report. Where a member is lost before its parts are
+    /// there, others write them.
+    pub(super) fn finish_or_try_again(&mut self) -> Result<(), Failure> {
+        if self.report_requested {
+            return self.try_the_report_again();
+        }
+        let Some(ledger) = &self.ledger else {
+            return Ok(());
+        };
+        let step = ledger.global_step();
+        let gone = self
+            .members()
+            .into_iter()
+            .find(|index| self.workers[*index].connection.is_none());
+        let abandoned = gone.filter(|_| !self.checkpoints.has_all_parts(step));
+        if let Some(index) = abandoned {
+            let name = self.workers[index].name.clone();
+            self.break_up(format!("worker `{name}` left before the last checkpoint"));
+            return Ok(());
+        }
+        if step == 0 {
+            return self.request_report();
+        }
+        match self.checkpoints.at(step) {
+            Last::UnderWay => Ok(()),
+            Last::Committed => self.request_report(),
+            Last::Failed(message) => {
+                let message = message.to_string();
+                self.try_the_last_checkpoint_again(step, &message)
+            }
+        }
+    }
+
+    fn try_the_last_checkpoint_again(&mut self, step: u64, why: &str) -> Result<(), Failure> {
+        match self.last_checkpoint_retry.again(self.now) {
+            Again::NotYet => {}
+            Again::Now if self.checkpoints.has_all_parts(step) => {
+                if let Some(ledger) = &self.ledger {
+                    self.checkpoints.commit_again(step, ledger.snapshot());
+                }
+                self.commit_complete();
+            }
+            Again::Now => self.break_up("the last checkpoint is written again".to_string()),
+            Again::Never => {
+                return Err(Failure::resumable(format!(
+                    "the last checkpoint could not be written: {why}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Goes on to the report: the last checkpoint is in the store.
     pub(super) fn request_report(&mut self) -> Result<(), Failure> {
         self.report_requested = true;
+        self.report_failure = None;
         match self.report_input() {
             Some(input) => self.effects.push(Effect::WriteReport(Box::new(input))),
             None => self.conclude(None),
@@ -161,7 +216,28 @@ impl Machine {
         })
     }
 
-    pub(super) fn report_failed(&mut self, message: &str) -> Result<(), Failure> {
+    pub(super) fn report_failed(&mut self, message: String) {
+        if self.report_requested && self.report_failure.is_none() {
+            self.warn(format!(
+                "the report could not be written and is tried again: {message}"
+            ));
+        }
+        self.report_failure = Some(message);
+    }
+
+    /// Tries a report that failed again, as long as there is patience.
+    fn try_the_report_again(&mut self) -> Result<(), Failure> {
+        let Some(message) = self.report_failure.clone() else {
+            return Ok(());
+        };
+        match self.report_retry.again(self.now) {
+            Again::NotYet => Ok(()),
+            Again::Now => self.request_report(),
+            Again::Never => self.give_up_the_report(&message),
+        }
+    }
+
+    fn give_up_the_report(&mut self, message: &str) -> Result<(), Failure> {
         let finished = self
             .ledger
             .as_ref()
@@ -265,7 +341,7 @@ impl Machine {
     }
 
     pub(super) fn end_failing_unless_committing(&mut self) {
-        if !self.checkpoints.is_committing() {
+        if matches!(self.phase, Phase::Failing(_)) && !self.checkpoints.is_committing() {
             self.end_failing();
         }
     }

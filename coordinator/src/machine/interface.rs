@@ -24,7 +24,7 @@ pub struct Config {
     pub store_url: String,
     /// Where this coordinator listens: `host:port`.
     pub address: String,
-    /// The newest checkpoint; none: from the beginning.
+    /// The newest checkpoint that is not beyond the log's steps; none: from the beginning.
     pub resume: Option<ResumePoint>,
     /// Tells this coordinator from every other one in the log.
     pub writer: String,
@@ -90,8 +90,11 @@ pub enum Effect {
     },
     /// Answered by [`Event::CheckpointCommitted`] or [`Event::CheckpointNotCommitted`].
     CommitCheckpoint(Box<Commit>),
-    /// Apply retention: a checkpoint was committed.
-    Prune,
+    /// Apply retention to the checkpoints up to `newest`, which was just committed. What is newer is of
+    /// steps that were taken back and are still to come again.
+    Prune {
+        newest: u64,
+    },
     /// Answered by [`Event::ReportWritten`] or [`Event::ReportFailed`].
     WriteReport(Box<ReportInput>),
     Emit(JobEvent),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use perennial_plan::Cursor;
 use perennial_plan::order::steps_per_epoch;
 use perennial_proto::v1::worker_message::Kind;
 use perennial_proto::v1::{self, Standing as Said};
@@ -34,12 +35,16 @@ impl Machine {
             Kind::Ready(ready) => self.ready(index, ready),
             Kind::Standing(standing) => self.standing(index, &standing),
             Kind::CaughtUp(caught_up) => {
-                if let Place::Following { since, .. } = self.workers[index].place {
-                    self.workers[index].place = Place::Following {
-                        since,
-                        caught_up: Some(caught_up.global_step),
-                    };
-                }
+                let since = match self.workers[index].place {
+                    Place::Following { since, .. } => since,
+                    // It came back.
+                    Place::Pool => self.now,
+                    _ => return Ok(()),
+                };
+                self.workers[index].place = Place::Following {
+                    since,
+                    caught_up: Some(caught_up.global_step),
+                };
                 Ok(())
             }
             Kind::FollowFailed(failed) => {
@@ -85,12 +90,22 @@ impl Machine {
                 worker.connection = Some(connection);
                 worker.awaited = false;
                 worker.hello = hello;
+                worker.told = 0;
+                if matches!(worker.place, Place::Following { .. }) {
+                    // It may never have heard of it.
+                    worker.place = Place::Pool;
+                }
                 index
             }
             None => {
                 let name = self.name_for(&hello.worker);
                 self.workers.push(Worker::new(name, connection, hello));
-                self.workers.len() - 1
+                let index = self.workers.len() - 1;
+                self.set_ranks();
+                if self.is_member(&self.workers[index]) {
+                    self.workers[index].place = Place::AtWork;
+                }
+                index
             }
         };
         let welcome = v1::Welcome {
@@ -99,6 +114,10 @@ impl Machine {
             store_url: self.config.store_url.clone(),
         };
         self.send(connection, welcome);
+        if self.workers[index].let_go {
+            // It may never have heard of it.
+            self.release(index, "nothing is lost without it");
+        }
     }
 
     /// The name that it has already, unless that is another worker's.
@@ -280,31 +299,12 @@ impl Machine {
     // --- standing -----------------------------------------------------------------------------------
 
     fn standing(&mut self, index: usize, said: &Said) -> Result<(), Failure> {
-        let ours = self.generation_id();
-        let member = self.is_member(&self.workers[index]);
-        if said.generation != ours || !member || self.phase == Phase::Starting {
-            if !member {
-                let halted = said.halted;
-                let worker = &mut self.workers[index];
-                worker.place = match worker.place {
-                    Place::Following { .. } => worker.place,
-                    _ if halted => Place::Pool,
-                    _ => Place::Stray,
-                };
-            }
-            if !said.halted {
-                let generation = said.generation;
-                self.send_to(index, v1::Halt { generation });
-            }
-            return Ok(());
-        }
+        let worker = &self.workers[index];
+        let member = self.is_member(worker);
         if !said.halted {
-            if self.phase == Phase::Assembling {
-                self.ask_to_halt(index);
-            }
-            return Ok(());
+            return self.at_work(index, said.generation, member);
         }
-        let cursor = perennial_plan::Cursor {
+        let cursor = Cursor {
             epoch: said.epoch,
             step: said.step,
         };
@@ -312,12 +312,23 @@ impl Machine {
             cursor: (!said.empty).then_some(cursor),
             hash: said.replica_hash,
         };
+        if !member {
+            if !matches!(worker.place, Place::Following { .. }) {
+                self.workers[index].place = Place::Pool;
+            }
+            return Ok(());
+        }
+        if said.generation != self.generation_id() {
+            self.stands_elsewhere(index, said.generation, standing);
+            return Ok(());
+        }
         let worker = &mut self.workers[index];
         worker.place = Place::Halted(standing);
         worker.halt_asked = None;
         let silent = said.lost.iter().filter(|lost| lost.silent);
         worker.accuses = silent.map(|lost| lost.worker.clone()).collect();
         if self.phase == Phase::Running && (self.regroup.is_none() || !said.lost.is_empty()) {
+            self.regroup = None;
             let name = self.workers[index].name.clone();
             let lost: Vec<&str> = said.lost.iter().map(|lost| lost.worker.as_str()).collect();
             let why = if lost.is_empty() {
@@ -328,6 +339,44 @@ impl Machine {
             self.break_up(why);
         }
         Ok(())
+    }
+
+    /// A worker says that it is at work in `generation`.
+    fn at_work(&mut self, index: usize, generation: u64, member: bool) -> Result<(), Failure> {
+        if !member {
+            self.workers[index].place = Place::Stray;
+        }
+        let ours = self.generation_id();
+        if generation != ours || !member {
+            self.send_to(index, v1::Halt { generation });
+        } else if self.phase == Phase::Assembling {
+            self.ask_to_halt(index);
+        }
+        Ok(())
+    }
+
+    /// A member takes no step in an earlier generation. If the start of the one at hand cannot be on its
+    /// way to it, it never heard of that.
+    pub(super) fn stands_elsewhere(&mut self, index: usize, generation: u64, standing: Standing) {
+        let (ours, start) = match &self.generation {
+            Some(at_hand) => (at_hand.id, at_hand.start),
+            None => return,
+        };
+        let worker = &mut self.workers[index];
+        if generation > ours || worker.told == ours || worker.standing().is_some() {
+            return;
+        }
+        // What it has from before is of use as far as the generation at hand counts it.
+        worker.place = Place::Halted(Standing {
+            cursor: standing.cursor.filter(|cursor| *cursor <= start),
+            ..standing
+        });
+        worker.halt_asked = None;
+        if self.phase == Phase::Running {
+            let name = &worker.name;
+            let why = format!("worker `{name}` did not hear of generation {ours}");
+            self.break_up(why);
+        }
     }
 
     /// Leaves alone for a while those that others could not reach though they are there: of each pair
@@ -377,9 +426,9 @@ impl Machine {
         self.forget_if_no_member(index);
     }
 
-    /// A member that is gone is remembered until the next generation.
+    /// A member that is gone is remembered until the next generation, as is one of the next generation.
     pub(super) fn forget_if_no_member(&mut self, index: usize) {
-        if !self.is_member(&self.workers[index]) {
+        if !self.is_member(&self.workers[index]) && !self.is_proposed(&self.workers[index]) {
             self.workers.remove(index);
         }
     }
@@ -399,6 +448,7 @@ impl Machine {
         let reason = reason.to_string();
         self.send_to(index, v1::Release { reason });
         self.workers[index].released = true;
+        self.workers[index].let_go = true;
     }
 
     /// `drain WORKER`.

@@ -18,6 +18,8 @@ const FIRST_RETURN: Duration = Duration::from_secs(2);
 const LAST_CALL: Duration = Duration::from_secs(10);
 /// A member that lives but does not halt is given up after this time.
 const HALT_PATIENCE: Duration = Duration::from_secs(60);
+/// A checkpoint under way keeps those that want to leave for so long from writing another one.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a newcomer that has caught up waits for others that are about to.
 const JOIN_TOGETHER: Duration = Duration::from_secs(2);
 /// A worker that copies a replica for longer begins anew.
@@ -136,6 +138,14 @@ impl Machine {
         self.assembling_since = self.now;
         self.assembling_why = why;
         self.waiting_for.clear();
+        if self
+            .members()
+            .iter()
+            .any(|index| self.workers[*index].standing().is_none())
+        {
+            // What was to happen at the boundary does not.
+            self.regroup = None;
+        }
         for index in self.members() {
             self.workers[index].awaited = false;
             if self.workers[index].standing().is_none() {
@@ -211,12 +221,15 @@ impl Machine {
         }
     }
 
-    /// The furthest cursor at which a replica stands.
+    /// The furthest cursor at which a replica stands. One from before the ledger's end is none to go on
+    /// from: what was applied after it would be applied a second time, and only a checkpoint may do that.
     fn furthest(&self) -> Option<Cursor> {
+        let settled = self.ledger.as_ref().map(|ledger| ledger.cursor());
         let there = self.workers.iter().filter(|worker| worker.is_ready());
         there
             .filter(|worker| self.is_member(worker))
             .filter_map(|worker| worker.standing()?.cursor)
+            .filter(|cursor| Some(*cursor) >= settled)
             .max()
     }
 
@@ -307,6 +320,9 @@ impl Machine {
 
         let count = members.len();
         if count < min {
+            if let Some(members) = self.who_hands_over() {
+                return Decision::Go(members);
+            }
             return Decision::Wait(format!(
                 "{count} of at least {min} workers are ready; waiting for more"
             ));
@@ -316,6 +332,9 @@ impl Machine {
         }
         let wanted = self.target();
         let called = self.now - self.last_ready.max(self.assembling_since) >= LAST_CALL;
+        if !has_replica && self.may_come_back() {
+            return Decision::Wait("the last members may come back".to_string());
+        }
         // Survivors hold the replica: there is no reason to wait for more than the least number.
         if count >= wanted || called || has_replica {
             return Decision::Go(members);
@@ -323,25 +342,69 @@ impl Machine {
         Decision::Wait(format!("{count} of {wanted} workers are ready"))
     }
 
+    /// Whether the worker has the replica of this cursor and can give it away.
+    fn holds(&self, index: usize, cursor: Cursor) -> bool {
+        let worker = &self.workers[index];
+        let stands = worker.standing().and_then(|standing| standing.cursor);
+        worker.is_ready() && stands == Some(cursor)
+    }
+
+    /// The members that are there, if the furthest replica would be lost with those that want to leave:
+    /// they go on for a step, at whose end a checkpoint is written, though they are too few.
+    fn who_hands_over(&self) -> Option<Vec<usize>> {
+        let furthest = self.furthest()?;
+        let step = self.global_step(furthest);
+        let members = self.members().into_iter();
+        let mut members: Vec<usize> = members
+            .filter(|index| {
+                let worker = &self.workers[*index];
+                worker.is_ready() && !worker.released && worker.standing().is_some()
+            })
+            .collect();
+        members.sort_by_key(|index| self.rank(&self.workers[*index]));
+        let holders = members.iter().filter(|index| self.holds(**index, furthest));
+        let holders: Vec<&super::Worker> = holders.map(|index| &self.workers[*index]).collect();
+        let kept = holders.iter().any(|holder| !holder.draining);
+        if step == 0 || kept || holders.is_empty() || self.checkpoints.is_committed(step) {
+            return None;
+        }
+        let names: Vec<&str> = holders.iter().map(|holder| holder.name.as_str()).collect();
+        let writing = self.now - self.assembling_since < HAND_OVER_PATIENCE;
+        if writing && self.checkpoints.is_under_way(step, &names) {
+            return None;
+        }
+        members.truncate(self.config.spec.train.slots as usize);
+        Some(members)
+    }
+
+    /// Whether members lost their connections so recently that they may be on their way back with the
+    /// only replicas: to go back to a checkpoint costs more than to wait for them.
+    fn may_come_back(&self) -> bool {
+        let started = self.ledger.as_ref().is_some_and(|ledger| ledger.global_step() > 0);
+        let members = self.members();
+        let gone = |index: &usize| self.workers[*index].connection.is_none();
+        let lately = self.now - self.assembling_since < FIRST_RETURN;
+        started && lately && members.iter().any(gone)
+    }
+
     /// Lets members leave that nobody depends on, while the job waits.
     fn let_go_while_waiting(&mut self) {
         if self.is_halting() {
             return;
         }
+        // Nobody copies from them now.
+        for index in 0..self.workers.len() {
+            let worker = &self.workers[index];
+            if worker.draining && !worker.let_go && !self.is_member(worker) {
+                self.release(index, "it is not needed any more");
+            }
+        }
         let Some(furthest) = self.furthest() else {
             return;
         };
         let step = self.global_step(furthest);
-        let written = self.checkpoints.is_committed(step)
-            || matches!(
-                self.checkpoints.at(step),
-                super::checkpoints::Last::Failed(_)
-            );
-        let holds = |index: &usize| {
-            let worker = &self.workers[*index];
-            let cursor = worker.standing().and_then(|standing| standing.cursor);
-            worker.is_ready() && cursor == Some(furthest)
-        };
+        let written = step == 0 || self.checkpoints.is_committed(step);
+        let holds = |index: &usize| self.holds(*index, furthest);
         let keeps = |index: &usize| holds(index) && !self.workers[*index].draining;
         let kept = self.members().iter().any(keeps);
         let leaving: Vec<usize> = self
@@ -469,6 +532,15 @@ impl Machine {
         })
     }
 
+    /// Whether the worker is in the generation that is on its way into the log.
+    pub(super) fn is_proposed(&self, worker: &super::Worker) -> bool {
+        let proposal = self.proposal.as_ref();
+        proposal.is_some_and(|proposal| {
+            let member = proposal.generation.member(&worker.name);
+            member.is_some_and(|member| member.incarnation == worker.incarnation)
+        })
+    }
+
     fn deal(&self, members: &[usize], start: Cursor, checkpoint: Option<u64>) -> Generation {
         let candidates = self.candidates(members);
         let slots = self.config.spec.train.slots;
@@ -517,6 +589,7 @@ impl Machine {
             source,
         } = *proposal;
         self.generation = Some(generation.clone());
+        self.set_ranks();
         self.phase = Phase::Running;
         self.regroup = None;
         self.waiting_for.clear();
@@ -541,12 +614,11 @@ impl Machine {
         }
         self.report_abandoned();
         let start = v1::Start {
-            generation_json: serde_json::to_string(&generation)
-                .expect("a generation is plain data"),
             evaluate,
             checkpoint,
             finish,
             source,
+            ..v1::Start::new(&generation)
         };
         for index in 0..self.workers.len() {
             let member = self.is_member(&self.workers[index]);
@@ -555,9 +627,12 @@ impl Machine {
             worker.accuses.clear();
             if member {
                 worker.place = Place::AtWork;
+                worker.told = generation.id;
                 self.send_to(index, start.clone());
             } else if worker.standing().is_some() {
                 worker.place = Place::Pool;
+            } else if worker.place == Place::AtWork {
+                worker.place = Place::Stray;
             }
         }
         self.workers_left_out();

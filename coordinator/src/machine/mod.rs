@@ -17,6 +17,7 @@ mod joining;
 mod ledger;
 mod membership;
 mod queue;
+mod retry;
 mod running;
 mod worker;
 
@@ -39,6 +40,7 @@ pub use interface::{
 use ledger::Ledger;
 use membership::Proposal;
 use queue::LogQueue;
+use retry::Retry;
 use worker::Worker;
 
 /// Why a run cannot go on.
@@ -133,11 +135,14 @@ pub struct Machine {
     /// The members of a generation that an earlier coordinator made have until then to come back.
     claimed_at: Duration,
     last_dealt: Duration,
-    last_checkpoint_attempts: u32,
+    last_checkpoint_retry: Retry,
     stale_reported: bool,
     log_failure_reported: bool,
     stop_requested: bool,
     report_requested: bool,
+    /// Why the last attempt at the report failed.
+    report_failure: Option<String>,
+    report_retry: Retry,
     /// What is told once the last log entry is there.
     conclusion: Option<Box<(JobEvent, Outcome)>>,
     failing_until: Duration,
@@ -221,17 +226,20 @@ impl Machine {
             waiting_for: String::new(),
             claimed_at: now,
             last_dealt: now,
-            last_checkpoint_attempts: 0,
+            last_checkpoint_retry: Retry::default(),
             stale_reported: false,
             log_failure_reported: false,
             stop_requested: false,
             report_requested: false,
+            report_failure: None,
+            report_retry: Retry::default(),
             conclusion: None,
             failing_until: Duration::ZERO,
             images_per_second: None,
             effects: Vec::new(),
             config,
         };
+        machine.set_ranks();
         machine.expect_checkpoint();
         machine.write_log();
         let effects = std::mem::take(&mut machine.effects);
@@ -279,10 +287,10 @@ impl Machine {
             Event::CheckpointNotCommitted {
                 global_step,
                 message,
-            } => self.checkpoint_failed(global_step, &message),
+            } => self.commit_failed(global_step, message),
             Event::ReportWritten(_) | Event::ReportFailed(_) if self.phase != Phase::Finishing => {}
             Event::ReportWritten(location) => self.conclude(Some(location)),
-            Event::ReportFailed(message) => self.report_failed(&message)?,
+            Event::ReportFailed(message) => self.report_failed(message),
             Event::StopRequested => self.stop_requested(),
             Event::ScaleRequested(wanted) => self.scale(wanted),
             Event::DrainRequested(worker) => self.drain(&worker),

@@ -9,7 +9,7 @@ use perennial_proto::rules::checkpoint_due;
 use perennial_proto::v1::worker_message::Kind;
 use perennial_proto::v1::{self, Finished};
 
-use super::checkpoints::{Last, Provenance};
+use super::checkpoints::Provenance;
 use super::ledger::{Applied, per_second};
 use super::worker::{Place, Standing};
 use super::{Effect, Failure, Hashes, Machine, Phase, ResumePoint};
@@ -21,8 +21,6 @@ const SPEED_SMOOTHING: f64 = 0.1;
 /// Settled steps go to the log when there are so many of them, or when the first one is so old.
 const STEPS_AN_ENTRY: usize = 256;
 const STEPS_AGE: Duration = Duration::from_secs(3);
-/// How often the last checkpoint of a run is tried.
-const LAST_CHECKPOINT_ATTEMPTS: u32 = 3;
 
 impl Machine {
     /// What a worker says of a generation. Of another one than the one in force it has no effect.
@@ -44,6 +42,12 @@ impl Machine {
         let current =
             generation == self.generation_id() || (is_part && generation < self.generation_id());
         let rank = self.rank(&self.workers[index]);
+        if let Kind::Finished(finished) = &kind
+            && !(live && current && rank.is_some())
+        {
+            self.finished_elsewhere(index, finished);
+            return Ok(());
+        }
         let Some(rank) =
             rank.filter(|_| current && (live || (is_part && self.phase == Phase::Starting)))
         else {
@@ -73,12 +77,35 @@ impl Machine {
             Kind::CheckpointFailed(failed) => {
                 let name = self.workers[index].name.clone();
                 let message = format!("worker `{name}`: {}", failed.message);
-                self.checkpoint_failed(failed.global_step, &message);
+                self.part_failed(failed.global_step, generation, message);
             }
             Kind::Finished(finished) => self.member_finished(index, rank, &finished)?,
             _ => {}
         }
         Ok(())
+    }
+
+    /// A worker came to an end that is not that of the generation at work: it takes no step.
+    fn finished_elsewhere(&mut self, index: usize, finished: &Finished) {
+        let standing = Standing {
+            cursor: Some(Cursor {
+                epoch: finished.epoch,
+                step: finished.step,
+            }),
+            hash: finished.replica_hash,
+        };
+        let ours = finished.generation == self.generation_id();
+        let worker = &self.workers[index];
+        match worker.place {
+            _ if self.is_member(worker) && ours => {
+                self.workers[index].place = Place::Halted(standing);
+            }
+            _ if self.is_member(worker) => {
+                self.stands_elsewhere(index, finished.generation, standing);
+            }
+            Place::Stray => self.workers[index].place = Place::Pool,
+            _ => {}
+        }
     }
 
     /// Says once that something stale came and was ignored.
@@ -253,43 +280,6 @@ impl Machine {
         Ok(())
     }
 
-    /// The end of a run: the last checkpoint, then the report. Where a member is lost before its parts are
-    /// there, others write them.
-    pub(super) fn finish_or_try_again(&mut self) -> Result<(), Failure> {
-        let Some(ledger) = self.ledger.as_ref().filter(|_| !self.report_requested) else {
-            return Ok(());
-        };
-        let step = ledger.global_step();
-        let gone = self
-            .members()
-            .into_iter()
-            .find(|index| self.workers[*index].connection.is_none());
-        let abandoned = gone.filter(|_| !self.checkpoints.has_all_parts(step));
-        if let Some(index) = abandoned {
-            let name = self.workers[index].name.clone();
-            self.break_up(format!("worker `{name}` left before the last checkpoint"));
-            return Ok(());
-        }
-        if step == 0 {
-            return self.request_report();
-        }
-        match self.checkpoints.at(step) {
-            Last::UnderWay => Ok(()),
-            Last::Committed => self.request_report(),
-            Last::Failed(message) => {
-                let message = message.to_string();
-                self.last_checkpoint_attempts += 1;
-                if self.last_checkpoint_attempts >= LAST_CHECKPOINT_ATTEMPTS {
-                    return Err(Failure::resumable(format!(
-                        "the last checkpoint could not be written: {message}"
-                    )));
-                }
-                self.break_up("the last checkpoint is written again".to_string());
-                Ok(())
-            }
-        }
-    }
-
     // --- checkpoints --------------------------------------------------------------------------------
 
     /// A checkpoint is due where the ledger stands, if the job says so.
@@ -318,7 +308,8 @@ impl Machine {
             .as_ref()
             .filter(|ledger| ledger.global_step() > 0)
         {
-            self.checkpoints.due(ledger, &members);
+            let generation = self.generation_id();
+            self.checkpoints.due(ledger, &members, generation);
         }
     }
 
@@ -335,7 +326,7 @@ impl Machine {
         }
     }
 
-    fn commit_complete(&mut self) {
+    pub(super) fn commit_complete(&mut self) {
         let Some(data) = &self.data else {
             return;
         };
@@ -344,13 +335,22 @@ impl Machine {
             numerics: data.numerics.clone(),
             data_fingerprint: data.fingerprint.clone(),
         };
-        for commit in self.checkpoints.take_complete(self.logged, &provenance) {
+        for commit in self
+            .checkpoints
+            .take_complete(self.logged, self.logged_epochs, &provenance)
+        {
             self.effects
                 .push(Effect::CommitCheckpoint(Box::new(commit)));
         }
     }
 
     pub(super) fn checkpoint_committed(&mut self, global_step: u64) {
+        let ledger = self.ledger.as_ref();
+        if ledger.is_some_and(|ledger| ledger.global_step() < global_step) {
+            // The run went back behind it meanwhile, and will come to it again.
+            self.checkpoints.drop(global_step);
+            return self.end_failing_unless_committing();
+        }
         let Some(commit) = self.checkpoints.committed(global_step) else {
             return;
         };
@@ -381,14 +381,29 @@ impl Machine {
             return self.end_failing_unless_committing();
         }
         self.acknowledge();
-        self.effects.push(Effect::Prune);
+        self.effects.push(Effect::Prune {
+            newest: global_step,
+        });
     }
 
-    pub(super) fn checkpoint_failed(&mut self, global_step: u64, message: &str) {
-        self.checkpoints.failed(global_step, message.to_string());
+    fn part_failed(&mut self, global_step: u64, generation: u64, message: String) {
+        if self
+            .checkpoints
+            .part_failed(global_step, generation, &message)
+        {
+            self.say_checkpoint_failed(global_step, &message);
+        }
+    }
+
+    pub(super) fn commit_failed(&mut self, global_step: u64, message: String) {
+        self.checkpoints.commit_failed(global_step, &message);
         if matches!(self.phase, Phase::Failing(_)) {
             return self.end_failing_unless_committing();
         }
+        self.say_checkpoint_failed(global_step, &message);
+    }
+
+    fn say_checkpoint_failed(&mut self, global_step: u64, message: &str) {
         self.warn(format!(
             "checkpoint {global_step} could not be written: {message}"
         ));

@@ -1,5 +1,6 @@
 //! A worker as the coordinator sees it.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use perennial_plan::{Cursor, Member};
@@ -44,15 +45,21 @@ pub(super) struct Worker {
     pub incarnation: u64,
     /// None: it is gone, or has not come back yet to the coordinator that took over.
     pub connection: Option<ConnectionId>,
+    /// Its rank in the generation at hand; set by [`Machine::set_ranks`].
+    pub rank: Option<usize>,
     /// A member of a generation that an earlier coordinator made, and not back yet.
     pub awaited: bool,
     pub hello: v1::Hello,
     pub ready: Option<v1::Ready>,
     pub place: Place,
+    /// The generation whose start it was sent on the connection at hand; 0 for none.
+    pub told: u64,
     /// It leaves at the next boundary.
     pub draining: bool,
     /// It is not needed any more, and leaves once nobody needs its replica.
     pub released: bool,
+    /// It was told to leave.
+    pub let_go: bool,
     /// Smoothed seconds for one slot.
     pub slot_seconds: Option<f64>,
     /// It is not asked to follow or to be a member before; others could not reach it.
@@ -72,12 +79,15 @@ impl Worker {
             name,
             incarnation: hello.incarnation,
             connection: Some(connection),
+            rank: None,
             awaited: false,
             hello,
             ready: None,
             place: Place::Pool,
+            told: 0,
             draining: false,
             released: false,
+            let_go: false,
             slot_seconds: None,
             shunned_until: Duration::ZERO,
             shunned_for: Duration::ZERO,
@@ -153,10 +163,22 @@ impl Machine {
 
     /// The rank of a worker in the generation at hand.
     pub(super) fn rank(&self, worker: &Worker) -> Option<usize> {
-        let members = &self.generation.as_ref()?.members;
-        members.iter().position(|member| {
-            member.worker == worker.name && member.incarnation == worker.incarnation
-        })
+        worker.rank
+    }
+
+    /// A generation is at hand: finds every worker's place in it. Looked up once, for it is asked for
+    /// with every message.
+    pub(super) fn set_ranks(&mut self) {
+        let members = self.generation.iter().flat_map(|at_hand| &at_hand.members);
+        let ranks: HashMap<(&str, u64), usize> = members
+            .enumerate()
+            .map(|(rank, member)| ((member.worker.as_str(), member.incarnation), rank))
+            .collect();
+        for worker in &mut self.workers {
+            worker.rank = ranks
+                .get(&(worker.name.as_str(), worker.incarnation))
+                .copied();
+        }
     }
 
     pub(super) fn is_member(&self, worker: &Worker) -> bool {

@@ -45,6 +45,7 @@ pub(super) async fn wait_for_turn(
         config,
         job: config.store.job(&config.spec.name)?,
         log: Vec::new(),
+        first_look: true,
         heard: Instant::now(),
     };
     let mut pings = tokio::time::interval(PING);
@@ -53,7 +54,7 @@ pub(super) async fn wait_for_turn(
             Some(came) = incoming.recv() => turn_away(came, &config.spec.name),
             stopped = stop.wait_for(|stop| *stop) => {
                 if stopped.is_ok() {
-                    return Ok(Turn::Over(stopped_by_request(config)));
+                    return Ok(Turn::Over(stop_at(config, 0)));
                 }
                 // Nobody is left who could ask; the waiting goes on with the next ping.
                 tokio::time::sleep(PING).await;
@@ -67,9 +68,9 @@ pub(super) async fn wait_for_turn(
     }
 }
 
-fn stopped_by_request(config: &ServeConfig) -> Outcome {
+fn stop_at(config: &ServeConfig, global_step: u64) -> Outcome {
     Outcome::Stopped {
-        global_step: 0,
+        global_step,
         resume: format!("`{}` goes on", config.resume_command),
         report: None,
     }
@@ -80,6 +81,7 @@ struct Watch<'a> {
     config: &'a ServeConfig,
     job: Job,
     log: Vec<LogRecord>,
+    first_look: bool,
     /// When the ruling coordinator last gave a sign of life.
     heard: Instant,
 }
@@ -92,13 +94,22 @@ impl Watch<'_> {
             return Ok(None);
         }
         let state = Replayed::of(&self.config.spec, &self.log).map_err(StoreError::from)?;
-        if state.ended.as_deref() == Some("finished") {
-            return Ok(Some(Turn::Over(Outcome::Finished {
-                global_step: state.steps.len() as u64,
-                weights_sha256: String::new(),
-                ema_sha256: None,
-                report: String::new(),
-            })));
+        let global_step = state.steps.len() as u64;
+        // A job that was stopped before this standby was started is to go on.
+        let stopped_meanwhile = !std::mem::take(&mut self.first_look);
+        match state.ended.as_deref() {
+            Some("finished") => {
+                return Ok(Some(Turn::Over(Outcome::Finished {
+                    global_step,
+                    weights_sha256: String::new(),
+                    ema_sha256: None,
+                    report: String::new(),
+                })));
+            }
+            Some(_) if stopped_meanwhile => {
+                return Ok(Some(Turn::Over(stop_at(self.config, global_step))));
+            }
+            _ => {}
         }
         if is_alive(&state.address).await {
             self.heard = Instant::now();

@@ -93,7 +93,7 @@ impl World {
             version: VERSION.into(),
             store_url: "store".into(),
             address: format!("coordinator-{}", process.place),
-            resume: self.store.newest(),
+            resume: self.store.newest(self.store.steps() as u64),
             writer: process.writer.clone(),
             log: self.store.log.clone(),
             resume_command: "perennial train --resume".into(),
@@ -111,6 +111,22 @@ impl World {
     pub fn is_ruling(&self, id: CoordinatorId) -> bool {
         let process = &self.coordinators[id];
         process.alive && process.machine.is_some()
+    }
+
+    /// For messages: the status of every coordinator that believes that it rules.
+    pub fn what_the_ruler_says(&self) -> String {
+        let alive = self.coordinators.iter().filter(|process| process.alive);
+        let machines = alive.filter_map(|process| process.machine.as_ref());
+        let sentences = machines.map(|machine| {
+            let status = machine.status();
+            let workers: Vec<String> = status
+                .workers
+                .iter()
+                .map(|worker| format!("{} {}", worker.worker, worker.state))
+                .collect();
+            format!("{} ({}) with {}", status.phase, status.reason, workers.join(", "))
+        });
+        sentences.collect::<Vec<_>>().join("; ")
     }
 
     pub fn machine_event(&mut self, id: CoordinatorId, event: Event) {
@@ -152,7 +168,6 @@ impl World {
                     self.violated("outcome", "stopped though nobody asked for it".into());
                 }
                 let at = self.now + self.chance.seconds(0.5, 4.0);
-                self.stopping = false;
                 let again = Happening::StartCoordinator {
                     place,
                     standby: false,
@@ -340,22 +355,24 @@ impl World {
                     failed("503 slow down")
                 } else {
                     let kinds = part_kinds(&self.job.spec);
-                    let committed = self.store.commit(&self.job, &commit, kinds);
+                    let logged = self.watch.most_steps;
+                    let committed = self.store.commit(&self.job, &commit, kinds, logged);
                     self.trace(|| format!("checkpoint {global_step} is committed: {committed:?}"));
                     match committed {
                         Err(message) => {
                             self.violated("CK-1", message);
                             return;
                         }
-                        Ok(()) if lost => failed("the answer did not come"),
-                        Ok(()) => Event::CheckpointCommitted { global_step },
+                        Ok(_) if lost => failed("the answer did not come"),
+                        Ok(true) => Event::CheckpointCommitted { global_step },
+                        Ok(false) => failed("a part is not there any more"),
                     }
                 };
                 (1, Some(event))
             }
-            Effect::Prune => {
+            Effect::Prune { newest } => {
                 if !fails {
-                    self.store.prune();
+                    self.store.prune(newest);
                 }
                 (1, None)
             }

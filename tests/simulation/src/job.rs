@@ -4,6 +4,7 @@
 //! sample of the batch in the order of its slots. A sample that is lost, doubled or shifted changes all
 //! values after it.
 
+use perennial_plan::ledger::{LedgerRoot, StepRecord};
 use perennial_plan::order::{batch_range, epoch_order, slot_range, steps_per_epoch};
 use perennial_plan::random::mix;
 use perennial_plan::{Cursor, Spec};
@@ -39,6 +40,8 @@ pub struct Job {
     orders: Vec<Vec<u32>>,
     /// Of the replica, by the number of steps applied.
     hashes: Vec<u64>,
+    /// Over the ledger, by the number of steps in it.
+    roots: Vec<LedgerRoot>,
 }
 
 // === impl Job ===
@@ -55,16 +58,23 @@ impl Job {
             steps_per_epoch,
             orders,
             hashes: Vec::new(),
+            roots: Vec::new(),
             spec,
         };
         let mut replica = job.initial();
+        let mut root = LedgerRoot::default();
         job.hashes.push(replica.hash);
+        job.roots.push(root.clone());
         while replica.cursor.epoch < epochs {
             let slots: Vec<SlotGradient> = (0..job.spec.train.slots)
                 .map(|slot| job.gradient(replica.cursor, slot))
                 .collect();
+            let cursor = replica.cursor;
             replica = job.apply(&replica, &slots);
+            let done = job.step_done(cursor, job.batch_len(cursor.step), replica.hash);
+            root.push(&record(&done));
             job.hashes.push(replica.hash);
+            job.roots.push(root.clone());
         }
         job
     }
@@ -81,6 +91,28 @@ impl Job {
     /// The one true hash of a replica at this cursor.
     pub fn hash_at(&self, cursor: Cursor) -> u64 {
         self.hashes[cursor.global_step(self.steps_per_epoch) as usize]
+    }
+
+    /// The one true hash over the ledger's first `steps` steps.
+    pub fn ledger_root(&self, steps: u64) -> LedgerRoot {
+        self.roots[steps as usize].clone()
+    }
+
+    /// What a member says of a step that gave a replica of this hash; times are its own.
+    pub fn step_done(&self, step: Cursor, samples: u64, hash: u64) -> v1::StepDone {
+        v1::StepDone {
+            epoch: step.epoch,
+            step: step.step,
+            samples,
+            loss_sum: (hash >> 40) as f64 / 64.0,
+            top1: samples / 2,
+            top5: samples,
+            learning_rate: 0.5 / (1.0 + f64::from(step.step)),
+            grad_norm: (hash >> 44) as f64 / 1024.0,
+            replica_hash: hash,
+            global_step: self.global_step(step) + 1,
+            ..v1::StepDone::default()
+        }
     }
 
     pub fn global_step(&self, cursor: Cursor) -> u64 {
@@ -175,5 +207,22 @@ impl Job {
     /// The hash of the tensors of this kind in a replica.
     pub fn tensors(kind: &str, hash: u64) -> String {
         format!("{kind}-{hash:016x}")
+    }
+}
+
+fn record(done: &v1::StepDone) -> StepRecord {
+    StepRecord {
+        epoch: done.epoch,
+        step: done.step,
+        generation: 0,
+        samples: done.samples,
+        loss_sum: done.loss_sum,
+        top1: done.top1,
+        top5: done.top5,
+        learning_rate: done.learning_rate,
+        grad_norm: done.grad_norm,
+        replica_hash: done.replica_hash,
+        seconds: 0.0,
+        confirmed: Vec::new(),
     }
 }

@@ -1,10 +1,11 @@
 //! The object storage: objects are created, never overwritten.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use perennial_coordinator::log::{LogEntry, LogRecord};
 use perennial_coordinator::machine::{Commit, Event, ResumePoint};
-use perennial_plan::ledger::LedgerRoot;
+use perennial_plan::Cursor;
+use perennial_plan::ledger::StepRecord;
 
 use crate::job::{Job, Replica};
 use crate::queue::Time;
@@ -19,6 +20,8 @@ pub struct Store {
     pub checkpoints: BTreeMap<u64, Commit>,
     /// By path.
     parts: BTreeMap<String, (&'static str, Replica)>,
+    /// The paths of parts that retention removed.
+    removed: BTreeSet<String>,
     /// Until then nothing is answered.
     pub outage_until: Time,
 }
@@ -52,8 +55,15 @@ impl Store {
         self.parts.entry(path).or_insert((kind, replica));
     }
 
-    /// Commits a checkpoint; an error says how it breaks CK-1.
-    pub fn commit(&mut self, job: &Job, commit: &Commit, kinds: &[&str]) -> Result<(), String> {
+    /// Commits a checkpoint, unless a part of it was removed with an earlier checkpoint of that step; an
+    /// error says how it breaks CK-1. `logged` is the most steps that the log ever had.
+    pub fn commit(
+        &mut self,
+        job: &Job,
+        commit: &Commit,
+        kinds: &[&str],
+        logged: u64,
+    ) -> Result<bool, String> {
         let step = commit.global_step;
         for kind in kinds {
             let named: Vec<_> = commit
@@ -67,6 +77,9 @@ impl Store {
                     named.len()
                 ));
             };
+            if self.removed.contains(&part.path) {
+                return Ok(false);
+            }
             let Some((stored, replica)) = self.parts.get(&part.path) else {
                 return Err(format!(
                     "checkpoint {step} names `{}`, which is not there",
@@ -84,59 +97,53 @@ impl Store {
                 ));
             }
         }
-        let logged = self.steps();
-        let mut root = LedgerRoot::default();
-        for record in logged.iter().take(step as usize) {
-            root.push(record);
-        }
-        if root.count() != step || root != commit.snapshot.ledger {
+        let true_root = job.ledger_root(step);
+        if logged < step || true_root != commit.snapshot.ledger {
             return Err(format!(
-                "checkpoint {step} is committed where the log has {} steps",
-                logged.len()
+                "checkpoint {step} is committed where the log never had more than {logged} steps, with ledger {}",
+                commit.snapshot.ledger.root()
             ));
         }
         self.checkpoints
             .entry(step)
             .or_insert_with(|| commit.clone());
-        Ok(())
+        Ok(true)
     }
 
-    /// The steps that the log counts.
-    fn steps(&self) -> Vec<&perennial_plan::ledger::StepRecord> {
-        let mut steps: Vec<&perennial_plan::ledger::StepRecord> = Vec::new();
+    /// How many steps the log counts.
+    pub fn steps(&self) -> usize {
+        let mut steps: Vec<Cursor> = Vec::new();
         for record in &self.log {
             match &record.entry {
                 LogEntry::Generation { generation, .. } => {
-                    let start = generation.start;
-                    steps.retain(|step| step.cursor() < start);
+                    steps.retain(|step| *step < generation.start);
                 }
-                LogEntry::Steps { steps: more } => steps.extend(more),
+                LogEntry::Steps { steps: more } => {
+                    steps.extend(more.iter().map(StepRecord::cursor));
+                }
                 _ => {}
             }
         }
-        steps
+        steps.len()
     }
 
-    /// Removes manifests first, then what no other one names.
-    pub fn prune(&mut self) {
-        while self.checkpoints.len() > KEEP {
-            self.checkpoints.pop_first();
-        }
-        let newest = self.checkpoints.keys().max().copied().unwrap_or(0);
-        let named: Vec<&str> = self
-            .checkpoints
-            .values()
-            .flat_map(|commit| commit.parts.iter().map(|part| part.path.as_str()))
-            .collect();
-        let mut kept = BTreeMap::new();
-        for (path, (kind, replica)) in std::mem::take(&mut self.parts) {
-            // What is newer may belong to a checkpoint in the making.
-            let making = path.as_str() > format!("checkpoints/{newest:012}~").as_str();
-            if making || named.contains(&path.as_str()) {
-                kept.insert(path, (kind, replica));
+    /// Removes the oldest checkpoints up to `newest`: the manifest, then every part of that step.
+    pub fn prune(&mut self, newest: u64) {
+        let steps: Vec<u64> = self.checkpoints.range(..=newest).map(|(step, _)| *step).collect();
+        for step in steps.iter().rev().skip(KEEP) {
+            self.checkpoints.remove(step);
+            let folder = format!("checkpoints/{step:012}/");
+            let gone: Vec<String> = self
+                .parts
+                .keys()
+                .filter(|path| path.starts_with(&folder))
+                .cloned()
+                .collect();
+            for path in gone {
+                self.parts.remove(&path);
+                self.removed.insert(path);
             }
         }
-        self.parts = kept;
     }
 
     /// The replica in a checkpoint.
@@ -147,8 +154,9 @@ impl Store {
         Some(replica.clone())
     }
 
-    pub fn newest(&self) -> Option<ResumePoint> {
-        let (step, commit) = self.checkpoints.last_key_value()?;
+    /// The newest checkpoint that is not beyond `steps`.
+    pub fn newest(&self, steps: u64) -> Option<ResumePoint> {
+        let (step, commit) = self.checkpoints.range(..=steps).next_back()?;
         Some(ResumePoint {
             global_step: *step,
             snapshot: commit.snapshot.clone(),

@@ -213,6 +213,7 @@ impl World {
         };
         let step = member.assignment.generation.checkpoint.unwrap_or(0);
         let start = member.assignment.generation.start;
+        let generation = member.assignment.generation.id;
         if self.now < self.store.outage_until {
             return self.start_task(worker, Task::Load, SECOND);
         }
@@ -226,7 +227,12 @@ impl World {
                 self.check_replica(worker);
                 self.connect(worker);
             }
-            None => self.violated("CK-2", format!("checkpoint {step} is gone though generation needs it")),
+            // It slept through its generation.
+            None if self.watch.is_over(generation) => self.halt(worker, Vec::new()),
+            None => {
+                let message = format!("checkpoint {step} is gone though generation {generation} needs it");
+                self.violated("CK-2", message);
+            }
         }
     }
 
@@ -473,24 +479,17 @@ impl World {
             .sum();
         let done = StepDone {
             generation,
-            epoch: before.cursor.epoch,
-            step: before.cursor.step,
-            samples,
-            loss_sum: (after.hash >> 40) as f64 / 64.0,
-            top1: samples / 2,
-            top5: samples,
-            learning_rate: 0.5 / (1.0 + f64::from(before.cursor.step)),
-            grad_norm: (after.hash >> 44) as f64 / 1024.0,
-            replica_hash: after.hash,
             seconds: (now - member.began) as f64 / SECOND as f64,
             compute_seconds: member.computed as f64 / SECOND as f64,
-            global_step: 0,
+            ..StepDone::default()
         };
         member.raised = reduced.flags;
         let cursor = after.cursor;
         let done = StepDone {
-            global_step: self.job.global_step(cursor),
-            ..done
+            generation: done.generation,
+            seconds: done.seconds,
+            compute_seconds: done.compute_seconds,
+            ..self.job.step_done(before.cursor, samples, after.hash)
         };
         self.training(worker).replica = Some(after);
         self.check_replica(worker);

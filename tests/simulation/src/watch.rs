@@ -21,6 +21,8 @@ pub struct Watch {
     last: u64,
     /// Steps that count.
     pub steps: u64,
+    /// The most that ever counted.
+    pub most_steps: u64,
     epochs: u32,
     /// Who applied which step in which generation, by incarnation.
     applied: BTreeSet<(u64, u64, u64)>,
@@ -41,6 +43,11 @@ impl Watch {
 
     pub fn generations(&self) -> u64 {
         self.generations.len() as u64
+    }
+
+    /// Whether a later generation is in the log.
+    pub fn is_over(&self, generation: u64) -> bool {
+        generation < self.last
     }
 
     /// Whether the process is a member now, as far as the log says.
@@ -209,6 +216,7 @@ impl World {
                         format!("step {global} is confirmed by {:?}, not all of which applied it", step.confirmed),
                     )?;
                     watch.steps += 1;
+                    watch.most_steps = watch.most_steps.max(watch.steps);
                 }
             }
             LogEntry::Epoch {

@@ -37,6 +37,7 @@ pub struct World {
     pub wanted: u32,
     /// Worker processes that somebody keeps alive.
     pub desired: usize,
+    /// Somebody asked for a stop, some time.
     pub stopping: bool,
     calm: bool,
     seed: u64,
@@ -166,12 +167,11 @@ impl World {
             }
             if end.is_some_and(|end| self.now > end) {
                 let steps = self.watch.steps;
+                let total = self.job.total_steps;
+                let status = self.what_the_ruler_says();
                 self.violated(
                     "liveness",
-                    format!(
-                        "the job stands at step {steps} of {} long after the last fault",
-                        self.job.total_steps
-                    ),
+                    format!("the job stands at step {steps} of {total} long after the last fault: {status}"),
                 );
             }
         }

@@ -12,7 +12,8 @@ use perennial_proto::v1::coordinator_client::CoordinatorClient;
 use perennial_proto::v1::{Hello, WorkerMessage};
 use perennial_proto::{MAX_MESSAGE_BYTES, VERSION};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::{Instant, timeout};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Endpoint;
 
@@ -41,6 +42,8 @@ pub struct Options {
 /// Why a session cannot even begin.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
+    #[error("no coordinator's address is given; name at least one")]
+    NoCoordinator,
     #[error(
         "the coordinator's address `{url}` is not valid: {cause}; write it as `http://HOST:PORT`"
     )]
@@ -77,9 +80,33 @@ impl Reporter {
     }
 }
 
-/// Begins a session. Coordinators that are not there yet are tried for ten seconds; then
-/// [`Command::Exit`] says so.
+/// Begins a session on a thread of its own. Coordinators that are not there yet are tried for ten
+/// seconds; then [`Command::Exit`] says so.
 pub fn connect(options: Options) -> Result<SessionHandle, SessionError> {
+    let (deliver, commands) = std_mpsc::channel();
+    let (reporter, session) = attach(options, move |command| drop(deliver.send(command)))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let thread = std::thread::Builder::new()
+        .name("session".into())
+        .spawn(move || runtime.block_on(session))?;
+    Ok(SessionHandle {
+        commands,
+        reporter,
+        thread: Some(thread),
+    })
+}
+
+/// A session on the runtime that the caller drives its future with, as one of many. It is over when the
+/// future is; dropping that breaks it off. `deliver` must not block.
+pub fn attach(
+    options: Options,
+    deliver: impl FnMut(Command) + Send + 'static,
+) -> Result<(Reporter, impl Future<Output = ()> + Send + 'static), SessionError> {
+    if options.coordinators.is_empty() {
+        return Err(SessionError::NoCoordinator);
+    }
     let mut urls = Vec::new();
     for url in &options.coordinators {
         let url = if url.contains("://") {
@@ -101,19 +128,8 @@ pub fn connect(options: Options) -> Result<SessionHandle, SessionError> {
         },
         patience: options.patience,
     };
-    let (deliver, commands) = std_mpsc::channel();
     let (reporter, reports) = unbounded_channel();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let thread = std::thread::Builder::new()
-        .name("session".into())
-        .spawn(move || runtime.block_on(drive(config, reports, deliver)))?;
-    Ok(SessionHandle {
-        commands,
-        reporter: Reporter(reporter),
-        thread: Some(thread),
-    })
+    Ok((Reporter(reporter), drive(config, reports, deliver)))
 }
 
 fn endpoint(url: &str) -> Result<Endpoint, SessionError> {
@@ -172,15 +188,17 @@ type Numbered = (u64, Event);
 async fn drive(
     config: Config,
     mut reports: UnboundedReceiver<Outgoing>,
-    deliver: std_mpsc::Sender<Command>,
+    mut deliver: impl FnMut(Command) + Send,
 ) {
     let clock = Instant::now();
     let (mut session, mut effects) = Session::new(config, Duration::ZERO);
     let (inbox, mut incoming) = unbounded_channel::<Numbered>();
     let mut outgoing = None;
-    let mut stream = None;
+    // Dropping it breaks its stream off.
+    let mut streams = JoinSet::new();
     let mut newest = 0;
     let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         for effect in effects {
             match effect {
@@ -188,20 +206,21 @@ async fn drive(
                     newest += 1;
                     let (sender, messages) = unbounded_channel();
                     outgoing = Some(sender);
-                    let opening = exchange(url, messages, newest, inbox.clone());
-                    stream = Some(tokio::spawn(opening));
+                    streams = JoinSet::new();
+                    streams.spawn(exchange(url, messages, newest, inbox.clone()));
                 }
                 Effect::Send(message) => {
                     if let Some(outgoing) = &outgoing {
                         let _ = outgoing.send(message);
                     }
                 }
-                Effect::Deliver(command) => drop(deliver.send(command)),
+                Effect::Deliver(command) => deliver(command),
                 Effect::Close => {
                     outgoing = None;
                     if !session.is_ended() {
                         // What it still says is not heard.
                         newest += 1;
+                        streams.abort_all();
                     }
                 }
                 Effect::Warn(message) => tracing::warn!("{message}"),
@@ -227,9 +246,10 @@ async fn drive(
         effects = session.handle(clock.elapsed(), event);
     }
     drop(outgoing);
-    if let Some(stream) = stream {
-        let _ = timeout(FLUSH, stream).await;
-    }
+    let _ = timeout(FLUSH, async {
+        while streams.join_next().await.is_some() {}
+    })
+    .await;
 }
 
 /// Opens the stream and turns what comes in, and its end, into events.

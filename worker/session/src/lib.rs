@@ -10,7 +10,7 @@ pub mod machine;
 use perennial_plan::{Generation, Spec};
 use perennial_proto::v1;
 
-pub use client::{Options, Reporter, SessionError, SessionHandle, connect};
+pub use client::{Options, Reporter, SessionError, SessionHandle, attach, connect};
 
 /// What the training is told.
 #[derive(Debug, Clone, PartialEq)]

@@ -82,7 +82,7 @@ pub struct Args {
     /// Set a key of the job file; may be repeated
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
-    /// Keep what each process writes to stderr in this folder
+    /// Keep what each process says in this folder
     #[arg(long, value_name = "DIR")]
     logs: Option<PathBuf>,
 }

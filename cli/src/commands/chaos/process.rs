@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
 use perennial_coordinator::JobEvent;
@@ -61,22 +63,13 @@ impl Process {
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot start `perennial {}`", arguments.join(" ")))?;
-        let file = log.map(|log| log.join(format!("{uid:03}-{}.log", kind(arguments))));
-        let mut file = match file {
-            Some(path) => Some(
-                File::create(&path)
-                    .with_context(|| format!("cannot write `{}`", path.display()))?,
-            ),
-            None => None,
-        };
+        let log = log.map(|log| log.join(format!("{uid:03}-{}.log", kind(arguments))));
+        let log = Log::create(log.as_deref())?;
         let last_lines = Arc::new(Mutex::new(VecDeque::new()));
         if let Some(stderr) = child.stderr.take() {
-            let kept = last_lines.clone();
+            let (kept, log) = (last_lines.clone(), log.clone());
             tokio::spawn(read_lines(stderr, move |line| {
-                if let Some(file) = &mut file {
-                    use std::io::Write;
-                    let _ = writeln!(file, "{line}");
-                }
+                log.write(&line);
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 kept.push_back(line);
                 if kept.len() > KEPT_LINES {
@@ -86,6 +79,7 @@ impl Process {
         }
         if let Some(stdout) = child.stdout.take() {
             tokio::spawn(read_lines(stdout, move |line| {
+                log.write(&line);
                 if let Ok(event) = serde_json::from_str(&line) {
                     let at = Instant::now();
                     let from = uid;
@@ -146,6 +140,32 @@ impl Process {
             .unwrap_or_else(PoisonError::into_inner);
         let last = lines.back().map(String::as_str).unwrap_or_default();
         last.trim_start_matches("error: ").to_string()
+    }
+}
+
+/// A file that gets all lines of a process, each with the time at which it came; or none.
+#[derive(Debug, Clone)]
+struct Log(Option<Arc<File>>);
+
+// === impl Log ===
+
+impl Log {
+    fn create(path: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = path else {
+            return Ok(Self(None));
+        };
+        let file =
+            File::create(path).with_context(|| format!("cannot write `{}`", path.display()))?;
+        Ok(Self(Some(Arc::new(file))))
+    }
+
+    /// A log that cannot be written does not end the run.
+    fn write(&self, line: &str) {
+        if let Some(mut file) = self.0.as_deref() {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH);
+            let seconds = since.unwrap_or_default().as_secs_f64();
+            let _ = file.write_all(format!("{seconds:.3} {line}\n").as_bytes());
+        }
     }
 }
 

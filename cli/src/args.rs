@@ -26,9 +26,9 @@ pub enum Command {
     Drain(commands::scale::DrainArgs),
     Report(commands::report::Args),
     Audit(commands::audit::Args),
+    Chaos(commands::chaos::Args),
     Evaluate(commands::evaluate::Args),
     Predict(commands::predict::Args),
-    Chaos(commands::chaos::Args),
     /// Split, measure or draw a folder of pictures
     #[command(subcommand)]
     Data(commands::data::Command),

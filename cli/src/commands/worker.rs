@@ -44,7 +44,9 @@ fn gate(text: &str) -> Result<Gate, String> {
         None => (text, None),
     };
     for address in [Some(listen), announce].into_iter().flatten() {
-        let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        let port = address
+            .rsplit_once(':')
+            .map(|(_, port)| port.parse::<u16>());
         if !matches!(port, Some(Ok(_))) {
             return Err(format!("`{address}` is not HOST:PORT"));
         }

@@ -213,10 +213,15 @@ impl<'a> Cluster<'a> {
 
     // --- what is told -------------------------------------------------------------------------------
 
-    /// Waits for the next event of a coordinator. What it is about is looked up.
-    pub async fn next(&mut self) -> anyhow::Result<&Seen> {
+    /// Waits for what a coordinator tells next. Nothing is lost where the waiting is broken off.
+    pub async fn told(&mut self) -> Told {
         let told = self.told.recv().await;
-        let Told { at, from, event } = told.context("this cluster holds a sender itself")?;
+        told.expect("the cluster holds a sender itself")
+    }
+
+    /// Takes in what was told, and looks up whom it is about.
+    pub async fn take(&mut self, told: Told) -> anyhow::Result<&Seen> {
+        let Told { at, from, event } = told;
         let about = match &event {
             JobEvent::WorkerJoined {
                 worker, address, ..

@@ -88,8 +88,8 @@ impl<'c, 'r, P: Iterator<Item = Planned>> Drama<'c, 'r, P> {
         loop {
             tokio::select! {
                 biased;
-                seen = self.cluster.next() => {
-                    let seen = seen?;
+                told = self.cluster.told() => {
+                    let seen = self.cluster.take(told).await?;
                     match &seen.event {
                         JobEvent::Step { global_step, total_steps, .. } => {
                             self.first.get_or_insert(seen.at);

@@ -461,8 +461,8 @@ async fn watch(
     loop {
         tokio::select! {
             biased;
-            seen = cluster.next() => {
-                let seen = seen?;
+            told = cluster.told() => {
+                let seen = cluster.take(told).await?;
                 match &seen.event {
                     JobEvent::Finished { .. } => return Ok(()),
                     JobEvent::Error { message } => bail!("{message}"),

@@ -26,6 +26,7 @@ pub enum Command {
     Drain(commands::scale::DrainArgs),
     Report(commands::report::Args),
     Audit(commands::audit::Args),
+    Chaos(commands::chaos::Args),
     Evaluate(commands::evaluate::Args),
     Predict(commands::predict::Args),
     /// Split, measure or draw a folder of pictures

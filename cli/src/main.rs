@@ -51,6 +51,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Drain(args) => commands::scale::drain(&args, output),
         Command::Evaluate(args) => commands::evaluate::run(args, output),
         Command::Predict(args) => commands::predict::run(args, output),
+        Command::Chaos(args) => commands::chaos::run(args, output),
         Command::Report(args) => commands::report::run(args, output),
         Command::Audit(args) => commands::audit::run(&args, output),
         Command::Data(command) => commands::data::run(command, output),

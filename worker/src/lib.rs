@@ -17,6 +17,7 @@ mod slots;
 mod starting;
 mod training;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use perennial_session::{Reporter, connect};
@@ -36,10 +37,38 @@ pub struct WorkerOptions {
     pub threads: usize,
     /// The address at which other members reach this one, without a port.
     pub host: String,
+    /// Where it listens for the other members' sums, and for those that copy its replica.
+    pub collective: Gate,
+    pub replica: Gate,
     /// How long to go on without a coordinator, once there was one.
     pub patience: Duration,
     /// How long the job may take to let this process go after a SIGTERM. None: signals are not listened to.
     pub grace: Option<Duration>,
+}
+
+/// Where a worker listens, and where the others find that.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gate {
+    /// `HOST:PORT`; a free port of the worker's host where it is left out.
+    pub listen: Option<String>,
+    /// `HOST:PORT`, where it differs: behind a relay, or a network that translates addresses.
+    pub announce: Option<String>,
+}
+
+// === impl Gate ===
+
+impl Gate {
+    /// Where to listen on a machine at `host`.
+    fn listen(&self, host: &str) -> String {
+        let free = || format!("{host}:0");
+        self.listen.clone().unwrap_or_else(free)
+    }
+
+    /// What the others are told of a listener at `bound`.
+    fn announce(&self, bound: SocketAddr) -> String {
+        let announced = self.announce.clone();
+        announced.unwrap_or_else(|| bound.to_string())
+    }
 }
 
 /// Serves one job from joining to its end. The error is what ended it.

@@ -88,10 +88,13 @@ impl Worker {
     ) -> Result<Self, WorkerError> {
         let job = Arc::new(JobContext::open(spec, store_url)?);
         let replica = Arc::new(SharedReplica::default());
-        let any_port = format!("{}:0", options.host);
-        let (endpoint, collective_address) = TcpEndpoint::bind(&any_port)?;
-        let (server, replica_address) =
-            ReplicaServer::bind(&any_port, &job.spec.name, replica.clone())?;
+        let (sums, copies) = (&options.collective, &options.replica);
+        let (endpoint, collective_address) = TcpEndpoint::bind(&sums.listen(&options.host))?;
+        let (server, replica_address) = ReplicaServer::bind(
+            &copies.listen(&options.host),
+            &job.spec.name,
+            replica.clone(),
+        )?;
         let checkpoints = CheckpointWriter::new(&job, &replica, reporter)?;
         let cores = Cores::new(options.threads)?;
         let data = job.pipeline.data();
@@ -102,8 +105,8 @@ impl Worker {
             classes: data.classes.clone(),
             skipped: data.skipped as u64,
             parameters: job.network.table.parameters_len() as u64,
-            collective_address: collective_address.to_string(),
-            replica_address: replica_address.to_string(),
+            collective_address: sums.announce(collective_address),
+            replica_address: copies.announce(replica_address),
         }));
         Ok(Self {
             job,

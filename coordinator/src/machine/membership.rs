@@ -12,8 +12,10 @@ use super::{Failure, Machine, Phase, Regroup};
 use crate::JobEvent;
 use crate::log::LogEntry;
 
-/// How long members of an earlier coordinator's generation may take to come back when none has yet.
+/// How long members of an earlier coordinator's generation may take to come back when none has yet...
 const FIRST_RETURN: Duration = Duration::from_secs(2);
+/// ... and the others when one has that is not at work: they knock several times a second.
+const RETURN_TOGETHER: Duration = Duration::from_secs(1);
 /// With enough workers but fewer than wanted, this long after the last one came the job begins.
 const LAST_CALL: Duration = Duration::from_secs(10);
 /// A member that lives but does not halt is given up after this time.
@@ -149,7 +151,6 @@ impl Machine {
             self.regroup = None;
         }
         for index in self.members() {
-            self.workers[index].awaited = false;
             if self.workers[index].standing().is_none() {
                 self.ask_to_halt(index);
             }
@@ -287,6 +288,9 @@ impl Machine {
             let name = &self.workers[*index].name;
             return Decision::Wait(format!("worker `{name}` has not halted yet"));
         }
+        if let Some(name) = self.who_may_come_back() {
+            return Decision::Wait(format!("worker `{name}` may come back"));
+        }
         let min = self.min_workers();
         let survives = |index: &usize| {
             let worker = &self.workers[*index];
@@ -334,9 +338,6 @@ impl Machine {
         }
         let wanted = self.target();
         let called = self.now - self.last_ready.max(self.assembling_since) >= LAST_CALL;
-        if !has_replica && self.may_come_back() {
-            return Decision::Wait("the last members may come back".to_string());
-        }
         // Survivors hold the replica: there is no reason to wait for more than the least number.
         if count >= wanted || called || has_replica {
             return Decision::Go(members);
@@ -379,17 +380,20 @@ impl Machine {
         Some(members)
     }
 
-    /// Whether members lost their connections so recently that they may be on their way back with the
-    /// only replicas: to go back to a checkpoint costs more than to wait for them.
-    fn may_come_back(&self) -> bool {
+    /// A member without a connection that is worth waiting for: after a change of coordinators all come
+    /// back within a moment, and to go back to a checkpoint costs more than a moment.
+    fn who_may_come_back(&self) -> Option<&str> {
+        let members = self.members();
+        let gone = |index: &&usize| self.workers[**index].connection.is_none();
+        let gone = &self.workers[*members.iter().find(gone)?];
+        let taken_over = gone.awaited && self.now - self.claimed_at < RETURN_TOGETHER;
         let started = self
             .ledger
             .as_ref()
             .is_some_and(|ledger| ledger.global_step() > 0);
-        let members = self.members();
-        let gone = |index: &usize| self.workers[*index].connection.is_none();
         let lately = self.now - self.assembling_since < FIRST_RETURN;
-        started && lately && members.iter().any(gone)
+        let costly = started && lately && self.furthest().is_none();
+        (taken_over || costly).then_some(&gone.name)
     }
 
     /// Lets members leave that nobody depends on, while the job waits.
@@ -404,12 +408,10 @@ impl Machine {
                 self.release(index, "it is not needed any more");
             }
         }
-        let Some(furthest) = self.furthest() else {
-            return;
-        };
-        let step = self.global_step(furthest);
+        let furthest = self.furthest();
+        let holds = |index: &usize| furthest.is_some_and(|cursor| self.holds(*index, cursor));
+        let step = furthest.map_or(0, |cursor| self.global_step(cursor));
         let written = step == 0 || self.checkpoints.is_committed(step);
-        let holds = |index: &usize| self.holds(*index, furthest);
         let keeps = |index: &usize| holds(index) && !self.workers[*index].draining;
         let kept = self.members().iter().any(keeps);
         let leaving: Vec<usize> = self

@@ -19,6 +19,8 @@ mod membership;
 mod queue;
 mod retry;
 mod running;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::collections::BTreeMap;

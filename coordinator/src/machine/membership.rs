@@ -404,12 +404,11 @@ impl Machine {
                 self.release(index, "it is not needed any more");
             }
         }
-        let Some(furthest) = self.furthest() else {
-            return;
-        };
-        let step = self.global_step(furthest);
+        // Where nobody has a replica nobody can lose it.
+        let furthest = self.furthest();
+        let step = furthest.map_or(0, |furthest| self.global_step(furthest));
         let written = step == 0 || self.checkpoints.is_committed(step);
-        let holds = |index: &usize| self.holds(*index, furthest);
+        let holds = |index: &usize| furthest.is_some_and(|at| self.holds(*index, at));
         let keeps = |index: &usize| holds(index) && !self.workers[*index].draining;
         let kept = self.members().iter().any(keeps);
         let leaving: Vec<usize> = self

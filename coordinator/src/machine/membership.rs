@@ -408,6 +408,7 @@ impl Machine {
                 self.release(index, "it is not needed any more");
             }
         }
+        // Where nobody has a replica nobody can lose it.
         let furthest = self.furthest();
         let holds = |index: &usize| furthest.is_some_and(|cursor| self.holds(*index, cursor));
         let step = furthest.map_or(0, |cursor| self.global_step(cursor));

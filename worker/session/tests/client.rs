@@ -78,8 +78,9 @@ impl Place {
     fn new() -> Self {
         let runtime = Runtime::new().unwrap();
         let (sender, streams) = channel();
-        let bound = TcpIncoming::bind("127.0.0.1:0".parse().unwrap());
-        let incoming = runtime.block_on(async { bound.unwrap() });
+        let entered = runtime.enter();
+        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        drop(entered);
         let address = incoming.local_addr().unwrap();
         runtime.spawn(
             Server::builder()

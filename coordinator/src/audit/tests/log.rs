@@ -1,7 +1,6 @@
 //! Doctored logs.
 
-use super::job::step;
-use super::job::{root, stored};
+use super::job::{root, step, stored};
 use super::*;
 
 #[test]

@@ -28,9 +28,12 @@ impl Walk<'_> {
             );
         }
         self.closed = epoch;
-        if self.after_a_hole {
-            self.next = end;
-        }
+        // All of its steps are to be there, whatever the log has of them.
+        self.next = if self.after_a_hole {
+            end
+        } else {
+            self.next.max(end)
+        };
         self.check_sums(path, record, end.saturating_sub(steps)..end);
         self.check_evaluations(path, record, evaluations);
         match self.known.epochs.get(&epoch) {

@@ -133,3 +133,22 @@ fn a_report_of_another_ledger_or_other_weights_is_named() {
         )],
     );
 }
+
+#[test]
+fn a_history_that_cannot_be_read_and_a_report_of_other_generations_are_named() {
+    finds(
+        |stored| manifest_of(stored, 1).history = "x".into(),
+        &[("checkpoint/6", "its history cannot be read: ")],
+    );
+    finds(
+        |stored| manifest_of(stored, 1).progress = "x".into(),
+        &[("checkpoint/6", "its progress cannot be read: ")],
+    );
+    finds(
+        |stored| {
+            let report = stored.reports[0].content.as_mut().unwrap();
+            report.generations = 7;
+        },
+        &[("report/6", "it counts 7 generations, the log has 3")],
+    );
+}

@@ -1,7 +1,6 @@
 //! Doctored logs.
 
-use super::job::step;
-use super::job::{root, stored};
+use super::job::{root, step, stored};
 use super::*;
 
 #[test]
@@ -497,5 +496,61 @@ fn steps_of_no_generation_or_outside_the_plan_are_named() {
     finds(
         |stored| entry(stored, 0).entry = LogEntry::Scale { wanted: 1 },
         &[("log/0", "the log begins with an entry of term 1")],
+    );
+}
+
+#[test]
+fn an_epoch_that_is_closed_without_its_steps_or_again_with_others_is_named() {
+    finds(
+        |stored| drop(stored.log.remove(11)),
+        &[
+            (
+                "log/12",
+                "the record of epoch 2 stands where epoch 1 step 2 is next",
+            ),
+            ("log", "epoch 1 misses 2 of its 10 samples"),
+            (
+                "checkpoint/6",
+                "the log has only the first 5 steps without a gap",
+            ),
+            ("report/6", "its ledger root is"),
+        ],
+    );
+    finds(
+        |stored| {
+            let mut again = stored.log[9].clone();
+            let mut closed = stored.log[12].clone();
+            let Ok(LogEntry::Epoch { record, .. }) =
+                closed.content.as_mut().map(|record| &mut record.entry)
+            else {
+                panic!("an epoch");
+            };
+            record.learning_rate = f64::NAN;
+            record.grad_norm = f64::NAN;
+            (again.path, closed.path) = ("log/again".into(), "log/closed".into());
+            let steps = stored.log[10..12].to_vec();
+            stored.log.insert(13, again);
+            stored.log.splice(14..14, steps);
+            stored.log.insert(16, closed);
+            generation_at(stored, 13).id = 4;
+            for position in [14, 15] {
+                let steps = steps_at(stored, position);
+                steps.iter_mut().for_each(|step| step.generation = 4);
+            }
+            if let LogEntry::Epoch { record, .. } = &mut entry(stored, 12).entry {
+                record.val_top5 = 0.5;
+            }
+            if let LogEntry::Epoch { evaluations, .. } = &mut entry(stored, 12).entry {
+                evaluations.raw.top5 = 0.5;
+            }
+        },
+        &[
+            (
+                "log/closed",
+                "epoch 2 was closed again with another `val_top5`: 1, before it was 0.5",
+            ),
+            ("checkpoint/6", "`val_top5` 1 for epoch 2, the log has 0.5"),
+            ("report/6", "`val_top5` 1 for epoch 2, the log has 0.5"),
+        ],
     );
 }

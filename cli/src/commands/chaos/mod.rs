@@ -23,7 +23,7 @@ use perennial_store::{FAULTS_VARIABLE, Job};
 use self::account::Account;
 use self::cluster::{Cluster, Recipe, Setup};
 use self::disturb::{Drama, StoreFaults};
-use self::outcome::{Hashes, Interregnum, Outcome, Row, Told};
+use self::outcome::{Hashes, Interregnum, Outcome, Row, Struck};
 use self::plan::{Fault, Plan};
 use self::seen::{Again, Seen, Strike};
 use super::train::{refuse_workers, share_of_cores};
@@ -288,7 +288,7 @@ impl Trial {
         drama
             .play(|strike, seen| {
                 // Who does not read on sees the table's error.
-                let _ = self.say(&Told::of(strike, seen).line());
+                let _ = self.say(&Struck::of(strike, seen).line());
             })
             .await?;
         let strikes = std::mem::take(&mut drama.strikes);
@@ -367,7 +367,7 @@ impl Trial {
             faults: rows,
             strikes: strikes
                 .iter()
-                .map(|strike| Told::of(strike, seen))
+                .map(|strike| Struck::of(strike, seen))
                 .collect(),
             computed_again: Again::of(seen),
             account: account.ok().map(|(account, _)| account),

@@ -96,10 +96,6 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
     let spec = sources.resolve()?;
     refuse_workers(&spec, args.workers)?;
     DataSet::open(&spec.data)?;
-    if let Some(logs) = &args.logs {
-        std::fs::create_dir_all(logs)
-            .with_context(|| format!("cannot create `{}`", logs.display()))?;
-    }
     let trial = Trial {
         recipe: args.recipe(&spec),
         threads: args
@@ -210,8 +206,9 @@ impl Trial {
         output::line(line)
     }
 
-    fn setup(&self, run: &str) -> Setup {
+    fn setup(&self, run: &'static str) -> Setup {
         Setup {
+            run,
             store_url: format!("{}/{run}", self.store),
             workers: self.args.workers,
             threads: self.threads,

@@ -2,44 +2,76 @@
 
 mod support;
 
-use std::process::Command;
+use std::path::PathBuf;
 
-use support::{JOB, perennial, run};
+use support::{JOB, Run, perennial, run, train};
 use tempfile::TempDir;
 
 const KINDS: [&str; 5] = ["kill", "stop", "partition", "coordinator", "store"];
 
-/// `perennial --json chaos` over made-up pictures, with so many epochs of them.
-fn chaos(folder: &TempDir, epochs: u32, options: &[&str]) -> Command {
-    let pictures = folder.path().join("pictures");
-    let made = perennial()
-        .args(["data", "synth"])
-        .arg(&pictures)
-        .args(["--classes", "4", "--per-class", "50", "--size", "48"])
-        .status()
-        .unwrap();
-    assert!(made.success());
-    let job = folder.path().join("job.toml");
-    std::fs::write(&job, JOB).unwrap();
-    let mut command = perennial();
-    command
-        .args(["--json", "chaos"])
-        .arg(&job)
-        .arg("--data")
-        .arg(&pictures)
-        .arg("--store")
-        .arg(folder.path().join("store"))
-        .args(["--threads", "1"])
-        .args(["--set", &format!("train.epochs={epochs}")])
-        .args(options);
-    command
+/// Seconds of undisturbed training that leave time for one fault of each kind and what follows on it.
+const SECONDS: f64 = 40.0;
+
+struct Bench {
+    folder: TempDir,
+    data: PathBuf,
+    job: PathBuf,
+}
+
+impl Bench {
+    /// Made-up pictures and a small job.
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("pictures");
+        let made = perennial()
+            .args(["data", "synth"])
+            .arg(&data)
+            .args(["--classes", "4", "--per-class", "50", "--size", "48"])
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let job = folder.path().join("job.toml");
+        std::fs::write(&job, JOB).unwrap();
+        Self { folder, data, job }
+    }
+
+    fn store(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    /// `perennial --json chaos` with so many epochs.
+    fn chaos(&self, epochs: u32, options: &[&str]) -> Run {
+        let mut command = perennial();
+        command
+            .args(["--json", "chaos"])
+            .arg(&self.job)
+            .arg("--data")
+            .arg(&self.data)
+            .args(["--store", &self.store("store"), "--threads", "1"])
+            .args(["--set", &format!("train.epochs={epochs}")])
+            .args(options);
+        run(&mut command)
+    }
+
+    /// Epochs of three workers on this machine that take about so many seconds.
+    fn epochs_for(&self, seconds: f64) -> u32 {
+        let measured = run(&mut train(
+            &self.job,
+            &self.data,
+            &self.store("measured"),
+            3,
+            1,
+        ));
+        let last = measured.events("epoch").last().unwrap()["seconds"].as_f64();
+        (seconds / last.unwrap()).ceil() as u32
+    }
 }
 
 #[test]
 fn one_fault_of_each_kind_happens_and_the_weights_are_the_same() {
-    let folder = tempfile::tempdir().unwrap();
+    let bench = Bench::new();
     let options = ["--every", "2s", "--count", "5", "--seed", "1"];
-    let done = run(&mut chaos(&folder, EPOCHS, &options));
+    let done = bench.chaos(bench.epochs_for(SECONDS), &options);
     assert_eq!(done.status, Some(0), "{done:?}");
     assert_eq!(done.events.len(), 1, "{done:?}");
     let outcome = &done.events[0];
@@ -58,14 +90,11 @@ fn one_fault_of_each_kind_happens_and_the_weights_are_the_same() {
     assert_eq!(outcome["computed_again"]["from_checkpoint"], 0);
 }
 
-/// Enough for the faults of the test above and for what follows on them.
-const EPOCHS: u32 = 20;
-
 #[test]
 fn a_planned_fault_that_cannot_happen_any_more_makes_it_fail() {
-    let folder = tempfile::tempdir().unwrap();
+    let bench = Bench::new();
     let options = ["--faults", "kill", "--every", "600s", "--count", "1"];
-    let done = run(&mut chaos(&folder, 1, &options));
+    let done = bench.chaos(1, &options);
     assert_eq!(done.status, Some(1), "{done:?}");
     assert!(
         done.stderr

@@ -36,13 +36,15 @@ pub struct Recipe {
     pub name: String,
     /// `--data`, `--set` and the like.
     pub options: Vec<String>,
-    /// Where each process's stderr is kept.
+    /// Where what each process says is kept, in a folder for each run.
     pub logs: Option<PathBuf>,
 }
 
 /// What differs from run to run.
 #[derive(Debug, Clone)]
 pub struct Setup {
+    /// Its name.
+    pub run: &'static str,
     pub store_url: String,
     pub workers: u32,
     /// Of each worker.
@@ -100,6 +102,11 @@ impl<'a> Cluster<'a> {
     /// Starts a coordinator and the workers. The standby follows as soon as the coordinator rules.
     pub async fn start(recipe: &'a Recipe, setup: Setup) -> anyhow::Result<Self> {
         let store = Store::open(&setup.store_url)?;
+        if let Some(logs) = &recipe.logs {
+            let logs = logs.join(setup.run);
+            std::fs::create_dir_all(&logs)
+                .with_context(|| format!("cannot create `{}`", logs.display()))?;
+        }
         let (events, told) = unbounded_channel();
         let mut cluster = Self {
             job: store.job(&recipe.name)?,
@@ -190,9 +197,19 @@ impl<'a> Cluster<'a> {
 
     fn start_process(&mut self, arguments: &[String]) -> anyhow::Result<Process> {
         let uid = self.uid();
-        let logs = self.recipe.logs.as_deref();
+        let logs = self
+            .recipe
+            .logs
+            .as_ref()
+            .map(|logs| logs.join(self.setup.run));
         let variables = &self.setup.variables;
-        Process::start(uid, arguments, variables, logs, self.events.clone())
+        Process::start(
+            uid,
+            arguments,
+            variables,
+            logs.as_deref(),
+            self.events.clone(),
+        )
     }
 
     fn processes(&self) -> std::sync::MutexGuard<'_, BTreeMap<Uid, u32>> {

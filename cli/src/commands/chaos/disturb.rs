@@ -82,7 +82,7 @@ impl<'c, 'r, P: Iterator<Item = Planned>> Drama<'c, 'r, P> {
         }
     }
 
-    /// Plays the run to its end. `show` gets each strike as it happens, and again when it is dealt with.
+    /// Plays the run to its end. `show` gets each strike once it is over and dealt with.
     pub async fn play(&mut self, mut show: impl FnMut(&Strike, &[Seen])) -> anyhow::Result<()> {
         let mut ticks = tokio::time::interval(TICK);
         loop {
@@ -109,10 +109,9 @@ impl<'c, 'r, P: Iterator<Item = Planned>> Drama<'c, 'r, P> {
                     }
                     self.keep_up_the_number().await?;
                     for index in 0..self.strikes.len() {
-                        if self.go_on(index).await? {
-                            show(&self.strikes[index], &self.cluster.seen);
-                        }
+                        self.go_on(index).await?;
                     }
+                    self.show_what_is_dealt_with(&mut show);
                     self.strike_if_due().await?;
                     self.is_it_stuck()?;
                 }
@@ -123,6 +122,16 @@ impl<'c, 'r, P: Iterator<Item = Planned>> Drama<'c, 'r, P> {
             self.settle(index);
         }
         Ok(())
+    }
+
+    fn show_what_is_dealt_with(&mut self, show: &mut impl FnMut(&Strike, &[Seen])) {
+        let seen = &self.cluster.seen;
+        for strike in self.strikes.iter_mut().filter(|strike| !strike.is_shown) {
+            if strike.over.is_some() && strike.recovered(seen).is_some() {
+                strike.is_shown = true;
+                show(strike, seen);
+            }
+        }
     }
 
     fn is_it_stuck(&self) -> anyhow::Result<()> {
@@ -188,6 +197,7 @@ impl<'c, 'r, P: Iterator<Item = Planned>> Drama<'c, 'r, P> {
             over: None,
             happened: false,
             failed_requests,
+            is_shown: false,
         };
         self.at_work &= fault == Fault::Store;
         match fault {
@@ -219,19 +229,19 @@ impl<'c, 'r, P: Iterator<Item = Planned>> Drama<'c, 'r, P> {
         (members.len() >= 2).then(|| members[index as usize])
     }
 
-    /// Ends what is to pass. Whether the strike has just been dealt with.
-    async fn go_on(&mut self, index: usize) -> anyhow::Result<bool> {
+    /// Ends what is to pass.
+    async fn go_on(&mut self, index: usize) -> anyhow::Result<()> {
         let strike = &self.strikes[index];
         let (victim, since) = (strike.victim, self.cluster.now() - strike.at);
         if strike.over.is_some() {
-            return Ok(false);
+            return Ok(());
         }
         match strike.fault {
-            Fault::Kill | Fault::Coordinator => return Ok(false),
+            Fault::Kill | Fault::Coordinator => return Ok(()),
             Fault::Stop | Fault::Partition => {
                 let detected = strike.detected(&self.cluster.seen);
                 if detected.map_or(since < UNNOTICED, |detected| since < detected + OUT) {
-                    return Ok(false);
+                    return Ok(());
                 }
                 let stopped = strike.fault == Fault::Stop;
                 self.cluster.bring_back(victim, stopped).await?;
@@ -239,13 +249,13 @@ impl<'c, 'r, P: Iterator<Item = Planned>> Drama<'c, 'r, P> {
             Fault::Store => {
                 let failed = self.failed_requests()? > strike.failed_requests;
                 if since < STORE_FAILS || (!failed && since < STORE_FAILS_AT_MOST) {
-                    return Ok(false);
+                    return Ok(());
                 }
                 let _ = fs::remove_file(&self.store.switch);
             }
         }
         self.settle(index);
-        Ok(true)
+        Ok(())
     }
 
     /// Sees whether a strike that passes did what it was to do.

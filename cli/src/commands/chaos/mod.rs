@@ -23,7 +23,7 @@ use perennial_store::{FAULTS_VARIABLE, Job};
 use self::account::Account;
 use self::cluster::{Cluster, Recipe, Setup};
 use self::disturb::{Drama, StoreFaults};
-use self::outcome::{Hashes, Interregnum, Outcome, Row, Told};
+use self::outcome::{Hashes, Interregnum, Outcome, Row, Struck};
 use self::plan::{Fault, Plan};
 use self::seen::{Again, Seen, Strike};
 use super::train::{refuse_workers, share_of_cores};
@@ -96,10 +96,6 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
     let spec = sources.resolve()?;
     refuse_workers(&spec, args.workers)?;
     DataSet::open(&spec.data)?;
-    if let Some(logs) = &args.logs {
-        std::fs::create_dir_all(logs)
-            .with_context(|| format!("cannot create `{}`", logs.display()))?;
-    }
     let trial = Trial {
         recipe: args.recipe(&spec),
         threads: args
@@ -210,8 +206,9 @@ impl Trial {
         output::line(line)
     }
 
-    fn setup(&self, run: &str) -> Setup {
+    fn setup(&self, run: &'static str) -> Setup {
         Setup {
+            run,
             store_url: format!("{}/{run}", self.store),
             workers: self.args.workers,
             threads: self.threads,
@@ -288,7 +285,7 @@ impl Trial {
         drama
             .play(|strike, seen| {
                 // Who does not read on sees the table's error.
-                let _ = self.say(&Told::of(strike, seen).line());
+                let _ = self.say(&Struck::of(strike, seen).line());
             })
             .await?;
         let strikes = std::mem::take(&mut drama.strikes);
@@ -367,7 +364,7 @@ impl Trial {
             faults: rows,
             strikes: strikes
                 .iter()
-                .map(|strike| Told::of(strike, seen))
+                .map(|strike| Struck::of(strike, seen))
                 .collect(),
             computed_again: Again::of(seen),
             account: account.ok().map(|(account, _)| account),

@@ -20,7 +20,7 @@ pub struct Outcome {
     /// Where the three runs are kept.
     pub store: String,
     pub faults: Vec<Row>,
-    pub strikes: Vec<Told>,
+    pub strikes: Vec<Struck>,
     /// Training while no coordinator ruled.
     pub without_coordinator: Option<Interregnum>,
     pub computed_again: Again,
@@ -63,7 +63,7 @@ pub struct Row {
 
 /// One fault.
 #[derive(Debug, Clone, Serialize)]
-pub struct Told {
+pub struct Struck {
     pub fault: Fault,
     /// Seconds since the run's beginning.
     pub at: f64,
@@ -107,9 +107,9 @@ impl Row {
     }
 }
 
-// === impl Told ===
+// === impl Struck ===
 
-impl Told {
+impl Struck {
     pub fn of(strike: &Strike, seen: &[Seen]) -> Self {
         Self {
             fault: strike.fault,

@@ -33,6 +33,8 @@ pub struct Strike {
     pub happened: bool,
     /// Requests to the store that failed.
     pub failed_requests: u64,
+    /// Somebody was told of it.
+    pub is_shown: bool,
 }
 
 /// How many workers there were at which time.
@@ -258,6 +260,7 @@ mod tests {
             over: None,
             happened: true,
             failed_requests: 0,
+            is_shown: false,
         }
     }
 

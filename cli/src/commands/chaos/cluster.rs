@@ -66,6 +66,8 @@ pub struct Cluster<'a> {
     processes: Arc<Mutex<BTreeMap<Uid, u32>>>,
     /// Where coordinators listen, the first one and the standby.
     addresses: [String; 2],
+    /// The standby is still to be started: without a log it would take the job for itself.
+    awaits_standby: bool,
     pub coordinators: Vec<Coordinator>,
     pub workers: Vec<Worker>,
     /// Whose name is whose.
@@ -116,6 +118,7 @@ impl<'a> Cluster<'a> {
             wires: Wires::new(),
             processes: Arc::default(),
             addresses: [free_address()?, free_address()?],
+            awaits_standby: setup.standby,
             coordinators: Vec::new(),
             workers: Vec::new(),
             names: BTreeMap::new(),
@@ -247,7 +250,7 @@ impl<'a> Cluster<'a> {
                 if let Some(known) = known {
                     self.names.insert(worker.clone(), known.process.uid);
                 }
-                if self.setup.standby && self.coordinators.len() < 2 && self.seen.is_empty() {
+                if std::mem::take(&mut self.awaits_standby) {
                     self.start_coordinator(1, true)?;
                 }
                 Vec::new()

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 const KINDS: [&str; 5] = ["kill", "stop", "partition", "coordinator", "store"];
 
 /// Seconds of undisturbed training that leave time for one fault of each kind and what follows on it.
-const SECONDS: f64 = 40.0;
+const SECONDS: f64 = 30.0;
 
 struct Bench {
     folder: TempDir,
@@ -93,7 +93,8 @@ fn one_fault_of_each_kind_happens_and_the_weights_are_the_same() {
 #[test]
 fn a_planned_fault_that_cannot_happen_any_more_makes_it_fail() {
     let bench = Bench::new();
-    let options = ["--faults", "kill", "--every", "600s", "--count", "1"];
+    let mut options = vec!["--faults", "kill", "--every", "600s", "--count", "1"];
+    options.extend(["--set", "schedule.warmup_epochs=0"]);
     let done = bench.chaos(1, &options);
     assert_eq!(done.status, Some(1), "{done:?}");
     assert!(

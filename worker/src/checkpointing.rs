@@ -237,9 +237,7 @@ fn write_part(
     };
     let bytes = match part {
         PartKind::Optimizer => tensors::encode(&named)?,
-        PartKind::Model | PartKind::Ema => {
-            tensors::encode_described(&named, ModelCard::KEY, card)?
-        }
+        PartKind::Model | PartKind::Ema => tensors::encode_described(&named, ModelCard::KEY, card)?,
     };
     let stored = job.store.job(&job.spec.name)?;
     let written = block_on(stored.write_part(global_step, part, bytes))??;

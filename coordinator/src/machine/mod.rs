@@ -11,14 +11,18 @@
 //! invariant that it can see is checked on every message.
 
 mod checkpoints;
+mod decision;
 mod ending;
 mod interface;
 mod joining;
 mod ledger;
 mod membership;
+mod planned;
+mod proposal;
 mod queue;
 mod retry;
 mod running;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -40,7 +44,7 @@ pub use interface::{
     Config, ConnectionId, Effect, Evaluations, Event, Outcome, ReportInput, ResumePoint,
 };
 use ledger::Ledger;
-use membership::Proposal;
+use proposal::Proposal;
 use queue::LogQueue;
 use retry::Retry;
 use worker::Worker;

@@ -3,7 +3,8 @@
 use perennial_proto::v1::coordinator_message::Kind;
 use perennial_proto::v1::{self, End};
 
-use super::bench::{Bench, config, cursor, finished, halted, step};
+use super::bench::Bench;
+use super::facts::{config, cursor, finished, halted, step};
 use crate::log::LogEntry;
 use crate::machine::{Event, Outcome};
 
@@ -202,7 +203,7 @@ fn without_the_last_checkpoint_the_run_has_failed() {
 #[test]
 fn where_a_member_dies_before_its_last_part_the_others_write_it() {
     let mut bench = at_the_end(2);
-    bench.say(1, super::bench::part(1, 6, "model"));
+    bench.say(1, super::facts::part(1, 6, "model"));
     bench.lose(2);
     assert_eq!(bench.members(), ["w1"]);
     let start = bench.start(1).unwrap();

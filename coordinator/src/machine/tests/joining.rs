@@ -3,7 +3,8 @@
 use perennial_proto::v1::coordinator_message::Kind;
 use perennial_proto::v1::{self, Hello, Ready};
 
-use super::bench::{Bench, config, cursor, hello, ready, unoccupied};
+use super::bench::Bench;
+use super::facts::{config, cursor, hello, ready, unoccupied};
 use crate::machine::Outcome;
 
 #[test]
@@ -131,7 +132,7 @@ fn under_the_minimum_the_job_waits_and_says_so_and_goes_on_by_itself() {
     let mut bench = Bench::running_with(config, 2);
     bench.step(cursor(0, 0));
     bench.lose(2);
-    bench.say(1, super::bench::halted(1, cursor(0, 1)));
+    bench.say(1, super::facts::halted(1, cursor(0, 1)));
     bench.pass(30.0, &[]);
     assert_eq!(bench.generation().id, 1);
     assert_eq!(
@@ -167,7 +168,7 @@ fn a_worker_that_fails_leaves_the_others_at_work_unless_they_would_meet_the_same
         },
     );
     assert!(bench.is_told_to_halt(1));
-    bench.say(1, super::bench::halted(1, cursor(0, 0)));
+    bench.say(1, super::facts::halted(1, cursor(0, 0)));
     assert_eq!(bench.members(), ["w1"]);
     bench.say(
         1,

@@ -2,7 +2,9 @@
 
 mod bench;
 mod ending;
+mod facts;
 mod joining;
 mod membership;
+mod planned;
 mod running;
 mod takeover;

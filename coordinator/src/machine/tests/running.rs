@@ -2,7 +2,8 @@
 
 use perennial_proto::v1::{self, StepDone};
 
-use super::bench::{Bench, config, cursor, epoch, part, spec, step};
+use super::bench::Bench;
+use super::facts::{config, cursor, epoch, part, spec, step};
 use crate::JobEvent;
 use crate::log::LogEntry;
 use crate::machine::{Config, Effect, Event};
@@ -221,7 +222,7 @@ fn an_old_failure_does_not_end_the_attempt_of_a_later_generation() {
     let mut bench = Bench::running(2);
     bench.epoch(0);
     bench.lose(2);
-    bench.say(1, super::bench::halted(1, cursor(1, 0)));
+    bench.say(1, super::facts::halted(1, cursor(1, 0)));
     assert!(bench.start(1).unwrap().checkpoint);
     let failed = v1::CheckpointFailed {
         generation: 1,
@@ -242,7 +243,7 @@ fn a_checkpoint_whose_writer_is_gone_is_reported_as_abandoned() {
     bench.step(cursor(0, 2));
     bench.say(1, epoch(1, 0));
     bench.lose(2);
-    bench.say(1, super::bench::halted(1, cursor(1, 0)));
+    bench.say(1, super::facts::halted(1, cursor(1, 0)));
     let warning = bench.warnings()[0];
     assert!(
         warning.contains("checkpoint 2 was not completed: worker `w2` left"),

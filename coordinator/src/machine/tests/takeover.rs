@@ -4,7 +4,8 @@ use perennial_plan::invariants::Invariant;
 use perennial_proto::v1::coordinator_message::Kind;
 use perennial_proto::v1::{self, Standing};
 
-use super::bench::{Bench, config, cursor, halted, hello, step};
+use super::bench::Bench;
+use super::facts::{config, cursor, halted, hello, step};
 use crate::log::{LogEntry, LogRecord};
 use crate::machine::{Config, Effect, Event, Machine, Outcome};
 
@@ -156,7 +157,7 @@ fn a_checkpoint_that_the_one_before_has_committed_is_known_by_its_parts() {
     let mut next = bench.successor();
     next.come_back(1, 1);
     next.parts(6);
-    next.say(1, super::bench::finished(1, cursor(2, 0)));
+    next.say(1, super::facts::finished(1, cursor(2, 0)));
     assert_eq!(next.commits(), [6]);
     next.event(Event::CheckpointCommitted { global_step: 6 });
     assert_eq!(next.reports(), 1);

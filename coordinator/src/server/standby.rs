@@ -117,6 +117,11 @@ impl Watch<'_> {
         if self.heard.elapsed() < SILENCE {
             return Ok(None);
         }
+        // The question took its time, and another standby may have taken over meanwhile.
+        let known = self.log.len();
+        if !self.read_on().await || self.log.len() > known {
+            return Ok(None);
+        }
         let opened = Storage::open(self.config).await?;
         Ok(Some(Turn::Rule(Box::new(opened))))
     }

@@ -99,7 +99,6 @@ impl<'c, 'r, P: Iterator<Item = Planned>> Drama<'c, 'r, P> {
                         }
                         JobEvent::Started { .. } | JobEvent::WorkerLost { .. } => self.at_work = false,
                         JobEvent::Finished { .. } => break,
-                        JobEvent::Error { message } => bail!("{message}"),
                         _ => {}
                     }
                 }

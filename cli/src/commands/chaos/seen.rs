@@ -87,7 +87,7 @@ impl Strike {
         }
         match (&seen.event, self.fault) {
             (_, Fault::Store) => false,
-            (JobEvent::Waiting { .. }, Fault::Coordinator) => false,
+            (JobEvent::Waiting { .. } | JobEvent::Error { .. }, Fault::Coordinator) => false,
             (_, Fault::Coordinator) => seen.from != self.victim,
             (JobEvent::WorkerLost { .. }, _) => seen.about.contains(&self.victim),
             (JobEvent::Started { .. }, _) => !seen.about.contains(&self.victim),

@@ -188,7 +188,10 @@ impl<'c, 'r, P: Iterator<Item = Planned>> Drama<'c, 'r, P> {
             return Ok(false);
         };
         let at = self.cluster.now();
-        let failed_requests = self.failed_requests()?;
+        let failed_requests = match fault {
+            Fault::Store => self.failed_requests()?,
+            _ => 0,
+        };
         let mut strike = Strike {
             fault,
             at,

@@ -74,7 +74,8 @@ pub struct Struck {
     pub failed_requests: u64,
 }
 
-/// What the members did between the death of a coordinator and the rule of the next one, in all.
+/// What the members did between the death of a coordinator and the first step that the next one hears of,
+/// over all that died.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Interregnum {
     pub seconds: f64,
@@ -84,6 +85,9 @@ pub struct Interregnum {
     /// Of the whole run.
     pub median_step_seconds: f64,
 }
+
+/// How long what members have to report may take to come.
+const AT_ONCE: Duration = Duration::from_millis(200);
 
 fn is_zero(number: &u64) -> bool {
     *number == 0
@@ -155,20 +159,17 @@ impl Interregnum {
         };
         let fell = strikes.iter().filter(|it| it.fault == Fault::Coordinator);
         for strike in fell {
-            let Some(detected) = strike.detected(seen) else {
+            let Some(recovered) = strike.recovered(seen) else {
                 continue;
             };
-            // What was reported late comes right after the takeover.
+            // The first step that the next coordinator hears of comes with all the others that were taken.
             let known = |until: Duration| {
                 let steps = seen.iter().filter(|seen| seen.at <= until);
                 steps.filter_map(Seen::global_step).max().unwrap_or(0)
             };
-            let (from, to) = (
-                known(strike.at),
-                known(strike.at + detected + Duration::from_millis(500)),
-            );
+            let (from, to) = (known(strike.at), known(strike.at + recovered + AT_ONCE));
             let meanwhile = steps.get(from as usize..to as usize).unwrap_or_default();
-            interregnum.seconds += detected.as_secs_f64();
+            interregnum.seconds += recovered.as_secs_f64();
             interregnum.steps += meanwhile.len() as u64;
             for step in meanwhile {
                 interregnum.longest_step_seconds =
@@ -265,5 +266,75 @@ impl Outcome {
             .iter()
             .map(|row| format!("{:<width$}  {}\n", row[0], row[1]));
         format!("{}\n{}", table(&rows), facts.collect::<String>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use perennial_coordinator::JobEvent;
+
+    use super::*;
+
+    fn step(at: f64, from: u32, global_step: u64) -> Seen {
+        let event = JobEvent::Step {
+            epoch: 1,
+            step: global_step as u32,
+            global_step,
+            total_steps: 100,
+            loss: 0.0,
+            top1: 0.0,
+            learning_rate: 0.0,
+            grad_norm: 0.0,
+            images_per_second: 0.0,
+            eta_seconds: 0.0,
+        };
+        Seen {
+            at: Duration::from_secs_f64(at),
+            from,
+            event,
+            about: Vec::new(),
+        }
+    }
+
+    fn record(step: u32, seconds: f64) -> StepRecord {
+        StepRecord {
+            epoch: 0,
+            step,
+            generation: 1,
+            samples: 4,
+            loss_sum: 0.0,
+            top1: 0,
+            top5: 0,
+            learning_rate: 0.0,
+            grad_norm: 0.0,
+            replica_hash: 0,
+            seconds,
+            confirmed: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn steps_without_a_coordinator_are_those_that_the_next_one_is_told_at_once() {
+        let strike = Strike {
+            fault: Fault::Coordinator,
+            at: Duration::from_secs(10),
+            victim: 1,
+            over: None,
+            happened: true,
+            failed_requests: 0,
+            is_shown: false,
+        };
+        let seen = [
+            step(9.9, 1, 2),
+            step(14.0, 9, 3),
+            step(14.1, 9, 5),
+            step(15.0, 9, 6),
+        ];
+        let seconds = [9.0, 1.0, 1.0, 2.0, 1.5, 8.0];
+        let steps: Vec<StepRecord> = (0..).zip(seconds).map(|(i, s)| record(i, s)).collect();
+        let interregnum = Interregnum::of(&[strike], &seen, &steps).unwrap();
+        assert_eq!((interregnum.seconds, interregnum.steps), (4.0, 3));
+        assert_eq!(interregnum.longest_step_seconds, 2.0);
+        assert_eq!(Interregnum::of(&[], &seen, &steps), None);
     }
 }

@@ -2,7 +2,10 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(["perennial/v1/coordinator.proto"], ["."])?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        // Shared by the messages to all members, not copied.
+        .bytes(".perennial.v1.Start.generation")
+        .compile_fds(descriptors)?;
     println!("cargo:rerun-if-changed=perennial/v1/coordinator.proto");
     Ok(())
 }

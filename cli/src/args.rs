@@ -22,7 +22,11 @@ pub enum Command {
     Train(commands::train::Args),
     Coordinator(commands::coordinator::Args),
     Worker(commands::worker::Args),
+    Scale(commands::scale::ScaleArgs),
+    Drain(commands::scale::DrainArgs),
     Report(commands::report::Args),
+    Audit(commands::audit::Args),
+    Chaos(commands::chaos::Args),
     Evaluate(commands::evaluate::Args),
     Predict(commands::predict::Args),
     /// Split, measure or draw a folder of pictures

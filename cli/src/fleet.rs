@@ -12,16 +12,22 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+/// Seconds for which a worker goes on when this process is gone.
+const PATIENCE: &str = "10";
 /// Lines of stderr that are kept of each worker.
 const KEPT_LINES: usize = 20;
 /// How long a worker's last words may take after it ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Worker processes that were started.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Fleet {
+    /// Of the coordinator.
+    url: String,
+    threads: usize,
     /// Each ends with its process.
     workers: JoinSet<Exit>,
+    started: usize,
 }
 
 /// A worker process that ended.
@@ -37,16 +43,27 @@ pub struct Exit {
 // === impl Fleet ===
 
 impl Fleet {
-    /// Starts `count` workers with `threads` threads each for the coordinator at `url`, in process
-    /// groups of their own: ctrl-c on the terminal reaches this process alone.
-    pub fn start(count: u32, threads: usize, url: &str) -> anyhow::Result<Self> {
+    /// No worker yet. Those to come have `threads` threads each and serve the coordinator at `url`.
+    pub fn new(url: String, threads: usize) -> Self {
+        Self {
+            url,
+            threads,
+            workers: JoinSet::new(),
+            started: 0,
+        }
+    }
+
+    /// Starts workers until `count` are running, in process groups of their own: ctrl-c on the terminal
+    /// reaches this process alone.
+    pub fn fill_up(&mut self, count: u32) -> anyhow::Result<()> {
         let program = std::env::current_exe().context("cannot find the program's own file")?;
-        let mut fleet = Self::default();
-        for number in 0..count as usize {
+        while self.workers.len() < count as usize {
+            let number = self.started;
             let mut command = Command::new(&program);
             command
-                .args(["worker", "--coordinator", url, "--threads"])
-                .arg(threads.to_string())
+                .args(["worker", "--coordinator", &self.url])
+                .args(["--patience", PATIENCE, "--threads"])
+                .arg(self.threads.to_string())
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::piped())
@@ -56,9 +73,15 @@ impl Fleet {
             let child = command
                 .spawn()
                 .with_context(|| format!("cannot start worker process {number}"))?;
-            fleet.workers.spawn(watch(number, child));
+            self.workers.spawn(watch(number, child));
+            self.started += 1;
         }
-        Ok(fleet)
+        Ok(())
+    }
+
+    /// Whether no worker is running.
+    pub fn is_empty(&self) -> bool {
+        self.workers.is_empty()
     }
 
     /// The next worker that ends; waits forever when none is left.

@@ -47,9 +47,13 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Train(args) => commands::train::run(args, output),
         Command::Coordinator(args) => commands::coordinator::run(args, output),
         Command::Worker(args) => commands::worker::run(args),
+        Command::Scale(args) => commands::scale::scale(&args, output),
+        Command::Drain(args) => commands::scale::drain(&args, output),
         Command::Evaluate(args) => commands::evaluate::run(args, output),
         Command::Predict(args) => commands::predict::run(args, output),
+        Command::Chaos(args) => commands::chaos::run(args, output),
         Command::Report(args) => commands::report::run(args, output),
+        Command::Audit(args) => commands::audit::run(&args, output),
         Command::Data(command) => commands::data::run(command, output),
         Command::Checkpoint(command) => commands::checkpoint::run(command, output),
     }

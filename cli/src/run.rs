@@ -15,6 +15,9 @@ use crate::fleet::{Exit, Fleet};
 
 /// How long the coordinator may take to notice that a worker process has ended.
 const UNNOTICED: Duration = Duration::from_secs(5);
+/// So many crashes of workers within this time are made good; more say that something is wrong.
+const CRASHES: usize = 10;
+const CRASHES_WITHIN: Duration = Duration::from_secs(60);
 /// How long workers may take to end after the run.
 const WIND_UP: Duration = Duration::from_secs(5);
 
@@ -37,7 +40,9 @@ pub async fn run(
     let (sender, mut events) = mpsc::unbounded_channel();
     let mut serving = pin!(serve(config, bound, sender, stopping));
     let mut signals = Signals::new()?;
-    let mut fleet = Fleet::default();
+    let mut fleet: Option<Fleet> = None;
+    let mut wanted = workers.map_or(0, |workers| workers.count);
+    let mut crashes = Crashes::default();
     let mut unnoticed: Option<(Instant, Exit)> = None;
     let mut waits_for_address = true;
 
@@ -45,12 +50,20 @@ pub async fn run(
         let deadline = unnoticed.as_ref().map(|(deadline, _)| *deadline);
         tokio::select! {
             biased;
-            Some(event) = events.recv() => show(&event),
+            Some(event) = events.recv() => {
+                show(&event);
+                if let (JobEvent::Scaled { wanted: number }, Some(fleet)) = (&event, &mut fleet) {
+                    wanted = *number;
+                    fleet.fill_up(wanted)?;
+                }
+            }
             outcome = &mut serving => break outcome,
             listening = &mut address, if waits_for_address => {
                 waits_for_address = false;
                 if let (Ok(address), Some(workers)) = (listening, workers) {
-                    fleet = Fleet::start(workers.count, workers.threads, &url(address))?;
+                    fleet
+                        .insert(Fleet::new(url(address), workers.threads))
+                        .fill_up(workers.count)?;
                 }
             }
             () = signals.next() => {
@@ -62,8 +75,12 @@ pub async fn run(
                 });
                 let _ = stop.send(true);
             }
-            exit = fleet.next_exit() => {
-                if unnoticed.is_none() && !exit.status.success() {
+            exit = next_exit(&mut fleet) => {
+                let Some(fleet) = &mut fleet else { continue };
+                if exit.is_crash() && !*stop.borrow() && crashes.may_restart() {
+                    eprint!("{}", exit.last_words());
+                    fleet.fill_up(wanted)?;
+                } else if !exit.status.success() && fleet.is_empty() && unnoticed.is_none() {
                     unnoticed = Some((Instant::now() + UNNOTICED, exit));
                 }
             }
@@ -79,15 +96,39 @@ pub async fn run(
         _ => WIND_UP,
     };
     let mut exits: Vec<Exit> = unnoticed.into_iter().map(|(_, exit)| exit).collect();
-    exits.extend(fleet.wind_up(patience).await);
+    if let Some(fleet) = &mut fleet {
+        exits.extend(fleet.wind_up(patience).await);
+    }
     conclude(outcome?, &exits)
+}
+
+/// The next worker that ends; waits forever where there is none.
+async fn next_exit(fleet: &mut Option<Fleet>) -> Exit {
+    match fleet {
+        Some(fleet) => fleet.next_exit().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Worker processes that crashed of late: one is started in place of each, but not again and again.
+#[derive(Debug, Default)]
+struct Crashes(Vec<Instant>);
+
+// === impl Crashes ===
+
+impl Crashes {
+    fn may_restart(&mut self) -> bool {
+        self.0.retain(|at| at.elapsed() < CRASHES_WITHIN);
+        self.0.push(Instant::now());
+        self.0.len() <= CRASHES
+    }
 }
 
 fn conclude(outcome: Outcome, exits: &[Exit]) -> anyhow::Result<()> {
     let message = match outcome {
         Outcome::Finished { .. } => return Ok(()),
         Outcome::Stopped { .. } => return Err(Interrupted.into()),
-        Outcome::Failed { message } => message,
+        Outcome::Failed { message } | Outcome::Deposed { message } => message,
     };
     for exit in exits.iter().filter(|exit| exit.is_crash()) {
         eprint!("{}", exit.last_words());
@@ -127,7 +168,7 @@ async fn until(deadline: Option<Instant>) {
 }
 
 /// Ctrl-c and SIGTERM.
-struct Signals {
+pub struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
@@ -138,7 +179,7 @@ struct Signals {
 
 #[cfg(unix)]
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    pub fn new() -> anyhow::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         let on = |kind| signal(kind).context("cannot listen for signals");
         Ok(Self {
@@ -147,7 +188,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) {
+    pub async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -157,11 +198,11 @@ impl Signals {
 
 #[cfg(not(unix))]
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    pub fn new() -> anyhow::Result<Self> {
         Ok(Self {})
     }
 
-    async fn next(&mut self) {
+    pub async fn next(&mut self) {
         let _ = tokio::signal::ctrl_c().await;
     }
 }

@@ -37,8 +37,29 @@ pub enum JobEvent {
         step: u32,
         global_step: u64,
         total_steps: u64,
-        /// The checkpoint from which it goes on.
+        /// The checkpoint from which it goes on; none: from what its members have, or the beginning.
         resumed_from: Option<u64>,
+        /// Members.
+        workers: u32,
+        /// Why the membership changed; empty for the first one.
+        reason: String,
+    },
+    /// No generation is at work; what is waited for.
+    Waiting {
+        reason: String,
+    },
+    /// A worker is gone, and the job goes on without it.
+    WorkerLost {
+        worker: String,
+        reason: String,
+    },
+    /// A worker leaves at the next boundary.
+    WorkerLeaving {
+        worker: String,
+    },
+    /// The wanted number of workers has changed.
+    Scaled {
+        wanted: u32,
     },
     /// Every member has applied the step.
     Step {

@@ -3,9 +3,13 @@
 //! [`machine`] decides and touches nothing; [`serve`] is gRPC, storage and the clock around it;
 //! [`JobEvent`]s tell people and programs what happened.
 
+pub mod audit;
 mod error;
 mod event;
+pub mod log;
 pub mod machine;
+pub mod operate;
+pub mod replay;
 mod report;
 mod resume;
 mod server;

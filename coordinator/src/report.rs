@@ -13,7 +13,7 @@ pub fn build_report(
     created: String,
     command: Option<String>,
 ) -> Report {
-    let ready = &input.ready;
+    let data = &input.data;
     Report {
         format_version: FORMAT_VERSION,
         job: spec.name.clone(),
@@ -25,22 +25,23 @@ pub fn build_report(
         global_step: input.global_step,
         model: ModelSummary {
             name: spec.model.name.clone(),
-            parameters: ready.parameters,
+            parameters: data.parameters,
             weights: spec.model.weights.clone(),
         },
         data: DataSummary {
             dir: spec.data.dir.clone(),
-            fingerprint: ready.data_fingerprint.clone(),
-            classes: ready.classes.clone(),
-            train_samples: ready.train_samples,
-            val_samples: ready.val_samples,
-            skipped: ready.skipped,
+            fingerprint: data.fingerprint.clone(),
+            classes: data.classes.clone(),
+            train_samples: data.train_samples,
+            val_samples: data.val_samples,
+            skipped: data.skipped,
         },
         raw: input.evaluations.raw.clone(),
         ema: input.evaluations.ema.clone(),
         weights_sha256: input.weights_sha256.clone(),
         ema_sha256: input.ema_sha256.clone(),
-        numerics: input.numerics.clone(),
+        numerics: data.numerics.clone(),
+        ledger_root: input.ledger_root.clone(),
         workers: input.workers,
         generations: input.generation,
         epochs: input.history.clone(),

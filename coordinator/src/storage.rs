@@ -2,11 +2,14 @@
 
 use chrono::{SecondsFormat, Utc};
 use perennial_plan::Spec;
+use perennial_plan::invariants::Invariant;
 use perennial_proto::VERSION;
 use perennial_store::{FORMAT_VERSION, Job, Manifest, Part, PartKind, Retention, StoreError};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::machine::{Commit, Effect, Event, LogEntry, ReportInput, ResumePoint, Snapshot};
+use crate::log::{LogEntry, LogRecord};
+use crate::machine::{Commit, Effect, Event, ReportInput, ResumePoint, Snapshot};
+use crate::replay::Replayed;
 use crate::report::build_report;
 use crate::server::ServeConfig;
 use crate::{CoordinatorError, check_resume, check_same_job};
@@ -15,12 +18,12 @@ use crate::{CoordinatorError, check_resume, check_same_job};
 pub(crate) struct Opened {
     pub storage: Storage,
     pub resume: Option<ResumePoint>,
-    /// The id of the next generation.
-    pub generation: u64,
-    pub log_position: u64,
+    /// From position 0 on.
+    pub log: Vec<LogRecord>,
 }
 
 /// A job's folder and what is written there.
+#[derive(Clone)]
 pub(crate) struct Storage {
     job: Job,
     store_url: String,
@@ -35,16 +38,29 @@ impl Storage {
     pub async fn open(config: &ServeConfig) -> Result<Opened, CoordinatorError> {
         let spec = &config.spec;
         let job = config.store.job(&spec.name)?;
-        let newest = job.newest_checkpoint().await?;
+        let log: Vec<LogRecord> = job.read_log(0).await?;
+        let replayed = Replayed::of(spec, &log).map_err(StoreError::from)?;
+        // A checkpoint beyond the log is of steps that were taken back. Without a log nothing can be said
+        // for one, which `resume_point` tells.
+        let steps = match log.is_empty() {
+            true => u64::MAX,
+            false => replayed.steps.len() as u64,
+        };
+        let newest = job.newest_checkpoint_up_to(steps).await?;
         let stored = job.spec().await?;
+        let finished = log.iter().rev().find_map(|record| match &record.entry {
+            LogEntry::Ended { how, .. } => Some(how == "finished"),
+            LogEntry::Generation { .. } => Some(false),
+            _ => None,
+        });
         let resume = match newest {
-            Some(manifest) if config.resume => {
-                check_resume(spec, &manifest)?;
-                // What attempts that were killed have left; it costs space and nothing else.
-                if let Err(error) = job.remove_unfinished(manifest.global_step).await {
-                    tracing::warn!(%error, "leftovers of older runs could not be removed");
+            Some(manifest) if config.resume || config.standby => {
+                match finished {
+                    // The one before got as far as the last checkpoint, but not to the report.
+                    Some(false) => check_same_job(spec, &manifest.spec)?,
+                    _ => check_resume(spec, &manifest)?,
                 }
-                Some(resume_point(manifest)?)
+                Some(manifest)
             }
             Some(manifest) => {
                 return Err(CoordinatorError::JobExists {
@@ -58,14 +74,10 @@ impl Storage {
             Some(stored) => check_same_job(spec, &stored)?,
             None => job.create_spec(spec).await?,
         }
-        let log: Vec<LogEntry> = job.read_log(0).await?;
-        let generation = |entry: &LogEntry| match entry {
-            LogEntry::Generation { generation, .. } => generation.id,
-        };
+        let resume = resume.map(|manifest| resume_point(manifest, &replayed));
         Ok(Opened {
-            generation: 1 + log.iter().map(generation).max().unwrap_or(0),
-            log_position: log.len() as u64,
-            resume,
+            resume: resume.transpose()?,
+            log,
             storage: Self {
                 job,
                 store_url: config.store_url.clone(),
@@ -73,6 +85,18 @@ impl Storage {
                 command: config.command.clone(),
             },
         })
+    }
+
+    /// Whether the log has an entry of another term at a position that is free as far as is known.
+    pub async fn is_written_by_another(&self, position: u64, term: u64) -> bool {
+        match self.job.log_entry::<LogRecord>(position).await {
+            Ok(Some(record)) => record.term > term,
+            Ok(None) => false,
+            Err(error) => {
+                tracing::debug!(%error, "the log cannot be looked at now");
+                false
+            }
+        }
     }
 
     /// Does what the machine asks for, in its order, and says how it went.
@@ -83,13 +107,13 @@ impl Storage {
     ) {
         while let Some(order) = orders.recv().await {
             let answer = match order {
-                Effect::AppendLog { position, entry } => {
-                    Some(self.append_log(position, &entry).await)
+                Effect::AppendLog { position, record } => {
+                    Some(self.append_log(position, &record).await)
                 }
                 Effect::CommitCheckpoint(commit) => Some(self.commit(&commit).await),
                 Effect::WriteReport(input) => Some(self.write_report(&input).await),
-                Effect::Prune => {
-                    self.prune().await;
+                Effect::Prune { newest } => {
+                    self.prune(newest).await;
                     None
                 }
                 _ => None,
@@ -98,8 +122,8 @@ impl Storage {
         }
     }
 
-    async fn append_log(&self, position: u64, entry: &LogEntry) -> Event {
-        match self.job.append_log(position, entry).await {
+    async fn append_log(&self, position: u64, record: &LogRecord) -> Event {
+        match self.job.append_log(position, record).await {
             Ok(()) => Event::LogAppended,
             Err(StoreError::LogRaceLost { .. }) => Event::LogRaceLost,
             Err(error) => Event::LogFailed(error.to_string()),
@@ -156,17 +180,14 @@ impl Storage {
             progress: json(serde_json::to_value(&snapshot.progress))?,
             metric: snapshot.metric,
             generation: provenance.generation,
-            ledger_head: None,
+            ledger_head: Some(snapshot.ledger.root()),
         })
     }
 
     /// What could not be removed now is removed after the next checkpoint.
-    async fn prune(&self) {
-        match self
-            .job
-            .retain(&Retention::from(&self.spec.checkpoint))
-            .await
-        {
+    async fn prune(&self, newest: u64) {
+        let retention = Retention::from(&self.spec.checkpoint);
+        match self.job.retain_up_to(newest, &retention).await {
             Ok(removed) if removed.is_empty() => {}
             Ok(removed) => tracing::info!(?removed, "retention removed checkpoints"),
             Err(error) => tracing::warn!(%error, "retention could not remove checkpoints"),
@@ -209,21 +230,36 @@ impl Storage {
     }
 }
 
-fn resume_point(manifest: Manifest) -> Result<ResumePoint, CoordinatorError> {
+/// The checkpoint as the machine knows it. The log must have every step before it (CK-1).
+fn resume_point(manifest: Manifest, replayed: &Replayed) -> Result<ResumePoint, CoordinatorError> {
     let unreadable = |error: serde_json::Error| CoordinatorError::Unreadable {
         global_step: manifest.global_step,
         cause: error.to_string(),
     };
+    let global_step = manifest.global_step;
+    let ledger = replayed.root(global_step).unwrap_or_default();
+    let root = Some(ledger.root());
+    Invariant::Ck1
+        .check(manifest.ledger_head == root, || {
+            format!(
+                "checkpoint {global_step} is of ledger {:?}, the log has {root:?}",
+                manifest.ledger_head
+            )
+        })
+        .map_err(StoreError::from)?;
     Ok(ResumePoint {
-        global_step: manifest.global_step,
+        global_step,
         snapshot: Snapshot {
             cursor: manifest.cursor,
             history: serde_json::from_value(manifest.history).map_err(unreadable)?,
             progress: serde_json::from_value(manifest.progress).map_err(unreadable)?,
             metric: manifest.metric,
+            ledger,
         },
         numerics: manifest.numerics,
         data_fingerprint: manifest.data_fingerprint,
+        weights_sha256: manifest.weights_sha256,
+        ema_sha256: manifest.ema_sha256,
     })
 }
 

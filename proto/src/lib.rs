@@ -1,6 +1,7 @@
 //! What coordinator and workers say to each other ([`v1`]), and the rules of it that both ends must
 //! know ([`rules`]).
 
+mod generation;
 pub mod rules;
 
 /// The messages and services of `perennial/v1/coordinator.proto`.
@@ -10,16 +11,18 @@ pub mod v1 {
     macro_rules! kinds {
         ($message:ident, $module:ident: $($kind:ident),*) => {
             $(impl From<$kind> for $message {
+                /// Without a term: whoever sends it adds its own.
                 fn from(kind: $kind) -> Self {
-                    Self { kind: Some($module::Kind::$kind(kind)) }
+                    Self { term: 0, kind: Some($module::Kind::$kind(kind)) }
                 }
             })*
         };
     }
 
     kinds!(WorkerMessage, worker_message: Hello, Ready, StepDone, EpochDone, PartWritten,
-        CheckpointFailed, Finished, Failed, Heartbeat);
-    kinds!(CoordinatorMessage, coordinator_message: Welcome, Refused, Start, Stop, End, Heartbeat);
+        CheckpointFailed, Finished, Failed, Heartbeat, Standing, CaughtUp, FollowFailed, Drain);
+    kinds!(CoordinatorMessage, coordinator_message: Welcome, Refused, Start, Stop, End, Heartbeat, Halt,
+        Regroup, Follow, Ack, Release);
 }
 
 /// The largest message that either end takes, in bytes: an epoch's evaluation grows with the data.

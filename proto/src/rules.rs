@@ -14,6 +14,16 @@ pub const LEASE: Duration = Duration::from_secs(5);
 /// silence against them.
 pub const OWN_PAUSE: Duration = Duration::from_secs(2);
 
+/// The control flags of a sum, by which members agree on what follows the step at hand.
+pub mod control {
+    /// Write a checkpoint and finish.
+    pub const STOP: u64 = 1;
+    /// Halt for a change of membership.
+    pub const REGROUP: u64 = 2;
+    /// Write a checkpoint.
+    pub const CHECKPOINT: u64 = 4;
+}
+
 /// The kinds of parts that make a checkpoint of this job, in the order in which members take them on.
 pub fn part_kinds(spec: &Spec) -> &'static [&'static str] {
     if spec.ema.decay > 0.0 {

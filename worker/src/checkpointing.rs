@@ -1,19 +1,24 @@
-//! Checkpoints in the background: a copy of the replica goes to a thread that writes this member's parts.
+//! Checkpoints in the background.
+//!
+//! The replica is copied while the next step's slots are being computed: training waits only until the
+//! copying thread holds the replica's read lock, and again before it changes the replica if the copy is
+//! not done by then. Another thread encodes and writes.
 
 use std::future::Future;
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use perennial_model::{ModelCard, Table};
+use perennial_model::{ModelCard, Weights};
 use perennial_plan::tensors::weights_sha256;
 use perennial_proto::rules::{part_kinds, part_writer};
 use perennial_proto::v1::{CheckpointFailed, PartWritten};
-use perennial_store::{Part, PartKind, tensors};
-use perennial_train::Replica;
+use perennial_session::{Report, Reporter};
+use perennial_store::{PartKind, tensors};
+use perennial_train::{OptimizerState, Replica};
 
 use crate::error::WorkerError;
-use crate::member::Member;
-use crate::session::{Report, Reporter};
+use crate::prepare::JobContext;
+use crate::shared::SharedReplica;
 
 /// Runs one asynchronous piece of work to its end.
 pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, WorkerError> {
@@ -24,101 +29,310 @@ pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, WorkerErro
     Ok(runtime.block_on(work))
 }
 
-/// A thread that writes checkpoints. Dropping it waits until everything handed to it is written.
+/// A member's share of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub global_step: u64,
+    pub generation: u64,
+    pub rank: usize,
+    pub world_size: usize,
+    /// It waits for an earlier one that is being written; others are left out then.
+    pub last: bool,
+}
+
+/// Checkpoints that may be under way: one that is written and one that waits.
+const UNDER_WAY: usize = 2;
+
+/// Two threads that copy and write checkpoints, through all generations. They end with the process.
 pub(crate) struct CheckpointWriter {
-    queue: Option<SyncSender<(u64, Replica)>>,
-    thread: Option<JoinHandle<()>>,
+    job: Arc<JobContext>,
+    reporter: Reporter,
+    requests: Sender<Request>,
+    desk: Arc<Mutex<Desk>>,
+}
+
+#[derive(Default)]
+struct Desk {
+    under_way: usize,
+    /// Memory that is there already, for the next copy.
+    spare: Option<Copied>,
+}
+
+struct Request {
+    part: Part,
+    /// Told once the replica cannot change any more before it is copied.
+    held: SyncSender<()>,
+}
+
+/// What a member's parts are made of.
+#[derive(Default)]
+struct Copied {
+    model: Option<Weights>,
+    ema: Option<Weights>,
+    optimizer: Option<OptimizerState>,
 }
 
 // === impl CheckpointWriter ===
 
 impl CheckpointWriter {
-    pub fn new(member: &Member, reporter: Reporter) -> Result<Self, WorkerError> {
-        let spec = member.context.spec.clone();
-        let table = member.context.network.table.clone();
-        let classes = member.context.pipeline.data().classes.clone();
-        let card = ModelCard::new(&spec, classes);
-        let job = member.context.store.job(&spec.name)?;
-        let generation = member.generation.id;
-        let (rank, world_size) = (member.rank, member.generation.members.len());
-        let (queue, replicas) = sync_channel::<(u64, Replica)>(1);
-        let write = move || {
-            for (global_step, replica) in replicas {
-                for (index, kind) in part_kinds(&spec).iter().enumerate() {
-                    if part_writer(index, world_size) != rank {
-                        continue;
-                    }
-                    let report = match write_part(&job, global_step, kind, &replica, &table, &card)
-                    {
-                        Ok((part, tensors_sha256)) => Report::PartWritten(PartWritten {
-                            generation,
-                            global_step,
-                            kind: kind.to_string(),
-                            path: part.path,
-                            bytes: part.bytes,
-                            sha256: part.sha256,
-                            tensors_sha256,
-                        }),
-                        Err(error) => Report::CheckpointFailed(CheckpointFailed {
-                            generation,
-                            global_step,
-                            message: error.to_string(),
-                        }),
-                    };
-                    reporter.send(report);
-                }
-            }
+    pub fn new(
+        job: &Arc<JobContext>,
+        replica: &Arc<SharedReplica>,
+        reporter: &Reporter,
+    ) -> Result<Self, WorkerError> {
+        let desk = Arc::new(Mutex::new(Desk::default()));
+        let (requests, requested) = channel();
+        let (copies, copied) = channel();
+        let copying = {
+            let (job, replica) = (job.clone(), replica.clone());
+            let (reporter, desk) = (reporter.clone(), desk.clone());
+            move || copy_all(&requested, &job, &replica, &copies, &reporter, &desk)
         };
-        let thread = std::thread::Builder::new()
-            .name("checkpoints".into())
-            .spawn(write)
-            .map_err(|error| WorkerError::Thread(error.to_string()))?;
+        let writing = {
+            let (job, reporter, desk) = (job.clone(), reporter.clone(), desk.clone());
+            move || write_all(&copied, &job, &reporter, &desk)
+        };
+        spawn("checkpoint-copy", copying)?;
+        spawn("checkpoint-write", writing)?;
         Ok(Self {
-            queue: Some(queue),
-            thread: Some(thread),
+            job: job.clone(),
+            reporter: reporter.clone(),
+            requests,
+            desk,
         })
     }
 
-    /// Takes a copy of the replica; waits only while two earlier ones are still being written.
-    pub fn write(&self, global_step: u64, replica: &Replica) {
-        if let Some(queue) = &self.queue {
-            // The thread ends only with this handle.
-            let _ = queue.send((global_step, replica.clone()));
+    /// Returns as soon as the replica is held fast; it is copied and written meanwhile. Whoever steps next
+    /// waits for the copy, never for the store.
+    pub fn write(&self, part: Part) {
+        if part.kinds(&self.job).next().is_none() {
+            return;
+        }
+        if !lock(&self.desk).admit(part.last) {
+            let message = "the one before is still being written";
+            return self.reporter.send(part.failed(message));
+        }
+        let (held, wait) = sync_channel(1);
+        if self.requests.send(Request { part, held }).is_ok() {
+            // Without an answer nobody copies, and nothing is to be waited for.
+            let _ = wait.recv();
         }
     }
 }
 
-impl Drop for CheckpointWriter {
-    fn drop(&mut self) {
-        self.queue = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+// === impl Part ===
+
+impl Part {
+    /// The kinds of files that this member writes.
+    fn kinds(self, job: &JobContext) -> impl Iterator<Item = &'static str> + use<> {
+        let kinds = part_kinds(&job.spec).iter().copied().enumerate();
+        kinds
+            .filter(move |(index, _)| part_writer(*index, self.world_size) == self.rank)
+            .map(|(_, kind)| kind)
+    }
+
+    fn failed(self, message: &str) -> Report {
+        Report::CheckpointFailed(CheckpointFailed {
+            generation: self.generation,
+            global_step: self.global_step,
+            message: message.to_string(),
+        })
+    }
+}
+
+// === impl Desk ===
+
+impl Desk {
+    /// Whether there is room for another checkpoint.
+    fn admit(&mut self, last: bool) -> bool {
+        let limit = if last { UNDER_WAY } else { 1 };
+        let admitted = self.under_way < limit;
+        self.under_way += usize::from(admitted);
+        admitted
+    }
+
+    fn done(&mut self, copied: Copied) {
+        self.under_way -= 1;
+        self.spare = Some(copied);
+    }
+}
+
+fn copy_all(
+    requests: &Receiver<Request>,
+    job: &JobContext,
+    replica: &SharedReplica,
+    copies: &Sender<(Part, Copied)>,
+    reporter: &Reporter,
+    desk: &Mutex<Desk>,
+) {
+    for Request { part, held } in requests {
+        let mut copied = lock(desk).spare.take().unwrap_or_default();
+        let found = replica.read(|replica| {
+            // From here on the replica cannot change.
+            let _ = held.send(());
+            let replica = replica.filter(|held| held.global_step == part.global_step)?;
+            for kind in part.kinds(job) {
+                copied.take(&replica.replica, kind);
+            }
+            Some(())
+        });
+        if found.is_none() {
+            lock(desk).done(copied);
+            reporter.send(part.failed("the replica no longer stands there"));
+        } else if copies.send((part, copied)).is_err() {
+            return;
         }
+    }
+}
+
+fn write_all(
+    copies: &Receiver<(Part, Copied)>,
+    job: &JobContext,
+    reporter: &Reporter,
+    desk: &Mutex<Desk>,
+) {
+    let classes = job.pipeline.data().classes.clone();
+    let card = ModelCard::new(&job.spec, classes).to_json();
+    for (part, copied) in copies {
+        for kind in part.kinds(job) {
+            let report = match write_part(job, &card, part.global_step, kind, &copied) {
+                Ok(written) => Report::PartWritten(PartWritten {
+                    generation: part.generation,
+                    ..written
+                }),
+                Err(error) => part.failed(&error.to_string()),
+            };
+            reporter.send(report);
+        }
+        lock(desk).done(copied);
     }
 }
 
 fn write_part(
-    job: &perennial_store::Job,
+    job: &JobContext,
+    card: &str,
     global_step: u64,
     kind: &str,
-    replica: &Replica,
-    table: &Table,
-    card: &ModelCard,
-) -> Result<(Part, String), WorkerError> {
-    let (kind, named) = match kind {
-        "model" => (PartKind::Model, table.to_named(&replica.weights)),
+    copied: &Copied,
+) -> Result<PartWritten, WorkerError> {
+    let table = &job.network.table;
+    let missing = || WorkerError::Inference(format!("part `{kind}` was not copied"));
+    let (part, named) = match kind {
+        "model" => (
+            PartKind::Model,
+            table.to_named(copied.model.as_ref().ok_or_else(missing)?),
+        ),
         "ema" => (
             PartKind::Ema,
-            table.to_named(replica.ema.as_ref().unwrap_or(&replica.weights)),
+            table.to_named(copied.ema.as_ref().ok_or_else(missing)?),
         ),
-        _ => (PartKind::Optimizer, replica.optimizer_to_named(table)),
+        _ => (
+            PartKind::Optimizer,
+            copied
+                .optimizer
+                .as_ref()
+                .ok_or_else(missing)?
+                .to_named(table),
+        ),
     };
-    let bytes = match kind {
+    let bytes = match part {
         PartKind::Optimizer => tensors::encode(&named)?,
-        PartKind::Model | PartKind::Ema => {
-            tensors::encode_described(&named, ModelCard::KEY, &card.to_json())?
-        }
+        PartKind::Model | PartKind::Ema => tensors::encode_described(&named, ModelCard::KEY, card)?,
     };
-    let part = block_on(job.write_part(global_step, kind, bytes))??;
-    Ok((part, weights_sha256(&named)))
+    let stored = job.store.job(&job.spec.name)?;
+    let written = block_on(stored.write_part(global_step, part, bytes))??;
+    Ok(PartWritten {
+        generation: 0,
+        global_step,
+        kind: kind.to_string(),
+        path: written.path,
+        bytes: written.bytes,
+        sha256: written.sha256,
+        tensors_sha256: weights_sha256(&named),
+    })
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), WorkerError> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .map_err(|error| WorkerError::Thread(error.to_string()))?;
+    Ok(())
+}
+
+fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
+    desk.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl Copied ===
+
+impl Copied {
+    fn take(&mut self, replica: &Replica, kind: &str) {
+        match kind {
+            "model" => copy_weights(&mut self.model, &replica.weights),
+            "ema" => {
+                if let Some(ema) = &replica.ema {
+                    copy_weights(&mut self.ema, ema);
+                }
+            }
+            _ => replica.copy_optimizer(self.optimizer.get_or_insert_default()),
+        }
+    }
+}
+
+/// Copies into the memory that is there.
+fn copy_weights(copy: &mut Option<Weights>, weights: &Weights) {
+    match copy {
+        None => *copy = Some(weights.clone()),
+        Some(copy) => {
+            copy.parameters.clone_from(&weights.parameters);
+            copy.statistics.clone_from(&weights.statistics);
+            copy.batches_tracked = weights.batches_tracked;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use perennial_model::Network;
+    use perennial_plan::Spec;
+    use perennial_train::{StepDelta, statistics_len};
+
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_is_left_out_while_one_is_written_but_the_last_one_waits() {
+        let mut desk = Desk::default();
+        assert!(desk.admit(false));
+        assert!(!desk.admit(false));
+        assert!(desk.admit(true));
+        assert!(!desk.admit(true), "no more than one waits");
+        desk.done(Copied::default());
+        assert!(!desk.admit(false), "the one that waited is written now");
+        desk.done(Copied::default());
+        assert!(desk.admit(false));
+    }
+
+    #[test]
+    fn a_copy_into_memory_that_was_used_before_is_that_of_the_replica_as_it_stands() {
+        let spec = Spec::default();
+        let network = Network::new(&spec.model, 3).unwrap();
+        let table = &network.table;
+        let mut replica = Replica::new(&spec, table, table.initial_weights(1));
+        let mut used = Copied::default();
+        let kinds = part_kinds(&spec);
+        kinds.iter().for_each(|kind| used.take(&replica, kind));
+        let delta = StepDelta {
+            gradient: vec![0.5; table.parameters_len()],
+            statistics: vec![8.0; statistics_len(&network)],
+            learning_rate: 1e-3,
+        };
+        let (gradient, statistics) = (&delta.gradient, &delta.statistics);
+        replica.apply(table, gradient, statistics, 1e-3).unwrap();
+        kinds.iter().for_each(|kind| used.take(&replica, kind));
+        assert_eq!(used.model.as_ref(), Some(&replica.weights));
+        assert_eq!(used.ema, replica.ema);
+        let optimizer = used.optimizer.unwrap();
+        assert_eq!(optimizer.to_named(table), replica.optimizer_to_named(table));
+    }
 }

@@ -1,15 +1,20 @@
-use crate::session::{Report, SessionError};
+use perennial_data::DataError;
+use perennial_proto::v1::{Failed, Lost};
+use perennial_session::{Report, SessionError};
 
-/// Why a worker ended.
+/// Why a worker ended, or a generation did.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// What the coordinator said, or that it is gone.
     #[error("{0}")]
     Ended(String),
+    /// The generation is over before its time, and not by this worker's fault.
+    #[error("the generation broke: {reason}")]
+    Broken { reason: String, lost: Vec<Lost> },
     #[error(transparent)]
     Session(#[from] SessionError),
     #[error(transparent)]
-    Data(#[from] perennial_data::DataError),
+    Data(#[from] DataError),
     #[error(transparent)]
     Network(#[from] perennial_model::UnknownNetwork),
     #[error("{path}: {source}")]
@@ -23,9 +28,6 @@ pub enum WorkerError {
     Store(#[from] perennial_store::StoreError),
     #[error(transparent)]
     Collective(#[from] perennial_collective::CollectiveError),
-    /// The member called `peer` is gone.
-    #[error("worker {peer} is gone: {reason}")]
-    PeerLost { peer: String, reason: String },
     #[error(transparent)]
     Train(#[from] perennial_train::TrainError),
     #[error(transparent)]
@@ -39,11 +41,48 @@ pub enum WorkerError {
 // === impl WorkerError ===
 
 impl WorkerError {
-    /// What the coordinator is told.
-    pub(crate) fn report(&self) -> Report {
-        match self {
-            Self::PeerLost { peer, .. } => Report::lost_peer(peer, self.to_string()),
-            _ => Report::failed(self.to_string()),
+    /// What the generation or the copy ended with when the session told it to.
+    pub(crate) fn told() -> Self {
+        Self::Broken {
+            reason: "the coordinator said so".into(),
+            lost: Vec::new(),
         }
+    }
+
+    /// Whether every other worker would meet the same.
+    pub(crate) fn is_fatal(&self) -> bool {
+        match self {
+            Self::Data(error) => {
+                !matches!(error, DataError::Io { .. } | DataError::MissingFolder(_))
+            }
+            Self::Network(_)
+            | Self::Weights { .. }
+            | Self::Train(_)
+            | Self::Invariant(_)
+            | Self::Inference(_)
+            | Self::Collective(_) => true,
+            Self::Store(error) => matches!(
+                error,
+                perennial_store::StoreError::Violation(_)
+                    | perennial_store::StoreError::Damaged { .. }
+                    | perennial_store::StoreError::MissingPart { .. }
+                    | perennial_store::StoreError::NoSuchPart { .. }
+                    | perennial_store::StoreError::Truncated { .. }
+                    | perennial_store::StoreError::Malformed { .. }
+            ),
+            Self::Ended(_)
+            | Self::Broken { .. }
+            | Self::Session(_)
+            | Self::File(_)
+            | Self::Thread(_) => false,
+        }
+    }
+
+    /// What the coordinator is told when the worker cannot go on.
+    pub(crate) fn report(&self) -> Report {
+        Report::Failed(Failed {
+            message: self.to_string(),
+            fatal: self.is_fatal(),
+        })
     }
 }

@@ -27,18 +27,19 @@ const FIELDS: usize = 5;
 
 impl Member<'_> {
     /// Evaluates raw and averaged weights; the JSON `{"raw": ..., "ema": ...}` that the report is made of.
-    pub fn evaluate(&mut self, cores: &Cores) -> Result<Vec<u8>, WorkerError> {
-        let raw = self.evaluate_weights(cores, &self.replica.weights.clone())?;
-        let ema = match self.replica.ema.clone() {
-            Some(weights) => Some(self.evaluate_weights(cores, &weights)?),
+    pub fn evaluate(&mut self) -> Result<Vec<u8>, WorkerError> {
+        let (raw, average) = self.worker.replica.read(|held| {
+            let replica = &held.expect("a member holds a replica").replica;
+            (replica.weights.clone(), replica.ema.clone())
+        });
+        let raw = self.evaluate_weights(&raw)?;
+        let ema = match average {
+            Some(weights) => Some(self.evaluate_weights(&weights)?),
             None => None,
         };
-        // Everybody computes the same; only the one who reports looks for the pictures.
-        if self.rank != 0 {
-            return Ok(Vec::new());
-        }
-        let data = self.context.pipeline.data();
-        let max_pixels = self.context.spec.data.max_pixels;
+        let job = &self.worker.job;
+        let data = job.pipeline.data();
+        let max_pixels = job.spec.data.max_pixels;
         let evaluation = |rows: &[f64]| summarize(rows, data, Side::Val, Some(max_pixels));
         let json = serde_json::json!({
             "raw": evaluation(&raw)?,
@@ -48,15 +49,13 @@ impl Member<'_> {
     }
 
     /// The rows of all samples of the validation set, each evaluated by the member that holds its slot.
-    fn evaluate_weights(
-        &mut self,
-        cores: &Cores,
-        weights: &Weights,
-    ) -> Result<Vec<f64>, WorkerError> {
-        let samples = self.context.pipeline.data().val.len();
-        let slots = self.context.spec.train.slots;
+    fn evaluate_weights(&mut self, weights: &Weights) -> Result<Vec<f64>, WorkerError> {
+        let (worker, turn) = (self.worker, self.turn);
+        let job = &worker.job;
+        let samples = job.pipeline.data().val.len();
+        let slots = job.spec.train.slots;
         let owned = self.generation.members[self.rank].slots.clone();
-        let network = &self.context.network;
+        let network = &job.network;
         let bound = Bound::new(&network.table, weights, &burn::tensor::Device::flex());
         let mut statistics = SlotSum::new(slots, owned.clone());
         for slot in owned {
@@ -65,8 +64,15 @@ impl Member<'_> {
                 statistics.add(slot, None)?;
                 continue;
             }
-            let pipeline = &self.context.pipeline;
-            let own = evaluate_places(pipeline, network, &bound, Side::Val, places.clone(), cores)?;
+            let own = evaluate_places(
+                &job.pipeline,
+                network,
+                &bound,
+                Side::Val,
+                places.clone(),
+                &worker.cores,
+                || turn.check(),
+            )?;
             let mut rows = vec![0.0; samples * FIELDS];
             rows[places.start * FIELDS..places.end * FIELDS].copy_from_slice(&own);
             statistics.add(slot, Some(rows))?;
@@ -80,15 +86,9 @@ impl Member<'_> {
             },
             control: 0,
         })?;
-        let evaluated: f64 = reduced
-            .statistics
-            .chunks_exact(FIELDS)
-            .map(|row| row[0])
-            .sum();
-        let all_once = reduced
-            .statistics
-            .chunks_exact(FIELDS)
-            .all(|row| row[0] == 1.0);
+        let rows = reduced.statistics.chunks_exact(FIELDS);
+        let evaluated: f64 = rows.clone().map(|row| row[0]).sum();
+        let all_once = rows.clone().all(|row| row[0] == 1.0);
         Invariant::Ev1.check(all_once, || {
             format!("{evaluated} of {samples} validation samples were evaluated")
         })?;
@@ -96,7 +96,8 @@ impl Member<'_> {
     }
 }
 
-/// The rows of the samples at `places` of `side`, in their order.
+/// The rows of the samples at `places` of `side`, in their order. `go_on` is asked before each portion of
+/// them: its error ends the evaluation.
 pub(crate) fn evaluate_places(
     pipeline: &Pipeline,
     network: &Network,
@@ -104,13 +105,14 @@ pub(crate) fn evaluate_places(
     side: Side,
     places: std::ops::Range<usize>,
     cores: &Cores,
-) -> Result<Vec<f64>, DataError> {
+    go_on: impl Fn() -> Result<(), WorkerError> + Sync,
+) -> Result<Vec<f64>, WorkerError> {
     let size = pipeline.image_size() as usize;
     let classes = pipeline.data().classes.len();
     let mut starts = places.clone().step_by(PORTION);
     let next = || {
         let start = starts.next()?;
-        Some(Ok(start..places.end.min(start + PORTION)))
+        Some(go_on().map(|()| start..places.end.min(start + PORTION)))
     };
     let work = |portion: std::ops::Range<usize>| {
         let samples: Vec<u32> = portion.clone().map(|place| place as u32).collect();

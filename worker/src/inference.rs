@@ -88,6 +88,7 @@ impl Classifier {
             Side::Val,
             0..samples,
             &cores,
+            || Ok(()),
         )?;
         summarize(&rows, pipeline.data(), Side::Val, Some(max_pixels))
     }

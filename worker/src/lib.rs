@@ -1,6 +1,6 @@
 //! A worker process: it joins a job, holds a replica, and trains its slots with the other members.
 //!
-//! [`session`] is its end of the conversation with the coordinator; [`run`] is its whole life.
+//! [`run`] is its whole life: it obeys the commands of its [session](perennial_session).
 //! [`inference`] uses weights without a job.
 
 mod checkpointing;
@@ -10,134 +10,101 @@ mod evaluation;
 pub mod inference;
 mod member;
 mod numerics;
-pub mod session;
+mod prepare;
+mod shared;
+mod signals;
 mod slots;
+mod starting;
 mod training;
 
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::time::Duration;
 
-use perennial_collective::TcpEndpoint;
-use perennial_data::Pipeline;
-use perennial_model::Network;
-use perennial_plan::Spec;
-use perennial_proto::v1::{Hello, Ready};
-use perennial_store::Store;
+use perennial_session::{Reporter, connect};
 
 pub use error::WorkerError;
 pub use numerics::numerics_class;
 
-use crate::ears::Ears;
-use crate::member::Member;
-use crate::session::{Report, SessionEvent};
-
-/// The version that all parties of a job share.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+use crate::ears::{Ears, Work};
+use crate::prepare::Worker;
 
 /// How a worker runs.
 #[derive(Debug, Clone)]
 pub struct WorkerOptions {
-    /// The coordinator's `http://HOST:PORT`.
-    pub coordinator: String,
+    /// Where coordinators of the job may be: `http://HOST:PORT`, or `HOST:PORT`.
+    pub coordinators: Vec<String>,
     /// Slots computed side by side, each on one core.
     pub threads: usize,
-    /// The address at which other members reach this one's collective, without a port.
+    /// The address at which other members reach this one, without a port.
     pub host: String,
+    /// Where it listens for the other members' sums, and for those that copy its replica.
+    pub collective: Gate,
+    pub replica: Gate,
+    /// How long to go on without a coordinator, once there was one.
+    pub patience: Duration,
+    /// How long the job may take to let this process go after a SIGTERM. None: signals are not listened to.
+    pub grace: Option<Duration>,
 }
 
-/// What a worker needs for its job, whatever the generation.
-struct JobContext {
-    spec: Spec,
-    pipeline: Arc<Pipeline>,
-    network: Network,
-    store: Store,
+/// Where a worker listens, and where the others find that.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gate {
+    /// `HOST:PORT`; a free port of the worker's host where it is left out.
+    pub listen: Option<String>,
+    /// `HOST:PORT`, where it differs: behind a relay, or a network that translates addresses.
+    pub announce: Option<String>,
+}
+
+// === impl Gate ===
+
+impl Gate {
+    /// Where to listen on a machine at `host`.
+    fn listen(&self, host: &str) -> String {
+        let free = || format!("{host}:0");
+        self.listen.clone().unwrap_or_else(free)
+    }
+
+    /// What the others are told of a listener at `bound`.
+    fn announce(&self, bound: SocketAddr) -> String {
+        let announced = self.announce.clone();
+        announced.unwrap_or_else(|| bound.to_string())
+    }
 }
 
 /// Serves one job from joining to its end. The error is what ended it.
 pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
-    let hello = Hello {
-        version: VERSION.to_string(),
+    let session = connect(perennial_session::Options {
+        coordinators: options.coordinators.clone(),
         numerics: numerics_class(),
         threads: options.threads as u32,
-    };
-    let session = session::connect(&options.coordinator, hello)?;
-    let (worker, spec, store_url) = match session.recv() {
-        SessionEvent::Welcome {
-            worker,
-            spec,
-            store_url,
-        } => (worker, *spec, store_url),
-        other => return Err(ended_by(other)),
-    };
-    let prepared = prepare(&options, spec, &store_url);
-    let (context, endpoint, ready) = match prepared {
-        Ok(prepared) => prepared,
-        Err(error) => return Err(give_up(&session, error)),
-    };
-    session.send(Report::Ready(ready));
-    let generation = match session.recv() {
-        SessionEvent::Start(generation) => generation,
-        other => return Err(ended_by(other)),
-    };
+        patience: options.patience,
+    })?;
     let reporter = session.reporter();
-    let ears = Ears::new(session);
-    let trained = Member::join(&context, &endpoint, generation, &worker, &ears)
-        .and_then(|mut member| member.train(options.threads, &reporter, &ears));
-    if let Err(error) = trained {
-        // What the coordinator knows of the end says more than what it looks like from here.
-        if !ears.is_over() {
-            reporter.send(error.report());
-        }
-        return Err(ears.wait_for_end().err().unwrap_or(error));
+    if let Some(grace) = options.grace {
+        signals::drain_on_terminate(reporter.clone(), grace)?;
     }
-    ears.wait_for_end()
+    let ears = Ears::new(session)?;
+    let end = obey(&options, &ears, &reporter);
+    ears.close();
+    end.map_err(WorkerError::Ended)
 }
 
-/// Tells the coordinator and waits for its word, so that the run ends with one sentence everywhere.
-fn give_up(session: &session::SessionHandle, error: WorkerError) -> WorkerError {
-    session.send(error.report());
+/// Does as the session says until it says that all is over, and how.
+fn obey(options: &WorkerOptions, ears: &Ears, reporter: &Reporter) -> Result<(), String> {
+    let mut worker: Option<Worker> = None;
     loop {
-        match session.recv() {
-            SessionEvent::End { .. } | SessionEvent::Lost(_) => return error,
-            _ => {}
+        match (ears.next(), &worker) {
+            (Work::Exit(end), _) => return end,
+            (Work::Prepare { spec, store_url }, _) => {
+                match Worker::prepare(options, *spec, &store_url, reporter) {
+                    Ok(prepared) => worker = Some(prepared),
+                    Err(error) => reporter.send(error.report()),
+                }
+            }
+            (Work::Train(assignment, turn), Some(worker)) => worker.train(&assignment, &turn),
+            (Work::Follow(source, turn), Some(worker)) => worker.follow(&source, &turn),
+            // A worker that could not be prepared has said so, and its end is on its way.
+            (Work::Train(..) | Work::Follow(..), None) => {}
         }
     }
-}
-
-fn ended_by(event: SessionEvent) -> WorkerError {
-    match event {
-        SessionEvent::Lost(reason) => WorkerError::Ended(reason),
-        SessionEvent::End { error: Some(error) } => WorkerError::Ended(error),
-        _ => WorkerError::Ended("the job ended before it began".to_string()),
-    }
-}
-
-fn prepare(
-    options: &WorkerOptions,
-    spec: Spec,
-    store_url: &str,
-) -> Result<(JobContext, TcpEndpoint, Ready), WorkerError> {
-    let store = Store::open(store_url)?;
-    let (pipeline, _) = Pipeline::open(&spec)?;
-    let data = pipeline.data();
-    let network = Network::new(&spec.model, data.classes.len())?;
-    let (endpoint, address) = TcpEndpoint::bind(&format!("{}:0", options.host))?;
-    let ready = Ready {
-        data_fingerprint: data.fingerprint(),
-        train_samples: data.train.len() as u64,
-        val_samples: data.val.len() as u64,
-        classes: data.classes.clone(),
-        skipped: data.skipped as u64,
-        parameters: network.table.parameters_len() as u64,
-        collective_address: address.to_string(),
-    };
-    Ok((
-        JobContext {
-            spec,
-            pipeline: Arc::new(pipeline),
-            network,
-            store,
-        },
-        endpoint,
-        ready,
-    ))
 }

@@ -1,161 +1,187 @@
-//! A member of a generation: its replica, its collective, its place.
+//! A member of a generation: its place and its collective.
 
 use std::time::Duration;
 
-use perennial_collective::{
-    Collective, CollectiveError, Contribution, MeshConfig, Reduced, Tcp, TcpEndpoint,
-};
-use perennial_model::files;
+use perennial_collective::{Collective, CollectiveError, Contribution, MeshConfig, Reduced, Tcp};
 use perennial_plan::Generation;
-use perennial_store::PartKind;
-use perennial_train::Replica;
+use perennial_proto::v1::{Lost, Standing};
+use perennial_session::{Assignment, Report};
 
-use crate::JobContext;
-use crate::checkpointing::block_on;
-use crate::ears::Ears;
+use crate::ears::Turn;
 use crate::error::WorkerError;
+use crate::prepare::Worker;
 
 /// How long members wait for each other to connect.
 const CONNECT: Duration = Duration::from_secs(60);
-/// How long a member waits in a sum. The coordinator sees a dead member long before.
+/// How long a member waits in a sum. Silence and the coordinator end it long before.
 const SUM: Duration = Duration::from_secs(600);
-
-/// How long a member may say nothing before the others give it up. One that computes is not silent.
+/// A link on which nothing comes for so long is given up.
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// A worker inside a generation.
 pub(crate) struct Member<'a> {
-    pub context: &'a JobContext,
+    pub worker: &'a Worker,
+    pub turn: &'a Turn,
     pub generation: Generation,
     pub rank: usize,
-    pub replica: Replica,
     collective: Tcp,
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// A generation from its start to its end, and the answer to the session.
+    pub fn train(&self, assignment: &Assignment, turn: &Turn) {
+        let trained = self
+            .take_up(assignment, turn)
+            .and_then(|()| Member::join(self, assignment, turn))
+            .and_then(|mut member| member.train(assignment));
+        let report = match trained {
+            Ok(report) => report,
+            Err(WorkerError::Broken { reason, lost }) => {
+                tracing::info!(generation = assignment.generation.id, "{reason}");
+                self.halted(assignment.generation.id, lost)
+            }
+            Err(error) => error.report(),
+        };
+        self.reporter.send(report);
+    }
+
+    /// Where the replica stands between two generations.
+    pub fn halted(&self, generation: u64, lost: Vec<Lost>) -> Report {
+        let standing = self.replica.standing();
+        let (global_step, replica_hash) = standing.unwrap_or_default();
+        let cursor = self.job.cursor(global_step);
+        Report::Halted(Standing {
+            generation,
+            epoch: cursor.epoch,
+            step: cursor.step,
+            replica_hash,
+            halted: true,
+            lost,
+            empty: standing.is_none(),
+        })
+    }
 }
 
 // === impl Member ===
 
 impl<'a> Member<'a> {
-    /// Takes up the generation's replica and connects with the other members.
-    pub fn join(
-        context: &'a JobContext,
-        endpoint: &TcpEndpoint,
-        generation: Generation,
-        worker: &str,
-        ears: &Ears,
+    /// Connects with the other members.
+    fn join(
+        worker: &'a Worker,
+        assignment: &Assignment,
+        turn: &'a Turn,
     ) -> Result<Self, WorkerError> {
-        let rank = generation
-            .members
-            .iter()
-            .position(|member| member.worker == worker)
-            .ok_or_else(|| {
-                WorkerError::Ended(format!(
-                    "generation {} has no member {worker}",
-                    generation.id
-                ))
-            })?;
-        let replica = starting_replica(context, generation.checkpoint)?;
+        let generation = assignment.generation.clone();
+        let addresses = generation.members.iter();
         let config = MeshConfig {
-            job: context.spec.name.clone(),
+            job: worker.job.spec.name.clone(),
             generation: generation.id,
-            rank,
-            addresses: generation
-                .members
-                .iter()
-                .map(|member| member.address.clone())
-                .collect(),
+            rank: assignment.rank,
+            addresses: addresses.map(|member| member.address.clone()).collect(),
             deadline: CONNECT,
             timeout: SUM,
             silence: SILENCE,
         };
-        let collective = endpoint
-            .connect(config, ears.abort_handle())
-            .map_err(|error| lost_or(error, &generation))?;
+        let collective = worker
+            .endpoint
+            .connect(config, turn.abort_handle())
+            .map_err(|error| broken(error, &generation))?;
         Ok(Self {
-            context,
+            worker,
+            turn,
             generation,
-            rank,
-            replica,
+            rank: assignment.rank,
             collective,
         })
     }
 
     pub fn all_reduce(&mut self, contribution: Contribution) -> Result<Reduced, WorkerError> {
+        self.turn.check()?;
         self.collective
             .all_reduce(contribution)
-            .map_err(|error| lost_or(error, &self.generation))
+            .map_err(|error| broken(error, &self.generation))
     }
 }
 
-/// An error that names the member that is gone, where one is.
-fn lost_or(error: CollectiveError, generation: &Generation) -> WorkerError {
-    let peer = match &error {
+/// What an error of the collective means for the generation. A member that is answered by a stranger, or by
+/// a member of another generation, has done nothing wrong itself.
+fn broken(error: CollectiveError, generation: &Generation) -> WorkerError {
+    let (rank, silent) = match &error {
+        CollectiveError::Aborted | CollectiveError::Broken => return WorkerError::told(),
         CollectiveError::PeerLost { rank, .. }
-        | CollectiveError::Silent { rank, .. }
-        | CollectiveError::Timeout { rank, .. } => *rank,
+        | CollectiveError::Stale { rank, .. }
+        | CollectiveError::Refused { rank, .. }
+        | CollectiveError::Protocol { rank, .. } => (*rank, false),
+        CollectiveError::Silent { rank, .. }
+        | CollectiveError::Timeout { rank, .. }
+        | CollectiveError::Unreachable { rank, .. } => (*rank, true),
         _ => return error.into(),
     };
-    match generation.members.get(peer) {
-        Some(member) => WorkerError::PeerLost {
-            peer: member.worker.clone(),
-            reason: error.to_string(),
-        },
-        None => error.into(),
+    let peer = generation.members.get(rank);
+    let lost = peer.map(|member| Lost {
+        worker: member.worker.clone(),
+        silent,
+    });
+    WorkerError::Broken {
+        reason: error.to_string(),
+        lost: lost.into_iter().collect(),
     }
 }
 
-/// The replica of a checkpoint, or the one before the first step.
-fn starting_replica(context: &JobContext, checkpoint: Option<u64>) -> Result<Replica, WorkerError> {
-    let JobContext {
-        spec,
-        network,
-        store,
-        ..
-    } = context;
-    let table = &network.table;
-    let initial = table.initial_weights(spec.seed);
-    if let Some(step) = checkpoint {
-        let job = store.job(&spec.name)?;
-        let (model, ema, optimizer) = block_on(async {
-            let manifest = job.load_manifest(step).await?;
-            let model = job.load_part(&manifest, PartKind::Model).await?;
-            let ema = match manifest.part(PartKind::Ema) {
-                Some(_) => Some(job.load_part(&manifest, PartKind::Ema).await?),
-                None => None,
-            };
-            Ok::<_, perennial_store::StoreError>((
-                model,
-                ema,
-                job.load_part(&manifest, PartKind::Optimizer).await?,
-            ))
-        })??;
-        let mut replica = Replica::new(spec, table, initial);
-        let path = || format!("checkpoint {step} of job `{}`", spec.name);
-        replica
-            .load_weights(table, &model, ema.as_ref())
-            .map_err(|source| WorkerError::Weights {
-                path: path(),
-                source,
-            })?;
-        replica.load_optimizer(table, &optimizer)?;
-        return Ok(replica);
+#[cfg(test)]
+mod tests {
+    use perennial_plan::{Candidate, Cursor};
+
+    use super::*;
+
+    /// Who is lost and whether only silent; nothing for an error of the worker's own.
+    fn lost(error: CollectiveError) -> Option<Vec<(String, bool)>> {
+        let candidates = (0..2).map(|index| Candidate {
+            worker: format!("w{index}"),
+            incarnation: index,
+            address: String::new(),
+            speed: 1.0,
+        });
+        let generation = Generation::deal(3, candidates.collect(), 4, Cursor::default(), None);
+        match broken(error, &generation) {
+            WorkerError::Broken { lost, .. } => {
+                let lost = lost.into_iter();
+                Some(lost.map(|lost| (lost.worker, lost.silent)).collect())
+            }
+            _ => None,
+        }
     }
-    let Some(path) = &spec.model.weights else {
-        return Ok(Replica::new(spec, table, initial));
-    };
-    let named = files::read(path.as_ref(), files::Weights::Raw)?;
-    let (weights, replaced) =
-        table
-            .from_pretrained(named, &initial)
-            .map_err(|source| WorkerError::Weights {
-                path: format!("weights file `{path}`"),
-                source,
-            })?;
-    if !replaced.is_empty() {
-        tracing::info!(
-            path,
-            ?replaced,
-            "the head is drawn anew for the classes of this data set"
-        );
+
+    #[test]
+    fn a_generation_that_breaks_names_who_is_gone_and_who_is_only_silent() {
+        let gone = CollectiveError::PeerLost {
+            rank: 1,
+            reason: String::new(),
+        };
+        assert_eq!(lost(gone), Some(vec![("w1".into(), false)]));
+        let silent = CollectiveError::Silent {
+            rank: 0,
+            seconds: 5,
+        };
+        assert_eq!(lost(silent), Some(vec![("w0".into(), true)]));
+        assert_eq!(lost(CollectiveError::Aborted), Some(vec![]));
+        assert_eq!(lost(CollectiveError::MissingSlot(1)), None);
     }
-    Ok(Replica::new(spec, table, weights))
+
+    #[test]
+    fn a_stranger_at_a_members_address_breaks_the_generation_and_not_the_job() {
+        let stranger = CollectiveError::Refused {
+            rank: 1,
+            address: "127.0.0.1:9".into(),
+            reason: "it is of another job".into(),
+        };
+        assert_eq!(lost(stranger), Some(vec![("w1".into(), false)]));
+        let noise = CollectiveError::Protocol {
+            rank: 0,
+            reason: "no such frame".into(),
+        };
+        assert_eq!(lost(noise), Some(vec![("w0".into(), false)]));
+    }
 }

@@ -1,62 +1,54 @@
 //! The training loop of a member.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use perennial_collective::{Contribution, Partial, SlotSum};
 use perennial_data::{DataError, Prefetcher, Request, SlotBatch};
 use perennial_model::{Bound, DropPathKey};
-use perennial_plan::order::{batch_range, epoch_order, slot_range, steps_per_epoch};
+use perennial_plan::order::{batch_range, epoch_order, slot_range};
 use perennial_plan::{Cursor, Spec};
-use perennial_proto::rules::checkpoint_due;
+use perennial_proto::rules::{checkpoint_due, control};
 use perennial_proto::v1::{EpochDone, Finished, StepDone};
-use perennial_train::{LearningRate, SlotInput, StepOutcome, slot_gradient, statistics_len};
+use perennial_session::{Assignment, Report};
+use perennial_train::{SlotInput, StepDelta, StepOutcome, slot_gradient, statistics_len};
 
-use crate::checkpointing::CheckpointWriter;
-use crate::ears::Ears;
+use crate::checkpointing::Part;
 use crate::error::WorkerError;
 use crate::member::Member;
-use crate::session::{Report, Reporter};
-use crate::slots::Cores;
 
-/// The control flag by which members agree to stop after the step at hand.
-const STOP: u64 = 1;
+/// What a step did, and what the members agreed on with it.
+struct Stepped {
+    outcome: StepOutcome,
+    control: u64,
+    compute: Duration,
+}
 
 impl Member<'_> {
-    /// Trains from the generation's cursor to the job's end, or to a stop on which all members agree.
-    pub fn train(
-        &mut self,
-        threads: usize,
-        reporter: &Reporter,
-        ears: &Ears,
-    ) -> Result<(), WorkerError> {
-        let spec = self.context.spec.clone();
-        let samples = self.context.pipeline.data().train.len();
-        let steps = steps_per_epoch(samples, spec.train.batch_size as usize);
-        let schedule = LearningRate::new(
-            &spec.schedule,
-            spec.optimizer.learning_rate,
-            spec.train.epochs,
-            u64::from(steps),
-        );
-        let cores = Cores::new(threads)?;
-        let checkpoints = CheckpointWriter::new(self, reporter.clone())?;
-        let mut batches = prefetch(self, threads);
-
-        let mut cursor = self.generation.start;
-        let mut stopped_early = false;
-        while cursor.epoch < spec.train.epochs && !stopped_early {
+    /// Does what is due at the generation's start, then trains to the job's end, or to a stop or a halt on
+    /// which all members agree. Returns the last report.
+    pub fn train(&mut self, assignment: &Assignment) -> Result<Report, WorkerError> {
+        let worker = self.worker;
+        let (job, reporter) = (&worker.job, &worker.reporter);
+        let (epochs, steps) = (job.spec.train.epochs, job.steps_per_epoch);
+        let start = assignment.generation.start;
+        if assignment.evaluate && start.epoch > 0 {
+            self.close_epoch(start.epoch - 1)?;
+        }
+        if assignment.checkpoint {
+            self.checkpoint(start, true);
+        }
+        if assignment.finish || start.epoch >= epochs {
+            return Ok(self.finished(start));
+        }
+        let mut batches = prefetch(self);
+        let mut cursor = start;
+        loop {
             let started = Instant::now();
             let global_step = cursor.global_step(steps);
-            let learning_rate = schedule.at(global_step);
-            let (control, outcome) = self.step(
-                cursor,
-                global_step,
-                learning_rate,
-                &cores,
-                &mut batches,
-                ears,
-            )?;
+            let learning_rate = job.schedule.at(global_step);
+            let stepped = self.step(cursor, global_step, learning_rate, &mut batches)?;
+            let outcome = stepped.outcome;
             reporter.send(Report::StepDone(StepDone {
                 generation: self.generation.id,
                 epoch: cursor.epoch,
@@ -69,65 +61,95 @@ impl Member<'_> {
                 grad_norm: outcome.grad_norm,
                 replica_hash: outcome.hash,
                 seconds: started.elapsed().as_secs_f64(),
+                compute_seconds: stepped.compute.as_secs_f64(),
+                global_step: global_step + 1,
             }));
             let epoch = cursor.epoch;
             cursor = cursor.next(steps);
-            stopped_early = control & STOP != 0 && cursor.epoch < spec.train.epochs;
             if cursor.step == 0 {
-                let evaluation_json = self.evaluate(&cores)?;
-                if self.rank == 0 {
-                    reporter.send(Report::EpochDone(EpochDone {
-                        generation: self.generation.id,
-                        epoch,
-                        evaluation_json,
-                    }));
-                }
+                self.close_epoch(epoch)?;
             }
-            if checkpoint_due(&spec, cursor, steps) || stopped_early {
-                checkpoints.write(cursor.global_step(steps), &self.replica);
+            let is_set = |flag: u64| stepped.control & flag != 0;
+            let ends = cursor.epoch >= epochs || is_set(control::STOP);
+            let last = ends || is_set(control::CHECKPOINT);
+            if last || checkpoint_due(&job.spec, cursor, steps) {
+                self.checkpoint(cursor, last);
+            }
+            if ends {
+                return Ok(self.finished(cursor));
+            }
+            if is_set(control::REGROUP) {
+                return Ok(worker.halted(self.generation.id, Vec::new()));
             }
         }
-        reporter.send(Report::Finished(Finished {
+    }
+
+    fn close_epoch(&mut self, epoch: u32) -> Result<(), WorkerError> {
+        let evaluation_json = self.evaluate()?;
+        self.worker.reporter.send(Report::EpochDone(EpochDone {
             generation: self.generation.id,
-            epoch: cursor.epoch,
-            step: cursor.step,
-            stopped_early,
+            epoch,
+            evaluation_json,
         }));
         Ok(())
     }
 
-    /// One step: own slots, the sum over all, the change of the replica. Returns the members' flags.
+    /// This member's parts of the checkpoint at `cursor`; `last`: it must be written, even if another one
+    /// is on its way.
+    fn checkpoint(&self, cursor: Cursor, last: bool) {
+        let asked = Instant::now();
+        self.worker.checkpoints.write(Part {
+            global_step: cursor.global_step(self.worker.job.steps_per_epoch),
+            generation: self.generation.id,
+            rank: self.rank,
+            world_size: self.generation.members.len(),
+            last,
+        });
+        tracing::debug!(%cursor, stall = ?asked.elapsed(), "a checkpoint is being copied");
+    }
+
+    fn finished(&self, cursor: Cursor) -> Report {
+        let (_, replica_hash) = self.worker.replica.standing().unwrap_or_default();
+        Report::Finished(Finished {
+            generation: self.generation.id,
+            epoch: cursor.epoch,
+            step: cursor.step,
+            stopped_early: cursor.epoch < self.worker.job.spec.train.epochs,
+            replica_hash,
+        })
+    }
+
+    /// One step: own slots, the sum over all, the change of the replica.
     fn step(
         &mut self,
         cursor: Cursor,
         global_step: u64,
         learning_rate: f64,
-        cores: &Cores,
         batches: &mut Prefetcher<Result<SlotBatch, DataError>>,
-        ears: &Ears,
-    ) -> Result<(u64, StepOutcome), WorkerError> {
-        let network = &self.context.network;
-        let spec = &self.context.spec;
+    ) -> Result<Stepped, WorkerError> {
+        let (worker, turn) = (self.worker, self.turn);
+        let job = &worker.job;
+        let (network, spec) = (&job.network, &job.spec);
         let size = spec.data.image_size as usize;
         let owned = self.generation.members[self.rank].slots.clone();
-        let occupied = occupied_slots(
-            spec,
-            self.context.pipeline.data().train.len(),
-            cursor,
-            owned.clone(),
-        );
+        let samples = job.pipeline.data().train.len();
+        let occupied = occupied_slots(spec, samples, cursor, owned.clone());
 
-        let bound = Bound::new(
-            &network.table,
-            &self.replica.weights,
-            &burn::tensor::Device::flex(),
-        );
+        let began = Instant::now();
+        let bound = worker.replica.read(|held| {
+            let held = held.expect("a member holds a replica");
+            let device = burn::tensor::Device::flex();
+            Bound::new(&network.table, &held.replica.weights, &device)
+        });
         // The prefetcher was asked for just these slots, in this order.
         let mut slots = occupied.into_iter();
         let next = || {
+            if let Err(over) = turn.check() {
+                return Some(Err(over));
+            }
             let (slot, _) = slots.next()?;
             let batch = batches.next()?;
-            Some(batch.map(|batch| (slot, batch)))
+            Some(batch.map(|batch| (slot, batch)).map_err(WorkerError::from))
         };
         let work = |(slot, batch): (u32, SlotBatch)| {
             let input = SlotInput {
@@ -142,8 +164,9 @@ impl Member<'_> {
             };
             (slot, slot_gradient(network, &bound, input, size, key))
         };
-        let outcomes = cores.for_each(next, work)?;
+        let outcomes = worker.cores.for_each(next, work)?;
         drop(bound);
+        let compute = began.elapsed();
 
         let slots = spec.train.slots;
         let mut gradients = SlotSum::new(slots, owned.clone());
@@ -167,16 +190,26 @@ impl Member<'_> {
                 len: statistics_len(network),
                 nodes: statistics.finish()?,
             },
-            control: if ears.stop_requested() { STOP } else { 0 },
+            control: turn.flags(),
         })?;
-        let table = &self.context.network.table;
-        let outcome = self.replica.apply(
-            table,
-            &reduced.gradients,
-            &reduced.statistics,
+        let delta = StepDelta {
+            gradient: reduced.gradients,
+            statistics: reduced.statistics,
             learning_rate,
-        )?;
-        Ok((reduced.control, outcome))
+        };
+        let (outcome, waited) = worker.replica.apply(&network.table, delta)?;
+        if waited > Duration::from_millis(1) {
+            tracing::debug!(
+                global_step,
+                ?waited,
+                "the step waited for a copy of the replica"
+            );
+        }
+        Ok(Stepped {
+            outcome,
+            control: reduced.control,
+            compute,
+        })
     }
 }
 
@@ -196,12 +229,13 @@ fn occupied_slots(
 
 /// The member's slots from the generation's start to the job's end, in the order of [`occupied_slots`],
 /// prepared ahead in the background.
-fn prefetch(member: &Member, threads: usize) -> Prefetcher<Result<SlotBatch, DataError>> {
-    let spec = member.context.spec.clone();
+fn prefetch(member: &Member) -> Prefetcher<Result<SlotBatch, DataError>> {
+    let job = &member.worker.job;
+    let spec = job.spec.clone();
     let owned = member.generation.members[member.rank].slots.clone();
     let start = member.generation.start;
-    let samples = member.context.pipeline.data().train.len();
-    let steps = steps_per_epoch(samples, spec.train.batch_size as usize);
+    let samples = job.pipeline.data().train.len();
+    let steps = job.steps_per_epoch;
     let requests = (start.epoch..spec.train.epochs).flat_map(move |epoch| {
         let order = epoch_order(spec.seed, epoch, samples);
         let first = if epoch == start.epoch { start.step } else { 0 };
@@ -220,9 +254,7 @@ fn prefetch(member: &Member, threads: usize) -> Prefetcher<Result<SlotBatch, Dat
             requests
         })
     });
+    let threads = member.worker.threads;
     let look_ahead = 2 * threads.max(1) + 2;
-    member
-        .context
-        .pipeline
-        .prefetch(threads, look_ahead, requests)
+    job.pipeline.prefetch(threads, look_ahead, requests)
 }

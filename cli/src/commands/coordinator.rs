@@ -41,6 +41,12 @@ pub struct Args {
     /// Go on from the newest checkpoint
     #[arg(long)]
     resume: bool,
+    /// Rule only while no other coordinator of the job does
+    #[arg(long)]
+    standby: bool,
+    /// Where workers and standbys reach this coordinator; where it listens, if left out
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
 }
 
 pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
@@ -71,6 +77,8 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
             store,
             store_url,
             resume: args.resume,
+            standby: args.standby,
+            advertise: args.advertise,
             resume_command,
             command: Some(command),
         };
@@ -87,6 +95,7 @@ impl Args {
             .word(self.job.to_string_lossy())
             .option("--listen", &self.listen)
             .option("--store", &self.store)
+            .option_if_some("--advertise", self.advertise.as_deref())
             .option_if_some("--workers", self.workers)
             .option_if_some("--data", self.data.as_ref().map(|data| data.display()))
             .option_if_some("--on-bad-image", self.on_bad_image.as_deref());

@@ -1,5 +1,7 @@
 //! One file a command.
 
+pub mod audit;
+pub mod chaos;
 pub mod checkpoint;
 pub mod coordinator;
 pub mod data;
@@ -7,6 +9,7 @@ pub mod demo;
 pub mod evaluate;
 pub mod predict;
 pub mod report;
+pub mod scale;
 pub mod train;
 mod weights;
 pub mod worker;

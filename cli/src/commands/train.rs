@@ -90,6 +90,8 @@ pub fn execute(
             store,
             store_url,
             resume: args.resume,
+            standby: false,
+            advertise: None,
             resume_command,
             command: Some(command),
         };
@@ -114,7 +116,8 @@ pub fn refuse_workers(spec: &Spec, workers: u32) -> anyhow::Result<()> {
     }
 }
 
-fn share_of_cores(workers: u32) -> usize {
+/// Threads of each of so many workers on this machine.
+pub fn share_of_cores(workers: u32) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     (cores / workers as usize).max(1)
 }

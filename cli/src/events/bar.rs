@@ -109,6 +109,8 @@ mod tests {
             global_step: 4,
             total_steps: 20,
             resumed_from: Some(4),
+            workers: 1,
+            reason: String::new(),
         });
         for global_step in 5..=20 {
             bar.show(&JobEvent::Step {

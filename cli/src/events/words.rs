@@ -58,13 +58,30 @@ impl Words {
                 epoch,
                 step,
                 resumed_from,
+                workers,
+                reason,
                 ..
-            } => resumed_from.map(|checkpoint| {
-                format!(
+            } => match resumed_from {
+                Some(checkpoint) => Some(format!(
                     "goes on from the checkpoint of step {checkpoint}: epoch {epoch}, after {}",
                     counted(u64::from(*step), "step")
-                )
-            }),
+                )),
+                None if reason.is_empty() => None,
+                None => Some(format!(
+                    "goes on with {}: {reason}",
+                    counted(u64::from(*workers), "worker")
+                )),
+            },
+            JobEvent::Waiting { reason } => Some(format!("waits: {reason}")),
+            JobEvent::WorkerLost { worker, reason } => {
+                Some(format!("worker {worker} is gone: {reason}"))
+            }
+            JobEvent::WorkerLeaving { worker } => {
+                Some(format!("worker {worker} leaves after this step"))
+            }
+            JobEvent::Scaled { wanted } => {
+                Some(format!("wants {}", counted(u64::from(*wanted), "worker")))
+            }
             JobEvent::Epoch { .. } => Some(self.epoch(event)),
             JobEvent::Warning { message } => Some(format!("warning: {message}")),
             JobEvent::Finished {

@@ -1,5 +1,6 @@
 //! The program as its users meet it: what it prints, where, and how it exits.
 
+mod audit;
 mod checkpoint;
 mod coordinator;
 mod data;

@@ -37,6 +37,7 @@ fn report(global_step: u64) -> Report {
         ema: None,
         weights_sha256: None,
         ema_sha256: None,
+        ledger_root: None,
         numerics: "test".into(),
         workers: 1,
         generations: 1,

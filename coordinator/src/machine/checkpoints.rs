@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use perennial_plan::Cursor;
-use perennial_proto::v1::{PartWritten, StepDone};
+use perennial_plan::ledger::{LedgerRoot, StepRecord};
+use perennial_proto::rules::part_writer;
+use perennial_proto::v1::PartWritten;
 use perennial_report::EpochRecord;
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +27,7 @@ pub struct Progress {
 // === impl Progress ===
 
 impl Progress {
-    pub(super) fn add(&mut self, step: &StepDone) {
+    pub(super) fn add(&mut self, step: &StepRecord) {
         self.samples += step.samples;
         self.loss_sum += step.loss_sum;
         self.top1 += step.top1;
@@ -34,7 +36,7 @@ impl Progress {
     }
 }
 
-/// Where a run stood after a step that all members have applied.
+/// Where a job stood after a step.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Snapshot {
     pub cursor: Cursor,
@@ -44,6 +46,8 @@ pub struct Snapshot {
     pub progress: Progress,
     /// Validation top-1 of the last evaluation.
     pub metric: Option<f64>,
+    /// Over all steps up to here.
+    pub ledger: LedgerRoot,
 }
 
 /// What a run must share with one that goes on from its checkpoint.
@@ -86,8 +90,12 @@ enum State {
 #[derive(Debug)]
 struct Checkpoint {
     parts: Vec<PartWritten>,
-    /// Once all members have come so far.
+    /// Once the ledger has come so far.
     snapshot: Option<Snapshot>,
+    /// Who writes each kind, once that is known.
+    writers: Vec<String>,
+    /// The generation in which it was tried last.
+    generation: u64,
     state: State,
 }
 
@@ -123,7 +131,7 @@ impl Checkpoints {
         self.newest
     }
 
-    /// Takes a part; an error says why it cannot be one.
+    /// Takes a part. One that was taken before has no effect; an error says why it cannot be one.
     pub fn part_written(&mut self, part: PartWritten) -> Result<(), String> {
         let (kind, step) = (&part.kind, part.global_step);
         if !self.kinds.contains(&kind.as_str()) {
@@ -131,28 +139,98 @@ impl Checkpoints {
                 "a checkpoint of this job has no part of kind `{kind}`"
             ));
         }
+        if Some(step) <= self.newest {
+            return Ok(());
+        }
         let checkpoint = self.entry(step);
-        if checkpoint.parts.iter().any(|known| known.kind == *kind) {
-            return Err(format!("checkpoint {step} has its part `{kind}` already"));
+        if let Some(known) = checkpoint.parts.iter().find(|known| known.kind == *kind) {
+            if known.tensors_sha256 == part.tensors_sha256 {
+                return Ok(());
+            }
+            let (ours, theirs) = (&known.tensors_sha256, &part.tensors_sha256);
+            return Err(format!(
+                "checkpoint {step} has a part `{kind}` of tensors `{ours}`, and this one is of `{theirs}`"
+            ));
         }
         checkpoint.parts.push(part);
         Ok(())
     }
 
-    /// All members stand where a checkpoint is due.
-    pub fn due(&mut self, ledger: &Ledger) {
-        self.entry(ledger.global_step()).snapshot = Some(ledger.snapshot());
+    /// A checkpoint is due where the ledger stands; the `members` of `generation` write it. One that
+    /// failed in an earlier one is tried again.
+    pub fn due(&mut self, ledger: &Ledger, members: &[String], generation: u64) {
+        let step = ledger.global_step();
+        if Some(step) <= self.newest {
+            return;
+        }
+        let kinds = 0..self.kinds.len();
+        let writers = kinds.filter_map(|index| {
+            let rank = part_writer(index, members.len().max(1));
+            members.get(rank).cloned()
+        });
+        let writers = writers.collect();
+        let checkpoint = self.entry(step);
+        checkpoint.writers = writers;
+        match checkpoint.state {
+            State::Committing(_) | State::Committed => return,
+            State::Failed(_) if checkpoint.generation >= generation => {}
+            State::Failed(_) | State::Gathering => checkpoint.state = State::Gathering,
+        }
+        checkpoint.snapshot = Some(ledger.snapshot());
+        checkpoint.generation = generation;
     }
 
-    /// The checkpoints that can be committed now.
-    pub fn take_complete(&mut self, provenance: &Provenance) -> Vec<Commit> {
+    /// The global steps of checkpoints that nobody can complete any more, because a writer of a missing
+    /// part is not among `alive`.
+    pub fn abandoned(&mut self, alive: &[String]) -> Vec<(u64, String)> {
+        let mut lost = Vec::new();
+        for (&step, checkpoint) in &mut self.checkpoints {
+            if !matches!(checkpoint.state, State::Gathering) || checkpoint.snapshot.is_none() {
+                continue;
+            }
+            let missing = self
+                .kinds
+                .iter()
+                .zip(&checkpoint.writers)
+                .find(|(kind, writer)| {
+                    checkpoint.parts.iter().all(|part| part.kind != **kind)
+                        && !alive.contains(writer)
+                });
+            if let Some((kind, writer)) = missing {
+                let message =
+                    format!("worker `{writer}` left before it had written the part `{kind}`");
+                checkpoint.state = State::Failed(message.clone());
+                lost.push((step, message));
+            }
+        }
+        lost
+    }
+
+    /// The highest global step of a checkpoint that can be committed once the log has come so far.
+    pub fn complete(&self) -> Option<u64> {
+        let complete = self.checkpoints.iter().filter(|(_, checkpoint)| {
+            matches!(checkpoint.state, State::Gathering)
+                && checkpoint.snapshot.is_some()
+                && checkpoint.parts.len() == self.kinds.len()
+        });
+        complete.map(|(step, _)| *step).max()
+    }
+
+    /// The checkpoints that can be committed now that the log has `logged` steps and `epochs` epochs.
+    pub fn take_complete(
+        &mut self,
+        logged: u64,
+        epochs: u32,
+        provenance: &Provenance,
+    ) -> Vec<Commit> {
         let mut commits = Vec::new();
         for (&global_step, checkpoint) in &mut self.checkpoints {
-            let complete = checkpoint.parts.len() == self.kinds.len();
+            let complete = checkpoint.parts.len() == self.kinds.len() && global_step <= logged;
             if !complete || !matches!(checkpoint.state, State::Gathering) {
                 continue;
             }
-            let Some(snapshot) = checkpoint.snapshot.take() else {
+            let in_log = |snapshot: &mut Snapshot| snapshot.history.len() <= epochs as usize;
+            let Some(snapshot) = checkpoint.snapshot.take_if(in_log) else {
                 continue;
             };
             let commit = Commit {
@@ -176,14 +254,73 @@ impl Checkpoints {
         };
         self.newest = self.newest.max(Some(global_step));
         // Only the last one is ever asked for again.
-        self.checkpoints
-            .retain(|step, other| *step >= global_step || !matches!(other.state, State::Committed));
+        self.checkpoints.retain(|step, other| {
+            *step >= global_step || matches!(other.state, State::Committing(_))
+        });
         Some(*commit)
     }
 
-    /// A part or the manifest could not be written.
-    pub fn failed(&mut self, global_step: u64, message: String) {
-        self.entry(global_step).state = State::Failed(message);
+    /// A part could not be written. Returns whether the checkpoint fails by it.
+    pub fn part_failed(&mut self, global_step: u64, generation: u64, message: &str) -> bool {
+        if Some(global_step) <= self.newest {
+            return false;
+        }
+        let checkpoint = self.entry(global_step);
+        // Another attempt may be under way by now, or all parts are there nevertheless.
+        let gathering = matches!(checkpoint.state, State::Gathering);
+        let fails = gathering && generation >= checkpoint.generation;
+        if fails {
+            checkpoint.state = State::Failed(message.to_string());
+            checkpoint.generation = generation;
+        }
+        fails
+    }
+
+    /// The manifest could not be written.
+    pub fn commit_failed(&mut self, global_step: u64, message: &str) {
+        if let Some(checkpoint) = self.checkpoints.get_mut(&global_step) {
+            checkpoint.state = State::Failed(message.to_string());
+        }
+    }
+
+    /// Every part is there, and the manifest is to be tried again.
+    pub fn commit_again(&mut self, global_step: u64, snapshot: Snapshot) {
+        if let Some(checkpoint) = self.checkpoints.get_mut(&global_step) {
+            checkpoint.state = State::Gathering;
+            checkpoint.snapshot = Some(snapshot);
+        }
+    }
+
+    /// Whether the checkpoint can still come to be, with nobody but `able` to write what is missing.
+    pub fn is_under_way(&self, global_step: u64, able: &[&str]) -> bool {
+        let Some(checkpoint) = self.checkpoints.get(&global_step) else {
+            return false;
+        };
+        let mut kinds = self.kinds.iter().zip(&checkpoint.writers);
+        match checkpoint.state {
+            State::Committing(_) => true,
+            State::Gathering => {
+                checkpoint.snapshot.is_some()
+                    && kinds.all(|(kind, writer)| {
+                        able.contains(&writer.as_str())
+                            || checkpoint.parts.iter().any(|part| part.kind == **kind)
+                    })
+            }
+            State::Committed | State::Failed(_) => false,
+        }
+    }
+
+    /// What is known of this checkpoint does not count.
+    pub fn drop(&mut self, global_step: u64) {
+        self.checkpoints.remove(&global_step);
+    }
+
+    /// The run goes back to the newest checkpoint: what was gathered after it is gathered anew.
+    pub fn rewind(&mut self) {
+        let newest = self.newest;
+        self.checkpoints.retain(|step, checkpoint| {
+            Some(*step) <= newest || matches!(checkpoint.state, State::Committing(_))
+        });
     }
 
     /// Whether a commit is under way whose end decides what is newest.
@@ -193,12 +330,17 @@ impl Checkpoints {
             .any(|checkpoint| matches!(checkpoint.state, State::Committing(_)))
     }
 
+    pub fn is_committed(&self, global_step: u64) -> bool {
+        self.newest == Some(global_step) || matches!(self.at(global_step), Last::Committed)
+    }
+
     pub fn at(&self, global_step: u64) -> Last<'_> {
         match self
             .checkpoints
             .get(&global_step)
             .map(|checkpoint| &checkpoint.state)
         {
+            _ if self.newest == Some(global_step) => Last::Committed,
             Some(State::Committed) => Last::Committed,
             Some(State::Failed(message)) => Last::Failed(message),
             _ => Last::UnderWay,
@@ -207,9 +349,11 @@ impl Checkpoints {
 
     /// Whether every part of the checkpoint has come.
     pub fn has_all_parts(&self, global_step: u64) -> bool {
-        self.checkpoints
-            .get(&global_step)
-            .is_some_and(|checkpoint| checkpoint.parts.len() == self.kinds.len())
+        self.is_committed(global_step)
+            || self
+                .checkpoints
+                .get(&global_step)
+                .is_some_and(|checkpoint| checkpoint.parts.len() == self.kinds.len())
     }
 
     fn entry(&mut self, global_step: u64) -> &mut Checkpoint {
@@ -218,6 +362,8 @@ impl Checkpoints {
             .or_insert_with(|| Checkpoint {
                 parts: Vec::new(),
                 snapshot: None,
+                writers: Vec::new(),
+                generation: 0,
                 state: State::Gathering,
             })
     }

@@ -6,49 +6,26 @@ use perennial_proto::rules::{HEARTBEAT, LEASE, OWN_PAUSE};
 use perennial_proto::v1;
 
 use super::checkpoints::Last;
-use super::{ConnectionId, Effect, Failure, Machine, Outcome, Phase, ReportInput, Suspicion};
+use super::retry::Again;
+use super::{ConnectionId, Effect, Failure, FailureKind, Machine, Outcome, Phase, ReportInput};
 use crate::JobEvent;
-
-/// How long to wait for news of a worker that a peer has lost.
-const SUSPICION: Duration = Duration::from_secs(2);
+use crate::log::LogEntry;
 
 /// How long a failed run waits for a commit that is under way.
 const LAST_COMMIT: Duration = Duration::from_secs(4);
 
 impl Machine {
-    pub(super) fn tick(&mut self) -> Result<(), Failure> {
+    pub(super) fn tick(&mut self) {
         if matches!(self.phase, Phase::Failing(_)) {
             if self.now >= self.failing_until {
                 self.end_failing();
             }
-            return Ok(());
+            return;
         }
         self.forgive_own_pause();
         self.beat();
         self.drop_silent_strangers();
-        if !self.has_everything() {
-            for worker in &self.workers {
-                let heard = self
-                    .connections
-                    .get(&worker.connection)
-                    .map(|connection| connection.last_heard);
-                let silence = self.now.saturating_sub(heard.unwrap_or(self.now));
-                if silence > LEASE {
-                    return Err(Failure::resumable(format!(
-                        "worker `{}` has been silent for {:.1} s",
-                        worker.name,
-                        silence.as_secs_f64()
-                    )));
-                }
-            }
-        }
-        match self
-            .suspicion
-            .take_if(|suspicion| self.now >= suspicion.until)
-        {
-            Some(suspicion) => Err(Failure::resumable(suspicion.sentence)),
-            None => Ok(()),
-        }
+        self.give_up_the_silent();
     }
 
     /// When this process itself did not run for a while, what was said meanwhile is still unheard.
@@ -80,107 +57,134 @@ impl Machine {
             .connections
             .iter()
             .filter(|(id, connection)| {
-                let stranger = self.workers.iter().all(|worker| worker.connection != **id);
-                stranger && self.now - connection.last_heard > LEASE
+                let known = |worker: &super::Worker| worker.connection == Some(**id);
+                !self.workers.iter().any(known) && self.now - connection.last_heard > LEASE
             })
             .map(|(id, _)| *id)
             .collect();
         for connection in silent {
-            self.connections.remove(&connection);
-            self.effects.push(Effect::Close(connection));
+            self.close(connection);
         }
     }
 
-    pub(super) fn disconnected(
-        &mut self,
-        connection: ConnectionId,
-        cause: &str,
-    ) -> Result<(), Failure> {
-        self.connections.remove(&connection);
-        let Some(worker) = self
+    fn give_up_the_silent(&mut self) {
+        let silent: Vec<(ConnectionId, Duration)> = self
             .workers
             .iter()
-            .find(|worker| worker.connection == connection)
-        else {
-            return Ok(());
-        };
-        if worker.failed || matches!(self.phase, Phase::Failing(_)) || self.has_everything() {
-            return Ok(());
+            .filter_map(|worker| {
+                let id = worker.connection?;
+                let silence = self.now - self.connections.get(&id)?.last_heard;
+                (silence > LEASE).then_some((id, silence))
+            })
+            .collect();
+        for (connection, silence) in silent {
+            self.close(connection);
+            let index = self
+                .workers
+                .iter()
+                .position(|worker| worker.connection == Some(connection));
+            if let Some(index) = index {
+                self.workers[index].connection = None;
+                let seconds = silence.as_secs_f64();
+                self.gone(index, &format!("it has been silent for {seconds:.1} s"));
+            }
         }
-        let broke = if cause.is_empty() {
-            "its connection closed".to_string()
-        } else {
-            format!("its connection broke ({cause})")
-        };
-        Err(Failure::resumable(format!(
-            "worker `{}` is gone: {broke}; its own output may say why",
-            worker.name
-        )))
-    }
-
-    pub(super) fn worker_failed(&mut self, rank: usize, failed: v1::Failed) -> Result<(), Failure> {
-        let worker = &mut self.workers[rank];
-        worker.failed = true;
-        let (name, message) = (&worker.name, &failed.message);
-        if failed.lost_peer.is_empty() {
-            return Err(Failure::resumable(format!(
-                "worker `{name}` failed: {message}"
-            )));
-        }
-        let sentence = format!(
-            "worker `{name}` lost worker `{}`: {message}",
-            failed.lost_peer
-        );
-        let until = self.now + SUSPICION;
-        self.suspicion.get_or_insert(Suspicion { until, sentence });
-        Ok(())
     }
 
     pub(super) fn stop_requested(&mut self) {
         self.stop_requested = true;
         match self.phase {
-            Phase::Waiting | Phase::Starting => self.conclude(None),
-            Phase::Running => {
-                self.phase = Phase::Stopping;
-                self.send_to_all(v1::Stop {});
-            }
+            Phase::Claiming => self.stop_without_a_trace(),
+            Phase::Assembling if self.generation.is_none() => self.conclude(None),
+            Phase::Running => self.send_to_all(v1::Stop {}),
             _ => {}
         }
     }
 
+    fn stop_without_a_trace(&mut self) {
+        let global_step = self.newest.as_ref().map_or(0, |newest| newest.global_step);
+        let resume = self.how_to_resume();
+        self.emit(JobEvent::Stopped {
+            global_step,
+            resume: resume.clone(),
+            report: None,
+        });
+        self.end(Outcome::Stopped {
+            global_step,
+            resume,
+            report: None,
+        });
+    }
+
     /// Whether no member has anything left to give: then it may leave.
-    fn has_everything(&self) -> bool {
+    pub(super) fn has_everything(&self) -> bool {
         let final_step = self
             .ledger
             .as_ref()
             .map_or(0, |ledger| ledger.global_step());
-        self.phase == Phase::Finishing && self.checkpoints.has_all_parts(final_step)
+        match self.phase {
+            Phase::Finishing => self.checkpoints.has_all_parts(final_step),
+            Phase::Concluding | Phase::Ended => true,
+            _ => false,
+        }
     }
 
-    /// Goes on to the report once the last checkpoint is in the store.
-    pub(super) fn conclude_if_written(&mut self) -> Result<(), Failure> {
-        let Some(ledger) = self
-            .ledger
-            .as_ref()
-            .filter(|_| self.phase == Phase::Finishing)
-        else {
+    /// The end of a run: the last checkpoint, then the report. Where a member is lost before its parts are
+    /// there, others write them.
+    pub(super) fn finish_or_try_again(&mut self) -> Result<(), Failure> {
+        if self.report_requested {
+            return self.try_the_report_again();
+        }
+        let Some(ledger) = &self.ledger else {
             return Ok(());
         };
-        if self.report_requested {
+        let step = ledger.global_step();
+        let gone = self
+            .members()
+            .into_iter()
+            .find(|index| self.workers[*index].connection.is_none());
+        let abandoned = gone.filter(|_| !self.checkpoints.has_all_parts(step));
+        if let Some(index) = abandoned {
+            let name = self.workers[index].name.clone();
+            self.break_up(format!("worker `{name}` left before the last checkpoint"));
             return Ok(());
         }
-        if self.has_moved() {
-            match self.checkpoints.at(ledger.global_step()) {
-                Last::UnderWay => return Ok(()),
-                Last::Failed(message) => {
-                    return Err(Failure::resumable(format!(
-                        "the last checkpoint could not be written: {message}"
-                    )));
-                }
-                Last::Committed => {}
+        if step == 0 {
+            return self.request_report();
+        }
+        match self.checkpoints.at(step) {
+            Last::UnderWay => Ok(()),
+            Last::Committed => self.request_report(),
+            Last::Failed(message) => {
+                let message = message.to_string();
+                self.try_the_last_checkpoint_again(step, &message)
             }
         }
+    }
+
+    fn try_the_last_checkpoint_again(&mut self, step: u64, why: &str) -> Result<(), Failure> {
+        match self.last_checkpoint_retry.again(self.now) {
+            Again::NotYet => {}
+            Again::Now if self.checkpoints.has_all_parts(step) => {
+                if let Some(ledger) = &self.ledger {
+                    self.checkpoints.commit_again(step, ledger.snapshot());
+                }
+                self.commit_complete();
+            }
+            Again::Now => self.break_up("the last checkpoint is written again".to_string()),
+            Again::Never => {
+                return Err(Failure::resumable(format!(
+                    "the last checkpoint could not be written: {why}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on to the report: the last checkpoint is in the store.
+    pub(super) fn request_report(&mut self) -> Result<(), Failure> {
         self.report_requested = true;
+        self.report_failure = None;
         match self.report_input() {
             Some(input) => self.effects.push(Effect::WriteReport(Box::new(input))),
             None => self.conclude(None),
@@ -188,31 +192,52 @@ impl Machine {
         Ok(())
     }
 
-    /// The report of the last epoch that this run evaluated.
+    /// The report of the last epoch that was evaluated.
     fn report_input(&self) -> Option<ReportInput> {
         let (ledger, generation) = (self.ledger.as_ref()?, self.generation.as_ref()?);
-        let first = self.workers.first()?;
         let (global_step, epochs_done) = ledger.evaluated();
         let hashes = self
             .evaluated
             .clone()
             .filter(|hashes| hashes.epochs_done == epochs_done);
+        let finished = ledger.global_step() == ledger.total_steps();
         Some(ReportInput {
-            finished: ledger.global_step() == ledger.total_steps(),
+            finished,
             epochs_done,
             global_step,
-            ready: first.ready.clone()?,
-            numerics: first.hello.numerics.clone(),
+            data: self.data.clone()?,
             workers: generation.members.len() as u32,
             generation: generation.id,
             history: ledger.history().to_vec(),
             evaluations: ledger.last_evaluations()?.clone(),
             weights_sha256: hashes.as_ref().map(|hashes| hashes.weights_sha256.clone()),
             ema_sha256: hashes.and_then(|hashes| hashes.ema_sha256),
+            ledger_root: finished.then(|| ledger.root().root()),
         })
     }
 
-    pub(super) fn report_failed(&mut self, message: &str) -> Result<(), Failure> {
+    pub(super) fn report_failed(&mut self, message: String) {
+        if self.report_requested && self.report_failure.is_none() {
+            self.warn(format!(
+                "the report could not be written and is tried again: {message}"
+            ));
+        }
+        self.report_failure = Some(message);
+    }
+
+    /// Tries a report that failed again, as long as there is patience.
+    fn try_the_report_again(&mut self) -> Result<(), Failure> {
+        let Some(message) = self.report_failure.clone() else {
+            return Ok(());
+        };
+        match self.report_retry.again(self.now) {
+            Again::NotYet => Ok(()),
+            Again::Now => self.request_report(),
+            Again::Never => self.give_up_the_report(&message),
+        }
+    }
+
+    fn give_up_the_report(&mut self, message: &str) -> Result<(), Failure> {
         let finished = self
             .ledger
             .as_ref()
@@ -227,14 +252,10 @@ impl Machine {
         Ok(())
     }
 
-    /// The end without an error. `report` is where the HTML report lies.
+    /// The end without an error, once the log has it. `report` is where the HTML report lies.
     pub(super) fn conclude(&mut self, report: Option<String>) {
-        let resumed = self
-            .config
-            .resume
-            .as_ref()
-            .map_or(0, |resume| resume.global_step);
-        let (step, total) = self.ledger.as_ref().map_or((resumed, u64::MAX), |ledger| {
+        let newest = self.newest.as_ref().map_or(0, |newest| newest.global_step);
+        let (step, total) = self.ledger.as_ref().map_or((newest, u64::MAX), |ledger| {
             (ledger.global_step(), ledger.total_steps())
         });
         let (event, outcome) = match (report, &self.evaluated) {
@@ -269,17 +290,48 @@ impl Machine {
                 (event, outcome)
             }
         };
-        self.send_to_all(v1::End {
-            error: String::new(),
+        let how = match outcome {
+            Outcome::Finished { .. } => "finished",
+            _ => "stopped",
+        };
+        self.flush();
+        self.log.push(LogEntry::Ended {
+            how: how.to_string(),
+            global_step: step,
         });
-        self.emit(event);
-        self.end(outcome);
+        self.conclusion = Some(Box::new((event, outcome)));
+        self.phase = Phase::Concluding;
     }
 
-    /// The end with an error: everybody is told at once; a commit under way may still count.
+    /// The log has the end: everybody is told.
+    pub(super) fn concluded(&mut self) {
+        if let Some(conclusion) = self.conclusion.take() {
+            let (event, outcome) = *conclusion;
+            self.send_to_all(v1::End {
+                error: String::new(),
+            });
+            self.emit(event);
+            self.end(outcome);
+        }
+    }
+
+    /// The end with an error: everybody is told at once; a commit under way may still count. Whoever is
+    /// deposed tells nobody: the workers have another coordinator.
     pub(super) fn fail(&mut self, failure: Failure) {
-        if matches!(self.phase, Phase::Failing(_)) {
+        if matches!(self.phase, Phase::Failing(_) | Phase::Ended) {
             return;
+        }
+        if failure.kind == FailureKind::Deposed {
+            let message = failure.message;
+            self.emit(JobEvent::Error {
+                message: message.clone(),
+            });
+            let refused = v1::Refused {
+                reason: "this coordinator does not rule any more".to_string(),
+                elsewhere: true,
+            };
+            self.send_to_all(refused);
+            return self.end(Outcome::Deposed { message });
         }
         let error = self.sentence(&failure);
         self.send_to_all(v1::End { error });
@@ -289,7 +341,7 @@ impl Machine {
     }
 
     pub(super) fn end_failing_unless_committing(&mut self) {
-        if !self.checkpoints.is_committing() {
+        if matches!(self.phase, Phase::Failing(_)) && !self.checkpoints.is_committing() {
             self.end_failing();
         }
     }
@@ -311,10 +363,9 @@ impl Machine {
     }
 
     fn sentence(&self, failure: &Failure) -> String {
-        if failure.resumable {
-            format!("{}; {}", failure.message, self.how_to_resume())
-        } else {
-            failure.message.clone()
+        match failure.kind {
+            FailureKind::Resumable => format!("{}; {}", failure.message, self.how_to_resume()),
+            FailureKind::Final | FailureKind::Deposed => failure.message.clone(),
         }
     }
 

@@ -1,12 +1,13 @@
 //! What goes into the machine and what comes out of it.
 
-use perennial_plan::{Generation, Spec};
-use perennial_proto::v1::{self, CoordinatorMessage, WorkerMessage};
+use perennial_plan::Spec;
+use perennial_proto::v1::{CoordinatorMessage, WorkerMessage};
 use perennial_report::{EpochRecord, Evaluation};
 use serde::{Deserialize, Serialize};
 
 use super::{Commit, Snapshot};
 use crate::JobEvent;
+use crate::log::{DataFacts, LogRecord};
 
 /// Which connection: the shell numbers them.
 pub type ConnectionId = u64;
@@ -15,19 +16,20 @@ pub type ConnectionId = u64;
 #[derive(Debug, Clone)]
 pub struct Config {
     pub spec: Spec,
-    /// The run begins when so many workers are ready, and no more are taken.
-    pub expected_workers: u32,
+    /// The wanted number of workers. The first generation waits for so many, later ones for
+    /// `elastic.min_workers`. The log's own number, if it has one, goes before.
+    pub wanted: u32,
     /// The program's version; a worker's must be equal.
     pub version: String,
     pub store_url: String,
-    /// The checkpoint from which to go on; none: from the beginning.
+    /// Where this coordinator listens: `host:port`.
+    pub address: String,
+    /// The newest checkpoint that is not beyond the log's steps; none: from the beginning.
     pub resume: Option<ResumePoint>,
-    /// The id of the generation that this run makes.
-    pub generation: u64,
     /// Tells this coordinator from every other one in the log.
     pub writer: String,
-    /// The next free position in the log.
-    pub log_position: u64,
+    /// The log so far, from position 0 on.
+    pub log: Vec<LogRecord>,
     /// The command that goes on with the job, for messages.
     pub resume_command: String,
 }
@@ -39,21 +41,8 @@ pub struct ResumePoint {
     pub snapshot: Snapshot,
     pub numerics: String,
     pub data_fingerprint: String,
-}
-
-/// What the log keeps.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "entry", rename_all = "snake_case")]
-pub enum LogEntry {
-    /// A membership, in force from the moment this entry exists.
-    Generation {
-        generation: Generation,
-        /// The coordinator that made it.
-        writer: String,
-        version: String,
-        numerics: String,
-        data_fingerprint: String,
-    },
+    pub weights_sha256: String,
+    pub ema_sha256: Option<String>,
 }
 
 /// What happened.
@@ -63,9 +52,11 @@ pub enum Event {
     Message(ConnectionId, WorkerMessage),
     /// The stream ended; why, if it broke.
     Disconnected(ConnectionId, String),
+    /// The entry asked for last is in the log.
     LogAppended,
     /// Somebody else wrote the position: another coordinator rules the job.
     LogRaceLost,
+    /// The entry could not be written, as far as is known. It is asked for again, the very same.
     LogFailed(String),
     CheckpointCommitted {
         global_step: u64,
@@ -78,6 +69,9 @@ pub enum Event {
     ReportWritten(String),
     ReportFailed(String),
     StopRequested,
+    ScaleRequested(u32),
+    /// Let this worker leave.
+    DrainRequested(String),
     /// Time passes.
     Tick,
 }
@@ -88,16 +82,23 @@ pub enum Effect {
     Send(ConnectionId, CoordinatorMessage),
     /// End the connection; nothing that comes from it later counts.
     Close(ConnectionId),
+    /// Answered by [`Event::LogAppended`], [`Event::LogRaceLost`] or [`Event::LogFailed`]. There is never
+    /// more than one under way.
     AppendLog {
         position: u64,
-        entry: Box<LogEntry>,
+        record: Box<LogRecord>,
     },
+    /// Answered by [`Event::CheckpointCommitted`] or [`Event::CheckpointNotCommitted`].
     CommitCheckpoint(Box<Commit>),
-    /// Apply retention: a checkpoint was committed.
-    Prune,
+    /// Apply retention to the checkpoints up to `newest`, which was just committed. What is newer is of
+    /// steps that were taken back and are still to come again.
+    Prune {
+        newest: u64,
+    },
+    /// Answered by [`Event::ReportWritten`] or [`Event::ReportFailed`].
     WriteReport(Box<ReportInput>),
     Emit(JobEvent),
-    /// The run is over. Nothing follows.
+    /// The run is over for this coordinator. Nothing follows.
     End(Outcome),
 }
 
@@ -107,8 +108,7 @@ pub struct ReportInput {
     pub finished: bool,
     pub epochs_done: u32,
     pub global_step: u64,
-    pub ready: v1::Ready,
-    pub numerics: String,
+    pub data: DataFacts,
     pub workers: u32,
     pub generation: u64,
     pub history: Vec<EpochRecord>,
@@ -116,6 +116,8 @@ pub struct ReportInput {
     /// Of the weights that were evaluated, where a checkpoint of them exists.
     pub weights_sha256: Option<String>,
     pub ema_sha256: Option<String>,
+    /// Over all steps up to the evaluated weights.
+    pub ledger_root: Option<String>,
 }
 
 /// Both evaluations at the end of an epoch.
@@ -140,6 +142,10 @@ pub enum Outcome {
         /// How to go on.
         resume: String,
         report: Option<String>,
+    },
+    /// Another coordinator rules the job.
+    Deposed {
+        message: String,
     },
     Failed {
         message: String,

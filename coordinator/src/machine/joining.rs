@@ -1,34 +1,126 @@
-//! From a greeting to a started generation.
+//! Workers come, come back, get ready, copy a replica, want to leave.
 
 use perennial_plan::order::steps_per_epoch;
-use perennial_plan::{Cursor, Generation};
 use perennial_proto::v1;
+use perennial_proto::v1::worker_message::Kind;
 
 use super::ledger::Ledger;
-use super::{ConnectionId, Effect, Failure, LogEntry, Machine, Phase, Worker};
+use super::worker::{Place, Worker};
+use super::{ConnectionId, Failure, Machine, Phase};
 use crate::JobEvent;
+use crate::log::DataFacts;
+use crate::replay::number;
 
 impl Machine {
-    pub(super) fn hello(&mut self, connection: ConnectionId, hello: v1::Hello) {
-        if let Some(reason) = self.why_refused(&hello) {
-            return self.refuse(connection, reason);
+    pub(super) fn worker_message(&mut self, index: usize, kind: Kind) -> Result<(), Failure> {
+        match kind {
+            Kind::Hello(hello) => {
+                let connection = self.workers[index].connection;
+                let refused = "a worker greets once on a stream".to_string();
+                if hello != self.workers[index].hello
+                    && let Some(connection) = connection
+                {
+                    self.refuse(connection, refused, false);
+                }
+                Ok(())
+            }
+            Kind::Ready(ready) => self.ready(index, ready),
+            Kind::Standing(standing) => self.standing(index, &standing),
+            Kind::CaughtUp(caught_up) => {
+                let since = match self.workers[index].place {
+                    Place::Following { since, .. } => since,
+                    // It came back.
+                    Place::Pool => self.now,
+                    _ => return Ok(()),
+                };
+                self.workers[index].place = Place::Following {
+                    since,
+                    caught_up: Some(caught_up.global_step),
+                };
+                Ok(())
+            }
+            Kind::FollowFailed(failed) => {
+                if let Place::Following { .. } = self.workers[index].place {
+                    tracing::info!(
+                        worker = self.workers[index].name,
+                        source = failed.source,
+                        "copy failed: {}",
+                        failed.message
+                    );
+                    self.workers[index].place = Place::Pool;
+                }
+                Ok(())
+            }
+            Kind::Drain(_) => {
+                self.start_draining(index);
+                Ok(())
+            }
+            Kind::Failed(failed) => self.worker_failed(index, &failed),
+            kind => self.member_message(index, kind),
         }
-        self.welcomed += 1;
-        let name = format!("w{}", self.welcomed);
+    }
+
+    // --- greeting -----------------------------------------------------------------------------------
+
+    pub(super) fn hello(&mut self, connection: ConnectionId, hello: v1::Hello) {
+        if self.phase == Phase::Claiming {
+            let reason = "this coordinator does not rule yet".to_string();
+            return self.refuse(connection, reason, true);
+        }
+        if let Some(reason) = self.why_refused(&hello) {
+            return self.refuse(connection, reason, false);
+        }
+        let known = self.workers.iter().position(|worker| {
+            worker.name == hello.worker && worker.incarnation == hello.incarnation
+        });
+        let index = match known {
+            Some(index) => {
+                if let Some(old) = self.workers[index].connection {
+                    self.close(old);
+                }
+                let worker = &mut self.workers[index];
+                worker.connection = Some(connection);
+                worker.awaited = false;
+                worker.hello = hello;
+                worker.told = 0;
+                if matches!(worker.place, Place::Following { .. }) {
+                    // It may never have heard of it.
+                    worker.place = Place::Pool;
+                }
+                index
+            }
+            None => {
+                let name = self.name_for(&hello.worker);
+                self.workers.push(Worker::new(name, connection, hello));
+                let index = self.workers.len() - 1;
+                self.set_ranks();
+                if self.is_member(&self.workers[index]) {
+                    self.workers[index].place = Place::AtWork;
+                }
+                index
+            }
+        };
         let welcome = v1::Welcome {
-            worker: name.clone(),
+            worker: self.workers[index].name.clone(),
             spec_json: serde_json::to_string(&self.config.spec).expect("a spec is plain data"),
             store_url: self.config.store_url.clone(),
         };
-        self.workers.push(Worker {
-            connection,
-            name,
-            hello,
-            ready: None,
-            finished: false,
-            failed: false,
-        });
         self.send(connection, welcome);
+        if self.workers[index].let_go {
+            // It may never have heard of it.
+            self.release(index, "nothing is lost without it");
+        }
+    }
+
+    /// The name that it has already, unless that is another worker's.
+    fn name_for(&mut self, asked: &str) -> String {
+        let taken = self.find(asked).is_some() || number(asked) == 0;
+        if taken {
+            self.names += 1;
+            return format!("w{}", self.names);
+        }
+        self.names = self.names.max(number(asked));
+        asked.to_string()
     }
 
     /// The decision about a newcomer: none means welcome.
@@ -40,68 +132,80 @@ impl Machine {
             ));
         }
         let numerics = &hello.numerics;
-        if let Some(first) = self
+        let first = self
             .workers
-            .first()
-            .filter(|first| first.hello.numerics != *numerics)
-        {
+            .iter()
+            .find(|worker| worker.connection.is_some());
+        if let Some(first) = first.filter(|first| first.hello.numerics != *numerics) {
             return Some(format!(
                 "this worker computes with `{numerics}`, worker `{}` with `{}`; their results would differ in the last bits",
                 first.name, first.hello.numerics
             ));
         }
-        if let Some(resume) = self
-            .config
-            .resume
-            .as_ref()
-            .filter(|resume| resume.numerics != *numerics)
-        {
+        let newest = self.newest.as_ref();
+        if let Some(newest) = newest.filter(|newest| newest.numerics != *numerics) {
             return Some(format!(
                 "this worker computes with `{numerics}`, checkpoint {} was made with `{}`; their results would differ in the last bits",
-                resume.global_step, resume.numerics
+                newest.global_step, newest.numerics
             ));
         }
-        if self.workers.len() >= self.config.expected_workers as usize {
-            let (name, count) = (&self.config.spec.name, self.config.expected_workers);
-            return Some(format!("job `{name}` has its {count} workers"));
+        let data = self.data.as_ref();
+        if let Some(data) = data.filter(|data| data.numerics != *numerics) {
+            return Some(format!(
+                "this worker computes with `{numerics}`, the job so far with `{}`; their results would differ in the last bits",
+                data.numerics
+            ));
         }
         None
     }
 
-    pub(super) fn ready(&mut self, rank: usize, ready: v1::Ready) -> Result<(), Failure> {
-        if self.phase != Phase::Waiting || self.workers[rank].ready.is_some() {
-            self.say_stale(rank, "readiness");
+    // --- ready --------------------------------------------------------------------------------------
+
+    fn ready(&mut self, index: usize, ready: v1::Ready) -> Result<(), Failure> {
+        if let Err(failure) = self.same_data(index, &ready) {
+            // Before the first generation nobody can say who of them is right.
+            if self.last_generation == 0 {
+                return Err(failure);
+            }
+            self.dismiss(index, failure.message);
             return Ok(());
         }
-        self.same_data(rank, &ready)?;
-        let first = self.workers.iter().all(|worker| worker.ready.is_none());
-        if first {
-            self.emit_job(&ready);
+        let numerics = self.workers[index].hello.numerics.clone();
+        if self.data.is_none() || self.last_generation == 0 {
+            let data = DataFacts::new(&ready, &numerics);
+            self.ledger = Some(Ledger::new(&self.config.spec, &data));
+            if let (Some(ledger), Some(newest)) = (&mut self.ledger, &self.newest) {
+                ledger.rewind(newest.snapshot.clone());
+            }
+            let first = self.data.is_none();
+            self.data = Some(data);
+            if first {
+                self.emit_job();
+            }
         }
+        let again = self.workers[index].ready.is_some();
         let address = ready.collective_address.clone();
-        self.workers[rank].ready = Some(ready);
-        let count = self
-            .workers
-            .iter()
-            .filter(|worker| worker.ready.is_some())
-            .count() as u32;
-        let joined = &self.workers[rank];
+        self.workers[index].ready = Some(ready);
+        if again {
+            return Ok(());
+        }
+        self.last_ready = self.now;
+        let count = self.workers.iter().filter(|worker| worker.is_ready());
+        let ready = count.count() as u32;
+        let joined = &self.workers[index];
         self.emit(JobEvent::WorkerJoined {
             worker: joined.name.clone(),
             address,
             threads: joined.hello.threads,
-            ready: count,
-            workers: self.config.expected_workers,
+            ready,
+            workers: self.wanted,
         });
-        if count == self.config.expected_workers {
-            self.propose();
-        }
         Ok(())
     }
 
-    /// All members see the same data, and it is what the checkpoint was trained on.
-    fn same_data(&self, rank: usize, ready: &v1::Ready) -> Result<(), Failure> {
-        let name = &self.workers[rank].name;
+    /// All members see the same data, and it is what the job was trained on so far.
+    fn same_data(&self, index: usize, ready: &v1::Ready) -> Result<(), Failure> {
+        let name = &self.workers[index].name;
         let fingerprint = &ready.data_fingerprint;
         if ready.train_samples == 0 || ready.val_samples == 0 {
             return Err(Failure::final_(format!(
@@ -109,10 +213,10 @@ impl Machine {
                 ready.train_samples, ready.val_samples
             )));
         }
-        let first = self
-            .workers
-            .iter()
-            .find_map(|worker| Some((&worker.name, worker.ready.as_ref()?)));
+        let others = self.workers.iter().enumerate();
+        let first = others
+            .filter(|(other, worker)| *other != index && worker.is_ready())
+            .find_map(|(_, worker)| Some((&worker.name, worker.ready.as_ref()?)));
         if let Some((first_name, first)) = first {
             let differs = |what: &str, one: String, other: String| {
                 Err(Failure::final_(format!(
@@ -146,97 +250,161 @@ impl Machine {
                 )));
             }
         }
-        match &self.config.resume {
-            Some(resume) if resume.data_fingerprint != *fingerprint => {
-                Err(Failure::final_(format!(
-                    "the data is not what checkpoint {} was trained on: its fingerprint is `{fingerprint}`, there `{}`; use the same pictures, or give the job another name",
-                    resume.global_step, resume.data_fingerprint
-                )))
-            }
-            _ => Ok(()),
+        let newest = self.newest.as_ref();
+        if let Some(newest) = newest.filter(|newest| newest.data_fingerprint != *fingerprint) {
+            return Err(Failure::final_(format!(
+                "the data is not what checkpoint {} was trained on: its fingerprint is `{fingerprint}`, there `{}`; use the same pictures, or give the job another name",
+                newest.global_step, newest.data_fingerprint
+            )));
         }
+        let data = self.data.as_ref().filter(|_| self.last_generation > 0);
+        if let Some(data) = data.filter(|data| data.fingerprint != *fingerprint) {
+            return Err(Failure::final_(format!(
+                "the data is not what the job was trained on so far: worker `{name}` has the fingerprint `{fingerprint}`, there it was `{}`; use the same pictures, or give the job another name",
+                data.fingerprint
+            )));
+        }
+        Ok(())
     }
 
-    fn emit_job(&mut self, ready: &v1::Ready) {
-        let spec = &self.config.spec;
+    pub(super) fn emit_job(&mut self) {
+        let (spec, Some(data)) = (&self.config.spec, &self.data) else {
+            return;
+        };
         self.emit(JobEvent::Job {
             name: spec.name.clone(),
             store: self.config.store_url.clone(),
-            workers: self.config.expected_workers,
-            train_samples: ready.train_samples,
-            val_samples: ready.val_samples,
-            classes: ready.classes.clone(),
-            skipped: ready.skipped,
-            parameters: ready.parameters,
+            workers: self.wanted,
+            train_samples: data.train_samples,
+            val_samples: data.val_samples,
+            classes: data.classes.clone(),
+            skipped: data.skipped,
+            parameters: data.parameters,
             epochs: spec.train.epochs,
             steps_per_epoch: steps_per_epoch(
-                ready.train_samples as usize,
+                data.train_samples as usize,
                 spec.train.batch_size as usize,
             ),
         });
     }
 
-    /// Everybody is ready: the generation takes effect once the log has it.
-    fn propose(&mut self) {
-        let ready = |worker: &Worker| worker.ready.clone().unwrap_or_default();
-        let members = self
-            .workers
-            .iter()
-            .map(|worker| (worker.name.clone(), ready(worker).collective_address))
-            .collect();
-        let resume = self.config.resume.as_ref();
-        let generation = Generation::deal(
-            self.config.generation,
-            members,
-            self.config.spec.train.slots,
-            resume.map_or(Cursor::default(), |resume| resume.snapshot.cursor),
-            resume.map(|resume| resume.global_step),
-        );
-        let first = &self.workers[0];
-        let entry = LogEntry::Generation {
-            generation: generation.clone(),
-            writer: self.config.writer.clone(),
-            version: self.config.version.clone(),
-            numerics: first.hello.numerics.clone(),
-            data_fingerprint: ready(first).data_fingerprint,
-        };
-        self.ledger = Some(Ledger::new(&self.config, &generation, &ready(first)));
-        self.generation = Some(generation);
-        self.phase = Phase::Starting;
-        self.effects.push(Effect::AppendLog {
-            position: self.config.log_position,
-            entry: Box::new(entry),
-        });
+    // --- leaving ------------------------------------------------------------------------------------
+
+    /// A worker that serves the job no more, and why.
+    fn dismiss(&mut self, index: usize, reason: String) {
+        let name = self.workers[index].name.clone();
+        self.warn(format!("worker `{name}` is not taken: {reason}"));
+        self.send_to(index, v1::End { error: reason });
+        if let Some(connection) = self.workers[index].connection.take() {
+            self.close(connection);
+        }
+        self.forget_if_no_member(index);
     }
 
-    /// The log has the generation.
-    pub(super) fn start(&mut self) -> Result<(), Failure> {
-        let (Phase::Starting, Some(generation), Some(ledger)) =
-            (&self.phase, &self.generation, &self.ledger)
-        else {
-            return Ok(());
-        };
-        let start = v1::Start {
-            generation_json: serde_json::to_string(generation).expect("a generation is plain data"),
-        };
-        let event = JobEvent::Started {
-            generation: generation.id,
-            epoch: generation.start.epoch + 1,
-            step: generation.start.step,
-            global_step: ledger.global_step(),
-            total_steps: ledger.total_steps(),
-            resumed_from: generation.checkpoint,
-        };
-        self.phase = Phase::Running;
-        self.emit(event);
-        self.send_to_all(start);
+    /// A member that is gone is remembered until the next generation, as is one of the next generation.
+    pub(super) fn forget_if_no_member(&mut self, index: usize) {
+        if !self.is_member(&self.workers[index]) && !self.is_proposed(&self.workers[index]) {
+            self.workers.remove(index);
+        }
+    }
+
+    pub(super) fn start_draining(&mut self, index: usize) {
+        if std::mem::replace(&mut self.workers[index].draining, true) {
+            return;
+        }
+        let name = self.workers[index].name.clone();
+        self.emit(JobEvent::WorkerLeaving { worker: name });
+        if !self.is_member(&self.workers[index]) {
+            self.release(index, "it asked to leave");
+        }
+    }
+
+    pub(super) fn release(&mut self, index: usize, reason: &str) {
+        let reason = reason.to_string();
+        self.send_to(index, v1::Release { reason });
+        self.workers[index].released = true;
+        self.workers[index].let_go = true;
+    }
+
+    /// `drain WORKER`.
+    pub(super) fn drain(&mut self, worker: &str) {
+        if let Some(index) = self.find(worker) {
+            self.start_draining(index);
+        }
+    }
+
+    /// Why the job cannot have this number of workers, if so.
+    pub fn why_not_scale(&self, wanted: u32) -> Option<String> {
+        let elastic = &self.config.spec.elastic;
+        if wanted < elastic.min_workers {
+            return Some(format!(
+                "{wanted} workers are fewer than `elastic.min_workers`, which is {}",
+                elastic.min_workers
+            ));
+        }
+        let most = elastic.max_workers.filter(|most| wanted > *most)?;
+        Some(format!(
+            "{wanted} workers are more than `elastic.max_workers`, which is {most}"
+        ))
+    }
+
+    /// `scale JOB N`.
+    pub(super) fn scale(&mut self, wanted: u32) {
+        if wanted == self.wanted {
+            return;
+        }
+        self.wanted = wanted;
+        self.log.push(crate::log::LogEntry::Scale { wanted });
+        self.emit(JobEvent::Scaled { wanted });
+    }
+
+    fn worker_failed(&mut self, index: usize, failed: &v1::Failed) -> Result<(), Failure> {
+        let (name, message) = (self.workers[index].name.clone(), &failed.message);
+        let sentence = format!("worker `{name}` failed: {message}");
+        if failed.fatal || self.last_generation == 0 {
+            return Err(Failure::resumable(sentence));
+        }
+        self.warn(sentence);
+        let connection = self.workers[index].connection.take();
+        if let Some(connection) = connection {
+            self.close(connection);
+        }
+        self.gone(index, "it failed");
         Ok(())
     }
 
-    pub(super) fn log_race_lost(&self) -> Failure {
-        Failure::final_(format!(
-            "another coordinator rules job `{}`: it wrote position {} of the job's log first; this one steps down",
-            self.config.spec.name, self.config.log_position
-        ))
+    pub(super) fn disconnected(&mut self, connection: ConnectionId, cause: &str) {
+        self.connections.remove(&connection);
+        let Some(index) = self
+            .workers
+            .iter()
+            .position(|worker| worker.connection == Some(connection))
+        else {
+            return;
+        };
+        self.workers[index].connection = None;
+        let broke = if cause.is_empty() {
+            "its connection closed".to_string()
+        } else {
+            format!("its connection broke ({cause})")
+        };
+        self.gone(index, &broke);
+    }
+
+    /// A worker is not there any more.
+    pub(super) fn gone(&mut self, index: usize, why: &str) {
+        let worker = &self.workers[index];
+        let (name, expected) = (worker.name.clone(), worker.released);
+        let member = self.is_member(worker);
+        if !expected && !self.has_everything() && !matches!(self.phase, Phase::Failing(_)) {
+            self.emit(JobEvent::WorkerLost {
+                worker: name.clone(),
+                reason: why.to_string(),
+            });
+        }
+        self.forget_if_no_member(index);
+        if member && self.phase == Phase::Running {
+            self.break_up(format!("worker `{name}` is gone: {why}"));
+        }
     }
 }

@@ -3,47 +3,41 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use perennial_plan::invariants::{Invariant, Violation};
+use perennial_plan::ledger::{LedgerRoot, StepRecord};
 use perennial_plan::order::{batch_range, steps_per_epoch};
-use perennial_plan::{Cursor, Generation};
-use perennial_proto::v1::{EpochDone, Ready, StepDone};
+use perennial_plan::{Cursor, Generation, Spec};
+use perennial_proto::v1::{EpochDone, StepDone};
 use perennial_report::EpochRecord;
 
-use super::{Config, Evaluations, Failure, Progress, Snapshot};
+use super::{Evaluations, Failure, Progress, Snapshot};
+use crate::log::DataFacts;
+use crate::replay::Replayed;
 
-/// A fact that all members agree on.
+/// A fact on which all members agree.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Applied {
-    Step(StepDone),
-    Epoch(EpochRecord),
+    Step(StepRecord),
+    Epoch(Box<EpochRecord>, Box<Evaluations>),
 }
 
-/// A step that not all members have reported yet.
-#[derive(Debug)]
-struct Reported {
-    /// How many have.
-    members: usize,
-    /// Who was the first, and what it said.
-    first: usize,
-    report: StepDone,
-}
-
-/// The account of a run's steps.
+/// The account of a job's steps.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    /// Names by rank.
-    members: Vec<String>,
     train_samples: u64,
     val_samples: u64,
     batch_size: usize,
     steps_per_epoch: u32,
     epochs: u32,
+    /// Names by rank, in the generation at hand.
+    members: Vec<String>,
     /// The next step that no member has reported yet, by rank.
     reported: Vec<Cursor>,
-    /// The next step that not all members have reported.
+    /// The next step that is not settled: reported by all members, or left behind by a generation.
     applied: Cursor,
     /// The steps from `applied` on that some member has reported.
-    ahead: VecDeque<Reported>,
-    last_step: StepDone,
+    ahead: VecDeque<StepRecord>,
+    /// Steps before it count though not all have reported them: the next generation begins here.
+    settled: Cursor,
     /// Epochs that are evaluated and in the history.
     closed: u32,
     evaluations: BTreeMap<u32, Evaluations>,
@@ -52,43 +46,85 @@ pub(super) struct Ledger {
     history: Vec<EpochRecord>,
     /// Validation top-1 of the last evaluation: of the average where there is one.
     metric: Option<f64>,
+    root: LedgerRoot,
+    last_step: Option<StepRecord>,
 }
 
 // === impl Ledger ===
 
 impl Ledger {
-    pub fn new(config: &Config, generation: &Generation, ready: &Ready) -> Self {
-        let batch_size = config.spec.train.batch_size as usize;
-        let snapshot = config
-            .resume
-            .as_ref()
-            .map(|resume| resume.snapshot.clone())
-            .unwrap_or_default();
+    /// The account before the first step.
+    pub fn new(spec: &Spec, data: &DataFacts) -> Self {
+        let batch_size = spec.train.batch_size as usize;
         Self {
-            members: generation
-                .members
-                .iter()
-                .map(|member| member.worker.clone())
-                .collect(),
-            train_samples: ready.train_samples,
-            val_samples: ready.val_samples,
+            train_samples: data.train_samples,
+            val_samples: data.val_samples,
             batch_size,
-            steps_per_epoch: steps_per_epoch(ready.train_samples as usize, batch_size),
-            epochs: config.spec.train.epochs,
-            reported: vec![generation.start; generation.members.len()],
-            applied: generation.start,
+            steps_per_epoch: steps_per_epoch(data.train_samples as usize, batch_size),
+            epochs: spec.train.epochs,
+            members: Vec::new(),
+            reported: Vec::new(),
+            applied: Cursor::default(),
             ahead: VecDeque::new(),
-            last_step: StepDone::default(),
-            closed: generation.start.epoch,
+            settled: Cursor::default(),
+            closed: 0,
             evaluations: BTreeMap::new(),
             last_evaluations: None,
-            progress: snapshot.progress,
-            history: snapshot.history,
-            metric: snapshot.metric,
+            progress: Progress::default(),
+            history: Vec::new(),
+            metric: None,
+            root: LedgerRoot::default(),
+            last_step: None,
         }
     }
 
-    /// The cursor up to which all members have applied everything.
+    /// The account as the log has it.
+    pub fn restore(spec: &Spec, data: &DataFacts, replayed: &Replayed) -> Self {
+        let mut ledger = Self::new(spec, data);
+        ledger.history.clone_from(&replayed.history);
+        ledger.metric = replayed.history.last().map(metric);
+        ledger.last_evaluations = replayed.evaluations.clone();
+        ledger.closed = replayed.history.len() as u32;
+        for step in &replayed.steps {
+            ledger.root.push(step);
+            ledger.applied = ledger.applied.next(ledger.steps_per_epoch);
+            if step.epoch >= ledger.closed {
+                ledger.progress.add(step);
+            }
+        }
+        ledger.last_step = replayed.steps.last().cloned();
+        ledger
+    }
+
+    /// Goes back to a checkpoint; what came after it is applied anew.
+    pub fn rewind(&mut self, snapshot: Snapshot) {
+        self.applied = snapshot.cursor;
+        self.settled = snapshot.cursor;
+        self.ahead.clear();
+        self.closed = snapshot.cursor.epoch;
+        self.evaluations.clear();
+        // An evaluation of later weights is made again.
+        if snapshot.history.len() < self.history.len() {
+            self.last_evaluations = None;
+        }
+        self.progress = snapshot.progress;
+        self.history = snapshot.history;
+        self.metric = snapshot.metric;
+        self.root = snapshot.ledger;
+        self.last_step = None;
+        self.members.clear();
+        self.reported.clear();
+    }
+
+    /// A generation begins, or goes on under a new coordinator: its members report from here on.
+    pub fn begin(&mut self, generation: &Generation) {
+        let names = generation.members.iter();
+        self.members = names.map(|member| member.worker.clone()).collect();
+        self.reported = vec![self.applied; self.members.len()];
+        self.ahead.clear();
+    }
+
+    /// The cursor up to which everything is settled.
     pub fn cursor(&self) -> Cursor {
         self.applied
     }
@@ -97,7 +133,7 @@ impl Ledger {
         self.steps_per_epoch
     }
 
-    /// Steps that all members have applied, since the start of the job.
+    /// Steps that are settled, since the start of the job.
     pub fn global_step(&self) -> u64 {
         self.applied.global_step(self.steps_per_epoch)
     }
@@ -118,11 +154,22 @@ impl Ledger {
             history: self.history.clone(),
             progress: self.progress.clone(),
             metric: self.metric,
+            ledger: self.root.clone(),
         }
     }
 
     pub fn history(&self) -> &[EpochRecord] {
         &self.history
+    }
+
+    /// The hash over all settled steps.
+    pub fn root(&self) -> &LedgerRoot {
+        &self.root
+    }
+
+    /// The replica's hash after the last settled step, where it is known.
+    pub fn replica_hash(&self) -> Option<u64> {
+        self.last_step.as_ref().map(|step| step.replica_hash)
     }
 
     /// The global step at the end of the last evaluated epoch, and how many epochs that are.
@@ -158,51 +205,59 @@ impl Ledger {
         })
     }
 
-    /// The last evaluation in this run.
+    /// The last evaluation.
     pub fn last_evaluations(&self) -> Option<&Evaluations> {
         self.last_evaluations.as_ref()
     }
 
-    /// Takes a member's report of a step.
-    pub fn step_done(&mut self, rank: usize, done: StepDone) -> Result<(), Violation> {
+    /// Takes a member's report of a step. One that was taken before is compared and has no effect.
+    pub fn step_done(&mut self, rank: usize, done: &StepDone) -> Result<(), Violation> {
         let cursor = Cursor {
             epoch: done.epoch,
             step: done.step,
         };
+        let name = &self.members[rank];
         let expected = self.reported[rank];
-        Invariant::Ex2.check(cursor == expected && cursor.epoch < self.epochs, || {
-            let name = &self.members[rank];
+        Invariant::Ex2.check(cursor <= expected && cursor.epoch < self.epochs, || {
             format!("worker `{name}` reports {cursor} where {expected} is next")
         })?;
+        if cursor < self.applied {
+            // Settled while this member was away: it catches up with what it says.
+            self.reported[rank] = expected.max(cursor.next(self.steps_per_epoch));
+            return Ok(());
+        }
         let planned =
             batch_range(self.train_samples as usize, self.batch_size, done.step).len() as u64;
         Invariant::Ex1.check(done.samples == planned, || {
-            let (name, samples) = (&self.members[rank], done.samples);
+            let samples = done.samples;
             format!("worker `{name}` applied {samples} samples at {cursor}, the plan has {planned}")
         })?;
-        let distance = expected.global_step(self.steps_per_epoch) - self.global_step();
+        let distance = cursor.global_step(self.steps_per_epoch) - self.global_step();
         match self.ahead.get_mut(distance as usize) {
             Some(step) => {
-                let (ours, theirs) = (done.replica_hash, step.report.replica_hash);
+                let (ours, theirs) = (done.replica_hash, step.replica_hash);
                 Invariant::Rep1.check(ours == theirs, || {
-                    let (name, first) = (&self.members[rank], &self.members[step.first]);
+                    let first = &self.members[step.confirmed[0] as usize];
                     format!("after {cursor} worker `{first}` has replica {theirs:016x}, worker `{name}` {ours:016x}")
                 })?;
-                step.members += 1;
-                step.report.seconds = step.report.seconds.max(done.seconds);
+                if cursor == expected {
+                    step.confirmed.push(rank as u32);
+                    step.seconds = step.seconds.max(done.seconds);
+                }
             }
-            None => self.ahead.push_back(Reported {
-                members: 1,
-                first: rank,
-                report: done,
-            }),
+            None => self.ahead.push_back(record(rank, done)),
         }
-        self.reported[rank] = cursor.next(self.steps_per_epoch);
+        if cursor == expected {
+            self.reported[rank] = cursor.next(self.steps_per_epoch);
+        }
         Ok(())
     }
 
-    /// Takes the evaluation at an epoch's end.
+    /// Takes the evaluation at an epoch's end. One that was taken before has no effect.
     pub fn epoch_done(&mut self, rank: usize, done: &EpochDone) -> Result<(), Failure> {
+        if done.epoch < self.closed || self.evaluations.contains_key(&done.epoch) {
+            return Ok(());
+        }
         let name = &self.members[rank];
         let evaluations: Evaluations =
             serde_json::from_slice(&done.evaluation_json).map_err(|error| {
@@ -211,10 +266,7 @@ impl Ledger {
                 ))
             })?;
         let next = self.reported[rank];
-        let in_turn = rank == 0
-            && next.step == 0
-            && next.epoch == done.epoch + 1
-            && !self.evaluations.contains_key(&done.epoch);
+        let in_turn = next.epoch > done.epoch;
         Invariant::Ex2.check(in_turn, || {
             let epoch = done.epoch;
             format!("worker `{name}` reports the end of epoch {epoch} where {next} is next")
@@ -233,35 +285,47 @@ impl Ledger {
         Ok(())
     }
 
-    /// The next fact on which all members agree, if there is one. Until the next call everything else
-    /// that the ledger tells stands exactly at that fact.
+    /// The next generation begins at `start`: what was reported before it counts, whoever of its members
+    /// is gone by now; what was reported after it does not.
+    pub fn settle(&mut self, start: Cursor) {
+        self.settled = start;
+    }
+
+    /// The next fact that is settled, if there is one. Until the next call everything else that the
+    /// ledger tells stands exactly at that fact.
     pub fn advance(&mut self) -> Result<Option<Applied>, Violation> {
-        let all_reported = self
+        let all = self.members.len();
+        let is_settled = self
             .ahead
             .front()
-            .is_some_and(|step| step.members == self.members.len());
+            .is_some_and(|step| step.confirmed.len() == all || step.cursor() < self.settled);
         if self.applied.epoch > self.closed {
             let Some(evaluations) = self.evaluations.remove(&self.closed) else {
-                Invariant::Ev1.check(!all_reported, || {
+                Invariant::Ev1.check(!is_settled, || {
                     format!("epoch {} was never evaluated", self.closed)
                 })?;
                 return Ok(None);
             };
-            return Ok(Some(Applied::Epoch(self.close_epoch(evaluations)?)));
+            let record = self.close_epoch(&evaluations)?;
+            return Ok(Some(Applied::Epoch(
+                Box::new(record),
+                Box::new(evaluations),
+            )));
         }
-        if !all_reported {
+        if !is_settled {
             return Ok(None);
         }
         let Some(step) = self.ahead.pop_front() else {
             return Ok(None);
         };
-        self.progress.add(&step.report);
-        self.last_step = step.report;
+        self.progress.add(&step);
+        self.root.push(&step);
         self.applied = self.applied.next(self.steps_per_epoch);
-        Ok(Some(Applied::Step(step.report)))
+        self.last_step = Some(step.clone());
+        Ok(Some(Applied::Step(step)))
     }
 
-    fn close_epoch(&mut self, evaluations: Evaluations) -> Result<EpochRecord, Violation> {
+    fn close_epoch(&mut self, evaluations: &Evaluations) -> Result<EpochRecord, Violation> {
         let progress = std::mem::take(&mut self.progress);
         let (samples, expected) = (progress.samples, self.train_samples);
         Invariant::Ex1.check(samples == expected, || {
@@ -272,12 +336,13 @@ impl Ledger {
         })?;
         self.closed += 1;
         let (raw, ema) = (&evaluations.raw, evaluations.ema.as_ref());
+        let last = self.last_step.as_ref();
         let record = EpochRecord {
             epoch: self.closed,
             train_loss: progress.loss_sum / samples as f64,
             train_top1: progress.top1 as f64 / samples as f64,
-            learning_rate: self.last_step.learning_rate,
-            grad_norm: self.last_step.grad_norm,
+            learning_rate: last.map_or(f64::NAN, |step| step.learning_rate),
+            grad_norm: last.map_or(f64::NAN, |step| step.grad_norm),
             val_loss: raw.loss,
             val_top1: raw.top1,
             val_top5: raw.top5,
@@ -288,10 +353,32 @@ impl Ledger {
             seconds: progress.seconds,
             workers: self.members.len() as u32,
         };
-        self.metric = Some(ema.unwrap_or(raw).top1);
-        self.last_evaluations = Some(evaluations);
+        self.metric = Some(metric(&record));
+        self.last_evaluations = Some(evaluations.clone());
         self.history.push(record.clone());
         Ok(record)
+    }
+}
+
+/// Validation top-1 by which the best checkpoint is chosen.
+fn metric(record: &EpochRecord) -> f64 {
+    record.ema_top1.unwrap_or(record.val_top1)
+}
+
+fn record(rank: usize, done: &StepDone) -> StepRecord {
+    StepRecord {
+        epoch: done.epoch,
+        step: done.step,
+        generation: done.generation,
+        samples: done.samples,
+        loss_sum: done.loss_sum,
+        top1: done.top1,
+        top5: done.top5,
+        learning_rate: done.learning_rate,
+        grad_norm: done.grad_norm,
+        replica_hash: done.replica_hash,
+        seconds: done.seconds,
+        confirmed: vec![rank as u32],
     }
 }
 

@@ -1,9 +1,11 @@
 //! The coordinator as a server: gRPC, storage and the clock around the [`machine`](crate::machine).
 //!
-//! One task owns the machine. Storage is another task that works through what the machine asks for,
-//! in that order, and answers with events, so a slow store never holds up the workers.
+//! One task owns the machine. Storage is two other tasks that work through what the machine asks for, the
+//! log apart from everything else, and answer with events: a slow store never holds up the workers, and a
+//! checkpoint never holds up a change of membership.
 
 mod service;
+mod standby;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,12 +13,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use perennial_plan::Spec;
 use perennial_proto::v1::coordinator_server::CoordinatorServer;
+use perennial_proto::v1::{Refused, StatusReply};
 use perennial_proto::{MAX_MESSAGE_BYTES, VERSION};
 use perennial_store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout};
+use tonic::Status;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
@@ -24,24 +28,31 @@ use crate::machine::{Config, ConnectionId, Effect, Event, Machine, Outcome};
 use crate::storage::{Opened, Storage};
 use crate::{CoordinatorError, JobEvent};
 use service::{Incoming, Outgoing, Service};
+use standby::{Turn, wait_for_turn};
 
 const TICK: Duration = Duration::from_millis(100);
 /// How long workers may take to hear the end, and storage to finish what it has begun.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// How often a ruling coordinator looks whether another one has written to the log.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// What a coordinator serves, and where.
 #[derive(Debug)]
 pub struct ServeConfig {
     /// `HOST:PORT`; port 0 takes a free one.
     pub listen: String,
+    /// Where others reach it, `HOST:PORT`; none: where it listens.
+    pub advertise: Option<String>,
     pub spec: Spec,
-    /// The run begins with so many workers.
+    /// The wanted number of workers, unless the job's log has another.
     pub workers: u32,
     pub store: Store,
     /// How workers reach the store, as in `--store`.
     pub store_url: String,
     /// Go on from the newest checkpoint. Without it a job that has one is left alone.
     pub resume: bool,
+    /// Rule only while nobody else does.
+    pub standby: bool,
     /// The command that goes on with the job, for messages.
     pub resume_command: String,
     /// The command that trains this again, for the report.
@@ -57,36 +68,21 @@ pub async fn serve(
     mut stop: watch::Receiver<bool>,
 ) -> Result<Outcome, CoordinatorError> {
     let listener = listen(&config.listen).await?;
-    let Opened {
-        storage,
-        resume,
-        generation,
-        log_position,
-    } = Storage::open(&config).await?;
-    let machine = Machine::new(
-        Config {
-            spec: config.spec,
-            expected_workers: config.workers,
-            version: VERSION.into(),
-            store_url: config.store_url,
-            resume,
-            generation,
-            writer: writer(),
-            log_position,
-            resume_command: config.resume_command,
-        },
-        Duration::ZERO,
-    );
-
-    let (inbox, incoming) = unbounded_channel();
-    let (orders, work) = unbounded_channel();
-    let storing = tokio::spawn(storage.work_through(work, reply_to(inbox.clone())));
-    if let Ok(address) = listener.local_addr() {
-        let _ = bound.send(address);
+    let first = if config.standby {
+        None
+    } else {
+        Some(Storage::open(&config).await?)
+    };
+    let (inbox, mut incoming) = unbounded_channel();
+    let local = listener.local_addr().ok();
+    let advertised = config.advertise.clone();
+    let address = advertised.unwrap_or_else(|| local.map(reachable).unwrap_or_default());
+    if let Some(local) = local {
+        let _ = bound.send(local);
     }
     let (shut_down, shutting_down) = oneshot::channel::<()>();
-    let service =
-        CoordinatorServer::new(Service::new(inbox)).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let service = CoordinatorServer::new(Service::new(inbox.clone()))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let serving = tokio::spawn(
         Server::builder()
             .add_service(service)
@@ -98,15 +94,281 @@ pub async fn serve(
             ),
     );
 
-    let outcome = govern(machine, incoming, &orders, &events, &mut stop).await;
-    drop(orders);
+    let court = Court {
+        config: &config,
+        address,
+        inbox,
+        events: &events,
+    };
+    let outcome = court.reign(first, &mut incoming, &mut stop).await;
     let _ = shut_down.send(());
-    let _ = timeout(FAREWELL, async {
-        let _ = storing.await;
-        let _ = serving.await;
-    })
-    .await;
-    Ok(outcome)
+    let _ = timeout(FAREWELL, serving).await;
+    outcome
+}
+
+/// What a coordinator needs to rule, once or again and again.
+struct Court<'a> {
+    config: &'a ServeConfig,
+    address: String,
+    inbox: UnboundedSender<Incoming>,
+    events: &'a UnboundedSender<JobEvent>,
+}
+
+// === impl Court ===
+
+impl Court<'_> {
+    /// Rules until the run ends. A standby that is deposed waits for its turn again.
+    async fn reign(
+        &self,
+        mut opened: Option<Opened>,
+        incoming: &mut UnboundedReceiver<Incoming>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<Outcome, CoordinatorError> {
+        loop {
+            let opened = match opened.take() {
+                Some(opened) => opened,
+                None => match wait_for_turn(self.config, incoming, self.events, stop).await? {
+                    Turn::Rule(opened) => *opened,
+                    Turn::Over(outcome) => return Ok(outcome),
+                },
+            };
+            match self.rule(opened, incoming, stop).await? {
+                Outcome::Deposed { message } if self.config.standby => {
+                    tracing::warn!("{message}; it is a standby again");
+                }
+                outcome => return Ok(outcome),
+            }
+        }
+    }
+
+    async fn rule(
+        &self,
+        opened: Opened,
+        incoming: &mut UnboundedReceiver<Incoming>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<Outcome, CoordinatorError> {
+        let clock = Instant::now();
+        let Opened {
+            storage,
+            resume,
+            log,
+        } = opened;
+        let config = self.config;
+        let machine = Machine::new(
+            Config {
+                spec: config.spec.clone(),
+                wanted: config.workers,
+                version: VERSION.into(),
+                store_url: config.store_url.clone(),
+                address: self.address.clone(),
+                resume,
+                writer: writer(),
+                log,
+                resume_command: config.resume_command.clone(),
+            },
+            Duration::ZERO,
+        );
+        let (machine, effects) = machine.map_err(perennial_store::StoreError::from)?;
+        let (orders, work) = unbounded_channel();
+        let (entries, log_work) = unbounded_channel();
+        let working = [
+            tokio::spawn(
+                storage
+                    .clone()
+                    .work_through(work, reply_to(self.inbox.clone())),
+            ),
+            tokio::spawn(
+                storage
+                    .clone()
+                    .work_through(log_work, reply_to(self.inbox.clone())),
+            ),
+        ];
+        let mut government = Government {
+            machine,
+            clock,
+            outgoing: HashMap::new(),
+            orders,
+            entries,
+            events: self.events.clone(),
+        };
+        let outcome = government
+            .govern(effects, &storage, &self.inbox, incoming, stop)
+            .await;
+        drop(government);
+        let _ = timeout(FAREWELL, async {
+            for task in working {
+                let _ = task.await;
+            }
+        })
+        .await;
+        Ok(outcome)
+    }
+}
+
+/// The task that owns the machine. Dropping the ways to the workers at the end lets each hear its last
+/// message and then closes its stream.
+struct Government {
+    machine: Machine,
+    clock: Instant,
+    outgoing: HashMap<ConnectionId, Outgoing>,
+    orders: UnboundedSender<Effect>,
+    entries: UnboundedSender<Effect>,
+    events: UnboundedSender<JobEvent>,
+}
+
+// === impl Government ===
+
+impl Government {
+    async fn govern(
+        &mut self,
+        effects: Vec<Effect>,
+        storage: &Storage,
+        inbox: &UnboundedSender<Incoming>,
+        incoming: &mut UnboundedReceiver<Incoming>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Outcome {
+        if let Some(outcome) = self.carry_out(effects) {
+            return outcome;
+        }
+        let mut ticks = tokio::time::interval(TICK);
+        let mut looks = tokio::time::interval(LOOK);
+        let mut may_stop = true;
+        loop {
+            let event = tokio::select! {
+                biased;
+                Some(came) = incoming.recv() => match self.receive(came) {
+                    Some(event) => event,
+                    None => continue,
+                },
+                stopped = stop.wait_for(|stop| *stop), if may_stop => {
+                    may_stop = false;
+                    match stopped {
+                        Ok(_) => Event::StopRequested,
+                        // Nobody is left who could ask for a stop.
+                        Err(_) => continue,
+                    }
+                }
+                _ = ticks.tick() => Event::Tick,
+                _ = looks.tick() => {
+                    self.look_for_rivals(storage, inbox);
+                    continue;
+                }
+            };
+            let effects = self.machine.handle(self.clock.elapsed(), event);
+            if let Some(outcome) = self.carry_out(effects) {
+                return outcome;
+            }
+        }
+    }
+
+    /// What the machine has to know of what came.
+    fn receive(&mut self, came: Incoming) -> Option<Event> {
+        match came {
+            Incoming::Connected(connection, way) => {
+                self.outgoing.insert(connection, way);
+                Some(Event::Connected(connection))
+            }
+            Incoming::Event(event) => {
+                if let Event::Disconnected(connection, _) = &event {
+                    self.outgoing.remove(connection);
+                }
+                Some(event)
+            }
+            Incoming::Status(answer) => {
+                let _ = answer.send(self.machine.status());
+                None
+            }
+            Incoming::Wish(event, answer) => {
+                if let Some(refusal) = self.why_not(&event) {
+                    let _ = answer.send(Err(refusal));
+                    return None;
+                }
+                let effects = self.machine.handle(self.clock.elapsed(), event);
+                let _ = answer.send(Ok(self.machine.status()));
+                // The end comes with a later event: a wish does not end a run.
+                let _ = self.carry_out(effects);
+                None
+            }
+        }
+    }
+
+    fn why_not(&self, wish: &Event) -> Option<Status> {
+        let status = self.machine.status();
+        match wish {
+            Event::DrainRequested(name) => {
+                let known = status.workers.iter().any(|worker| worker.worker == *name);
+                let names: Vec<&str> = (status.workers.iter())
+                    .map(|worker| worker.worker.as_str())
+                    .collect();
+                (!known).then(|| {
+                    Status::not_found(format!(
+                        "job `{}` has no worker `{name}`; it has `{}`",
+                        status.job,
+                        names.join("`, `")
+                    ))
+                })
+            }
+            Event::ScaleRequested(wanted) => self
+                .machine
+                .why_not_scale(*wanted)
+                .map(Status::invalid_argument),
+            _ => None,
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) -> Option<Outcome> {
+        for effect in effects {
+            match effect {
+                Effect::Send(connection, message) => {
+                    if let Some(way) = self.outgoing.get(&connection) {
+                        let _ = way.send(Ok(message));
+                    }
+                }
+                Effect::Close(connection) => drop(self.outgoing.remove(&connection)),
+                Effect::Emit(event) => drop(self.events.send(event)),
+                Effect::End(outcome) => return Some(outcome),
+                entry @ Effect::AppendLog { .. } => drop(self.entries.send(entry)),
+                order => drop(self.orders.send(order)),
+            }
+        }
+        None
+    }
+
+    /// Another coordinator that wrote to the log is noticed even when there is nothing to write.
+    fn look_for_rivals(&self, storage: &Storage, inbox: &UnboundedSender<Incoming>) {
+        let (storage, inbox) = (storage.clone(), inbox.clone());
+        let (position, term) = (self.machine.log_position(), self.machine.term());
+        tokio::spawn(async move {
+            if storage.is_written_by_another(position, term).await {
+                let _ = inbox.send(Incoming::Event(Event::LogRaceLost));
+            }
+        });
+    }
+}
+
+/// Turns a visitor away while this coordinator does not rule.
+fn turn_away(came: Incoming, job: &str) {
+    match came {
+        Incoming::Connected(_, way) => {
+            let refused = Refused {
+                reason: "this coordinator is a standby".to_string(),
+                elsewhere: true,
+            };
+            let _ = way.send(Ok(refused.into()));
+        }
+        Incoming::Status(answer) => {
+            let _ = answer.send(StatusReply {
+                job: job.to_string(),
+                phase: "standby".to_string(),
+                reason: "another coordinator rules".to_string(),
+                ..StatusReply::default()
+            });
+        }
+        Incoming::Wish(_, answer) => {
+            let _ = answer.send(Err(Status::unavailable("this coordinator is a standby")));
+        }
+        Incoming::Event(_) => {}
+    }
 }
 
 async fn listen(address: &str) -> Result<TcpListener, CoordinatorError> {
@@ -117,6 +379,17 @@ async fn listen(address: &str) -> Result<TcpListener, CoordinatorError> {
             _ => CoordinatorError::Listen { address, source },
         }
     })
+}
+
+/// Where this machine itself reaches a listener at `address`.
+fn reachable(mut address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address.to_string()
 }
 
 /// A name that no other coordinator has.
@@ -130,61 +403,5 @@ fn writer() -> String {
 fn reply_to(inbox: UnboundedSender<Incoming>) -> impl Fn(Event) + Send + 'static {
     move |event| {
         let _ = inbox.send(Incoming::Event(event));
-    }
-}
-
-/// Owns the machine until the run ends. Dropping the ways to the workers at the end lets each hear its
-/// last message and then closes its stream.
-async fn govern(
-    mut machine: Machine,
-    mut incoming: UnboundedReceiver<Incoming>,
-    storage: &UnboundedSender<Effect>,
-    events: &UnboundedSender<JobEvent>,
-    stop: &mut watch::Receiver<bool>,
-) -> Outcome {
-    let clock = Instant::now();
-    let mut outgoing: HashMap<ConnectionId, Outgoing> = HashMap::new();
-    let mut ticks = tokio::time::interval(TICK);
-    let mut may_stop = true;
-    loop {
-        let event = tokio::select! {
-            biased;
-            Some(came) = incoming.recv() => match came {
-                Incoming::Connected(connection, way) => {
-                    outgoing.insert(connection, way);
-                    Event::Connected(connection)
-                }
-                Incoming::Event(event) => event,
-                Incoming::Status(answer) => {
-                    let _ = answer.send(machine.status());
-                    continue;
-                }
-            },
-            stopped = stop.wait_for(|stop| *stop), if may_stop => {
-                may_stop = false;
-                match stopped {
-                    Ok(_) => Event::StopRequested,
-                    // Nobody is left who could ask for a stop.
-                    Err(_) => continue,
-                }
-            }
-            _ = ticks.tick() => Event::Tick,
-        };
-        if let Event::Disconnected(connection, _) = &event {
-            outgoing.remove(connection);
-        }
-        for effect in machine.handle(clock.elapsed(), event) {
-            match effect {
-                Effect::Send(connection, message) => {
-                    if let Some(way) = outgoing.get(&connection) {
-                        let _ = way.send(Ok(message));
-                    }
-                }
-                Effect::Close(connection) => drop(outgoing.remove(&connection)),
-                Effect::Emit(event) => drop(events.send(event)),
-                Effect::End(outcome) => return outcome,
-                order => drop(storage.send(order)),
-            }
-        }
     }
 }

@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use perennial_proto::v1::coordinator_server::Coordinator;
-use perennial_proto::v1::{CoordinatorMessage, StatusReply, StatusRequest, WorkerMessage};
+use perennial_proto::v1::{
+    CoordinatorMessage, DrainReply, DrainRequest, ScaleReply, ScaleRequest, StatusReply,
+    StatusRequest, WorkerMessage,
+};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -19,6 +22,8 @@ pub(super) enum Incoming {
     Connected(ConnectionId, Outgoing),
     Event(Event),
     Status(oneshot::Sender<StatusReply>),
+    /// A wish of an operator; the error says why it cannot be.
+    Wish(Event, oneshot::Sender<Result<StatusReply, Status>>),
 }
 
 pub(super) struct Service {
@@ -34,6 +39,14 @@ impl Service {
             inbox,
             connections: AtomicU64::new(0),
         }
+    }
+
+    async fn wish(&self, event: Event) -> Result<StatusReply, Status> {
+        let (answer, reply) = oneshot::channel();
+        self.inbox
+            .send(Incoming::Wish(event, answer))
+            .map_err(|_| run_is_over())?;
+        reply.await.map_err(|_| run_is_over())?
     }
 }
 
@@ -77,6 +90,30 @@ impl Coordinator for Service {
             .map_err(|_| run_is_over())?;
         let reply = reply.await.map_err(|_| run_is_over())?;
         Ok(Response::new(reply))
+    }
+
+    async fn scale(&self, request: Request<ScaleRequest>) -> Result<Response<ScaleReply>, Status> {
+        let workers = request.into_inner().workers;
+        if workers == 0 {
+            return Err(Status::invalid_argument(
+                "0 workers cannot train; stop the job instead",
+            ));
+        }
+        let status = self.wish(Event::ScaleRequested(workers)).await?;
+        let present = status
+            .workers
+            .iter()
+            .filter(|worker| worker.state != "gone");
+        Ok(Response::new(ScaleReply {
+            wanted: status.wanted,
+            present: present.count() as u32,
+        }))
+    }
+
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainReply>, Status> {
+        let worker = request.into_inner().worker;
+        self.wish(Event::DrainRequested(worker)).await?;
+        Ok(Response::new(DrainReply {}))
     }
 }
 

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 
 /// The results of a sequence of requests, in order, computed up to a bounded number ahead. Dropping it
-/// stops the threads after the request each is at.
+/// waits for nothing: each thread ends after the request it is at.
 pub struct Prefetcher<T> {
     shared: Arc<Shared<T>>,
-    threads: Vec<JoinHandle<()>>,
 }
 
 struct Shared<T> {
@@ -52,13 +50,11 @@ impl<T: Send + 'static> Prefetcher<T> {
         });
         let requests = Arc::new(Mutex::new(requests));
         let work = Arc::new(work);
-        let threads = (0..threads.max(1))
-            .map(|_| {
-                let (shared, requests, work) = (shared.clone(), requests.clone(), work.clone());
-                std::thread::spawn(move || shared.serve(&requests, &*work))
-            })
-            .collect();
-        Self { shared, threads }
+        for _ in 0..threads.max(1) {
+            let (shared, requests, work) = (shared.clone(), requests.clone(), work.clone());
+            std::thread::spawn(move || shared.serve(&requests, &*work));
+        }
+        Self { shared }
     }
 }
 
@@ -93,12 +89,12 @@ impl<T> Iterator for Prefetcher<T> {
 
 impl<T> Drop for Prefetcher<T> {
     fn drop(&mut self) {
-        self.shared.lock().closed = true;
+        let mut state = self.shared.lock();
+        state.closed = true;
+        let unwanted = std::mem::take(&mut state.ready);
+        drop(state);
         self.shared.changed.notify_all();
-        for thread in self.threads.drain(..) {
-            // A panic of the thread was reported by `next`, or nobody is left to be told.
-            let _ = thread.join();
-        }
+        drop(unwanted);
     }
 }
 

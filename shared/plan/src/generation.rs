@@ -5,8 +5,6 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::order::slot_range;
-
 /// A position in the training: the next step to apply is step `step` of epoch `epoch`, both from 0.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -51,6 +49,8 @@ impl fmt::Display for Cursor {
 pub struct Member {
     /// The name the coordinator gave it, unique in the job.
     pub worker: String,
+    /// Drawn by its process: another process of this name is another worker.
+    pub incarnation: u64,
     /// Where its collective listens: `host:port`.
     pub address: String,
     /// The slots it computes.
@@ -72,25 +72,29 @@ pub struct Generation {
 // === impl Generation ===
 
 impl Generation {
-    /// Deals `slots` slots to `workers` (name, address) in nearly equal contiguous ranges. A member
-    /// past the number of slots gets none and still takes part in every collective.
+    /// Deals `slots` slots to `members` in contiguous ranges, to each in proportion to its speed (any
+    /// unit above 0; equal speeds give nearly equal ranges). While there are enough slots nobody goes
+    /// without; a member past their number gets none and still takes part in every collective.
     pub fn deal(
         id: u64,
-        workers: Vec<(String, String)>,
+        members: Vec<Candidate>,
         slots: u32,
         start: Cursor,
         checkpoint: Option<u64>,
     ) -> Self {
-        let count = workers.len() as u32;
-        let members = workers
+        let speeds: Vec<f64> = members.iter().map(|member| member.speed).collect();
+        let mut next = 0;
+        let members = members
             .into_iter()
-            .enumerate()
-            .map(|(rank, (worker, address))| {
-                let slots = slot_range(0..slots as usize, count, rank as u32);
+            .zip(shares(&speeds, slots))
+            .map(|(member, share)| {
+                let first = next;
+                next += share;
                 Member {
-                    worker,
-                    address,
-                    slots: slots.start as u32..slots.end as u32,
+                    worker: member.worker,
+                    incarnation: member.incarnation,
+                    address: member.address,
+                    slots: first..next,
                 }
             })
             .collect();
@@ -101,6 +105,44 @@ impl Generation {
             checkpoint,
         }
     }
+
+    /// The member of this name.
+    pub fn member(&self, worker: &str) -> Option<&Member> {
+        self.members.iter().find(|member| member.worker == worker)
+    }
+}
+
+/// A worker that is to become a member.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    pub worker: String,
+    pub incarnation: u64,
+    /// Where its collective listens: `host:port`.
+    pub address: String,
+    /// Slots a second, or any other measure that is the same for all.
+    pub speed: f64,
+}
+
+/// How many of `slots` each gets: each slot in turn goes to whoever would be done with it first; ties
+/// go to the earlier one. With equal speeds the first `slots % count` get one more.
+fn shares(speeds: &[f64], slots: u32) -> Vec<u32> {
+    let mut shares = vec![0u32; speeds.len()];
+    for dealt in 0..slots as usize {
+        // Everybody gets one first.
+        let first_round = dealt < speeds.len();
+        let done = |index: usize| {
+            if first_round {
+                f64::from(shares[index])
+            } else {
+                f64::from(shares[index] + 1) / speeds[index]
+            }
+        };
+        let next = (0..speeds.len()).min_by(|a, b| done(*a).total_cmp(&done(*b)));
+        if let Some(next) = next {
+            shares[next] += 1;
+        }
+    }
+    shares
 }
 
 #[cfg(test)]
@@ -110,10 +152,8 @@ mod tests {
     #[test]
     fn every_slot_is_dealt_to_one_member() {
         for (slots, workers) in [(4, 1), (4, 3), (7, 2), (2, 5)] {
-            let names = (0..workers)
-                .map(|w| (format!("w{w}"), String::new()))
-                .collect();
-            let generation = Generation::deal(1, names, slots, Cursor::default(), None);
+            let candidates = candidates(&vec![1.0; workers]);
+            let generation = Generation::deal(1, candidates, slots, Cursor::default(), None);
             let dealt: Vec<u32> = generation
                 .members
                 .iter()
@@ -121,6 +161,24 @@ mod tests {
                 .collect();
             assert_eq!(dealt, (0..slots).collect::<Vec<_>>());
         }
+    }
+
+    fn candidates(speeds: &[f64]) -> Vec<Candidate> {
+        let candidate = |(index, speed): (usize, &f64)| Candidate {
+            worker: format!("w{index}"),
+            incarnation: index as u64,
+            address: String::new(),
+            speed: *speed,
+        };
+        speeds.iter().enumerate().map(candidate).collect()
+    }
+
+    #[test]
+    fn a_worker_twice_as_fast_holds_about_twice_the_slots_and_nobody_goes_without() {
+        assert_eq!(shares(&[2.0, 1.0, 1.0], 8), [4, 2, 2]);
+        assert_eq!(shares(&[1.0, 100.0], 3), [1, 2]);
+        assert_eq!(shares(&[1.0, 1.0, 1.0], 8), [3, 3, 2]);
+        assert_eq!(shares(&[9.0, 1.0, 1.0], 2), [1, 1, 0]);
     }
 
     #[test]

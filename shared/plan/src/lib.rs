@@ -7,11 +7,12 @@
 
 pub mod generation;
 pub mod invariants;
+pub mod ledger;
 pub mod order;
 pub mod random;
 pub mod spec;
 pub mod tensors;
 pub mod tree;
 
-pub use generation::{Cursor, Generation, Member};
+pub use generation::{Candidate, Cursor, Generation, Member};
 pub use spec::Spec;

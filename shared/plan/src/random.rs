@@ -24,6 +24,8 @@ pub enum Domain {
     StoreFaults = 64,
     /// Pauses before another attempt at the store: `[attempt]`. Nothing that is trained.
     Backoff = 65,
+    /// Faults that a run is to suffer, and when: `[round]`, and `[round, place]`. Nothing that is trained.
+    Chaos = 66,
 }
 
 /// A source of uniform randomness. The algorithms that must match another library are written

@@ -104,6 +104,7 @@ fn sample(classes: u32, epochs: u32) -> Report {
         ema: Some(ema),
         weights_sha256: Some("9f2c4e8b7d1a6053c2f98e41b7a0d3655e0c1f7a8b92d4e6f3a1c5b7d9e80f24".into()),
         ema_sha256: Some("51d07c3be9a84f62d0b13e7f95c2a86401e7f3d98b5c6a2f4e0d1b7c9a83f5e6".into()),
+        ledger_root: Some("7c2f8a5b0e3d96f1a4c8b7d2e5f09386a1b4c7d0e3f6a9b2c5d8e1f4a7b0c3d6".into()),
         numerics: "cpu x86_64 avx2 f32, kernels 1".into(),
         workers: 2,
         generations: 3,

@@ -144,6 +144,9 @@ pub struct Report {
     pub ema: Option<Evaluation>,
     pub weights_sha256: Option<String>,
     pub ema_sha256: Option<String>,
+    /// Merkle root over all applied steps, where the job is finished.
+    #[serde(default)]
+    pub ledger_root: Option<String>,
     /// The class of processors and kernels whose bits agree.
     pub numerics: String,
     /// At the end.

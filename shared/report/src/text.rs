@@ -241,6 +241,7 @@ impl Report {
         let hashes = [
             ("weights", self.weights_sha256.as_deref()),
             ("EMA weights", self.ema_sha256.as_deref()),
+            ("Ledger root", self.ledger_root.as_deref()),
             ("data", Some(self.data.fingerprint.as_str())),
         ];
         for (name, hash) in hashes {

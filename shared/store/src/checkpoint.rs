@@ -170,7 +170,16 @@ impl Job {
     /// The manifest of the newest checkpoint. A broken one is an error, not a reason to go further back.
     /// A store that lists new objects late may for a while name an older one, which is a whole one too.
     pub async fn newest_checkpoint(&self) -> Result<Option<Manifest>, StoreError> {
-        match self.checkpoint_steps().await?.last() {
+        self.newest_checkpoint_up_to(u64::MAX).await
+    }
+
+    /// As [`Job::newest_checkpoint`], as if there were none after `steps` steps.
+    pub async fn newest_checkpoint_up_to(
+        &self,
+        steps: u64,
+    ) -> Result<Option<Manifest>, StoreError> {
+        let all = self.checkpoint_steps().await?;
+        match all.iter().rfind(|step| **step <= steps) {
             Some(step) => self.load_manifest(*step).await.map(Some),
             None => Ok(None),
         }
@@ -282,7 +291,8 @@ impl Job {
         Ok(problems)
     }
 
-    pub(crate) fn manifest_path(&self, step: u64) -> String {
+    /// The path in the store of a manifest.
+    pub fn manifest_path(&self, step: u64) -> String {
         self.path(&format!("{}/MANIFEST.json", folder(step)))
     }
 }

@@ -64,6 +64,9 @@ pub struct Faults {
     pub list_delay: Duration,
     /// The kinds to choose from; all when empty. Late listings depend on `list_delay` alone.
     pub only: Vec<FaultKind>,
+    /// Faults happen only while this file is there; without one, always. So they can be switched on and off
+    /// while a process runs.
+    pub while_file: Option<PathBuf>,
     /// A file that gets one line `KIND OPERATION PATH` for each fault, so that a process can count those
     /// of others.
     pub count_file: Option<PathBuf>,
@@ -152,12 +155,19 @@ impl Default for Faults {
             slow: Duration::ZERO,
             list_delay: Duration::ZERO,
             only: Vec::new(),
+            while_file: None,
             count_file: None,
         }
     }
 }
 
 impl Faults {
+    /// Whether faults happen now.
+    pub(crate) fn are_on(&self) -> bool {
+        let file = self.while_file.as_ref();
+        file.is_none_or(|file| file.exists())
+    }
+
     /// The fault of the `number`-th operation of its kind, if it has one.
     pub(crate) fn draw(&self, operation: Operation, number: u64) -> Option<FaultKind> {
         let mut stream = Stream::new(self.seed, Domain::StoreFaults, &[operation as u64, number]);
@@ -206,10 +216,11 @@ impl FromStr for Faults {
                     faults.only = (kinds.collect::<Option<_>>())
                         .ok_or_else(|| wrong(&format!("of {}", names())))?;
                 }
+                "while-file" => faults.while_file = Some(value.into()),
                 "count-file" => faults.count_file = Some(value.into()),
                 _ => {
                     return Err(refused(format!(
-                        "`{key}` is unknown; there are seed, rate, slow, list-delay, only and count-file"
+                        "`{key}` is unknown; there are seed, rate, slow, list-delay, only, while-file and count-file"
                     )));
                 }
             }

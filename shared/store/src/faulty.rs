@@ -73,6 +73,9 @@ impl FaultyStore {
 
     /// The fault that the next operation of this kind is to suffer.
     fn next(&self, operation: Operation, path: &str) -> Option<FaultKind> {
+        if !self.shared.faults.are_on() {
+            return None;
+        }
         let number = self.shared.numbers[operation as usize].fetch_add(1, Ordering::Relaxed);
         let fault = self.shared.faults.draw(operation, number)?;
         self.shared.counts.record(fault, operation, path);
@@ -106,7 +109,7 @@ impl FaultyStore {
     /// Whether listings know the object by now.
     fn is_listed(&self, meta: &ObjectMeta) -> bool {
         let delay = self.shared.faults.list_delay;
-        if delay.is_zero() {
+        if delay.is_zero() || !self.shared.faults.are_on() {
             return true;
         }
         let changed = SystemTime::from(meta.last_modified);

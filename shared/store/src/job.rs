@@ -116,13 +116,7 @@ impl Job {
     /// The log from position `from` on, checked to be contiguous from there. What listings do not know
     /// yet is found by asking for the next position until there is none.
     pub async fn read_log<T: DeserializeOwned>(&self, from: u64) -> Result<Vec<T>, StoreError> {
-        let before = from.checked_sub(1).map(|seq| self.log_path(seq));
-        let log = self.path("log");
-        let objects = self.store.list_from(&log, before.as_deref()).await?;
-        let listed = objects.iter().filter_map(|o| position(&o.path));
-        let end = listed
-            .max()
-            .map_or(from, |newest| from.max(newest.saturating_add(1)));
+        let end = self.listed_end(from).await?;
         let entries = stream::iter(from..end).map(|seq| async move {
             let entry = self.log_entry(seq).await?;
             Invariant::Log1.check(entry.is_some(), || {
@@ -138,7 +132,36 @@ impl Job {
         Ok(entries)
     }
 
-    fn log_path(&self, seq: u64) -> String {
+    /// Every position up to the last entry that is there, whether the log is whole or not: nothing where
+    /// one is missing, [`StoreError::Malformed`] where one cannot be used.
+    pub async fn scan_log<T: DeserializeOwned>(
+        &self,
+    ) -> Result<Vec<Result<Option<T>, StoreError>>, StoreError> {
+        let end = self.listed_end(0).await?;
+        let entries = stream::iter(0..end).map(|seq| self.log_entry(seq));
+        let mut entries: Vec<Result<Option<T>, StoreError>> =
+            entries.buffered(READS).collect().await;
+        loop {
+            match self.log_entry(entries.len() as u64).await {
+                Ok(None) => return Ok(entries),
+                Err(error) if !matches!(error, StoreError::Malformed { .. }) => return Err(error),
+                entry => entries.push(entry),
+            }
+        }
+    }
+
+    /// The position after the last entry that listings know.
+    async fn listed_end(&self, from: u64) -> Result<u64, StoreError> {
+        let before = from.checked_sub(1).map(|seq| self.log_path(seq));
+        let log = self.path("log");
+        let objects = self.store.list_from(&log, before.as_deref()).await?;
+        let listed = objects.iter().filter_map(|o| position(&o.path));
+        let end = listed.max().map(|newest| newest.saturating_add(1));
+        Ok(end.map_or(from, |end| end.max(from)))
+    }
+
+    /// The path in the store of a log entry.
+    pub fn log_path(&self, seq: u64) -> String {
         self.path(&format!("log/{seq:08}.json"))
     }
 
@@ -166,7 +189,8 @@ impl Job {
             .collect())
     }
 
-    fn report_path(&self, step: u64, format: &str) -> String {
+    /// The path in the store of a report.
+    pub fn report_path(&self, step: u64, format: &str) -> String {
         self.path(&format!("reports/{step:012}/report.{format}"))
     }
 }

@@ -57,7 +57,18 @@ pub fn select(checkpoints: &[CheckpointInfo], retention: &Retention) -> Vec<u64>
 impl Job {
     /// Removes what `retention` does not keep and returns the removed steps.
     pub async fn retain(&self, retention: &Retention) -> Result<Vec<u64>, StoreError> {
-        let steps = select(&self.checkpoints().await?, retention);
+        self.retain_up_to(u64::MAX, retention).await
+    }
+
+    /// As [`Job::retain`], as if there were no checkpoints after step `newest`: those stay as they are.
+    pub async fn retain_up_to(
+        &self,
+        newest: u64,
+        retention: &Retention,
+    ) -> Result<Vec<u64>, StoreError> {
+        let mut checkpoints = self.checkpoints().await?;
+        checkpoints.retain(|checkpoint| checkpoint.step <= newest);
+        let steps = select(&checkpoints, retention);
         for step in &steps {
             match self.remove_checkpoint(*step).await {
                 // Somebody else has just removed it.

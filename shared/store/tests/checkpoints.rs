@@ -237,6 +237,25 @@ async fn retention_removes_only_what_no_manifest_names() {
 }
 
 #[tokio::test]
+async fn what_is_newer_than_asked_for_is_neither_the_newest_nor_counted_nor_removed() {
+    let test = folder();
+    let job = job(&test);
+    for step in [10, 20, 30, 40] {
+        write_checkpoint(&job, step, step as f32, None).await;
+    }
+    let newest = job.newest_checkpoint_up_to(29).await.unwrap().unwrap();
+    assert_eq!(newest.global_step, 20);
+    assert_eq!(job.newest_checkpoint_up_to(9).await.unwrap(), None);
+    let retention = Retention {
+        keep_last: 1,
+        keep_best: 0,
+        keep_every: 0,
+    };
+    assert_eq!(job.retain_up_to(20, &retention).await.unwrap(), [10]);
+    assert_eq!(job.checkpoint_steps().await.unwrap(), [20, 30, 40]);
+}
+
+#[tokio::test]
 async fn leftovers_of_killed_attempts_can_be_removed() {
     let test = folder();
     let job = job(&test);

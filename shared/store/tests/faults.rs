@@ -23,8 +23,7 @@ fn only(kind: FaultKind, rate: f64, seed: u64) -> Faults {
 
 #[test]
 fn faults_are_read_from_one_line() {
-    let text =
-        "seed=7,rate=0.2,slow=2s,list-delay=300ms,only=timeout+lost-answer,count-file=/tmp/a=b";
+    let text = "seed=7,rate=0.2,slow=2s,list-delay=300ms,only=timeout+lost-answer,while-file=/tmp/on,count-file=/tmp/a=b";
     let faults: Faults = text.parse().unwrap();
     let expected = Faults {
         seed: 7,
@@ -32,6 +31,7 @@ fn faults_are_read_from_one_line() {
         slow: Duration::from_secs(2),
         list_delay: Duration::from_millis(300),
         only: vec![FaultKind::Timeout, FaultKind::LostAnswer],
+        while_file: Some("/tmp/on".into()),
         count_file: Some("/tmp/a=b".into()),
     };
     assert_eq!(faults, expected);
@@ -89,6 +89,26 @@ async fn the_same_seed_meets_the_same_faults() {
     let (first, again, other) = (run(1).await, run(1).await, run(2).await);
     assert_eq!(first, again);
     assert_ne!(first, other);
+}
+
+#[tokio::test]
+async fn faults_are_switched_on_and_off_by_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let switch = folder.path().join("fails");
+    let mut faults = only(FaultKind::Unavailable, 1.0, 0);
+    faults.list_delay = Duration::from_secs(3600);
+    faults.while_file = Some(switch.clone());
+    let store = Store::in_memory()
+        .with_faults(faults)
+        .with_retry(impatient());
+    let works = async |path: &str| store.create(path, "x").await.is_ok();
+    assert!(works("before").await);
+    assert_eq!(store.list("").await.unwrap().len(), 1);
+    std::fs::write(&switch, "").unwrap();
+    assert!(!works("meanwhile").await);
+    std::fs::remove_file(&switch).unwrap();
+    assert!(works("after").await);
+    assert!(store.faults().unwrap().total() > 0);
 }
 
 #[tokio::test]

@@ -21,4 +21,6 @@ pub enum TrainError {
         "the optimizer's state lacks `{name}` in the shape of the network; load the state of the same job"
     )]
     OptimizerTensor { name: String },
+    #[error("these bytes are no replica or step of this job: {0}; copy them again")]
+    Encoding(String),
 }

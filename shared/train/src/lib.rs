@@ -7,6 +7,7 @@
 
 pub mod clip;
 pub mod ema;
+pub mod encoding;
 mod error;
 pub mod loss;
 pub mod metrics;
@@ -16,6 +17,7 @@ pub mod schedule;
 pub mod segment;
 pub mod slot;
 
+pub use encoding::StepDelta;
 pub use error::TrainError;
 pub use optimizer::{Optimizer, OptimizerState};
 pub use replica::{Replica, StepOutcome};

@@ -1,6 +1,8 @@
 //! AdamW and SGD with momentum over flat parameters, operation by operation as PyTorch computes them.
 
+use perennial_model::Table;
 use perennial_plan::spec::{OptimizerName, OptimizerSpec};
+use perennial_plan::tensors::{HostTensor, NamedTensors};
 
 use crate::ema::{self, lerp};
 use crate::{Segment, TrainError};
@@ -20,7 +22,7 @@ pub struct Optimizer {
 
 /// What an optimizer remembers, under PyTorch's names: `exp_avg` and `exp_avg_sq` of AdamW,
 /// `momentum_buffer` of SGD with momentum.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct OptimizerState {
     /// Steps taken.
     pub step: u64,
@@ -159,6 +161,18 @@ impl Optimizer {
         }
     }
 
+    /// As [`Optimizer::state`], into memory that is there already.
+    pub fn copy_state(&self, state: &mut OptimizerState) {
+        state.step = self.step;
+        state
+            .moments
+            .resize_with(self.moments.len(), Default::default);
+        for ((name, values), (own_name, own)) in state.moments.iter_mut().zip(self.moments()) {
+            own_name.clone_into(name);
+            own.clone_into(values);
+        }
+    }
+
     /// Goes on from a state. On an error nothing has changed.
     pub fn load_state(&mut self, state: OptimizerState) -> Result<(), TrainError> {
         let names: Vec<&str> = state
@@ -201,6 +215,28 @@ fn moment_names(spec: &OptimizerSpec) -> &'static [&'static str] {
         OptimizerName::Adamw => &["exp_avg", "exp_avg_sq"],
         OptimizerName::Sgd if spec.momentum > 0.0 => &["momentum_buffer"],
         OptimizerName::Sgd => &[],
+    }
+}
+
+// === impl OptimizerState ===
+
+impl OptimizerState {
+    /// Under the parameters' names: `exp_avg.head.weight`, ..., and `step`.
+    pub fn to_named(&self, table: &Table) -> NamedTensors {
+        let mut named = NamedTensors::from([(
+            "step".to_string(),
+            HostTensor::i64([], vec![self.step as i64]),
+        )]);
+        for (moment, values) in &self.moments {
+            for parameter in table.parameters() {
+                let tensor = HostTensor::f32(
+                    parameter.shape.clone(),
+                    values[parameter.range.clone()].to_vec(),
+                );
+                named.insert(format!("{moment}.{}", parameter.name), tensor);
+            }
+        }
+        named
     }
 }
 

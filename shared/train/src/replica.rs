@@ -139,23 +139,35 @@ impl Replica {
         hash.digest()
     }
 
-    /// The optimizer's state under the parameters' names: `exp_avg.head.weight`, ..., and `step`.
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.optimizer.steps()
+    }
+
+    /// The values of the optimizer's moments, each as long as the parameters.
+    pub(crate) fn moments(&self) -> impl Iterator<Item = &[f32]> {
+        self.optimizer.moments().map(|(_, values)| values)
+    }
+
+    /// Takes up the optimizer's moments, in their order, as they were after `step` steps.
+    pub(crate) fn load_moments(
+        &mut self,
+        step: u64,
+        moments: Vec<Vec<f32>>,
+    ) -> Result<(), TrainError> {
+        let names = self.optimizer.moments().map(|(name, _)| name.to_string());
+        let moments = names.zip(moments).collect();
+        self.optimizer.load_state(OptimizerState { step, moments })
+    }
+
+    /// Copies the optimizer's state into `state`, whose memory is used again.
+    pub fn copy_optimizer(&self, state: &mut OptimizerState) {
+        self.optimizer.copy_state(state);
+    }
+
+    /// [`OptimizerState::to_named`] of the state as it is.
     pub fn optimizer_to_named(&self, table: &Table) -> NamedTensors {
-        let state = self.optimizer.state();
-        let mut named = NamedTensors::from([(
-            "step".to_string(),
-            HostTensor::i64([], vec![state.step as i64]),
-        )]);
-        for (moment, values) in &state.moments {
-            for parameter in table.parameters() {
-                let tensor = HostTensor::f32(
-                    parameter.shape.clone(),
-                    values[parameter.range.clone()].to_vec(),
-                );
-                named.insert(format!("{moment}.{}", parameter.name), tensor);
-            }
-        }
-        named
+        self.optimizer.state().to_named(table)
     }
 
     /// Takes up the optimizer's state that [`Replica::optimizer_to_named`] wrote.

@@ -85,6 +85,7 @@ pub fn provenance(report: &Report) -> Markup {
     let hashes = [
         ("Weights, SHA-256", report.weights_sha256.as_deref()),
         ("EMA weights, SHA-256", report.ema_sha256.as_deref()),
+        ("Ledger, Merkle root", report.ledger_root.as_deref()),
         (
             "Pictures, fingerprint",
             Some(report.data.fingerprint.as_str()).filter(|hash| !hash.is_empty()),

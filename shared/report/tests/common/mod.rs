@@ -46,6 +46,7 @@ pub fn report() -> Report {
         ema: Some(evaluation(0.825)),
         weights_sha256: Some("aaaa1111".into()),
         ema_sha256: Some("bbbb2222".into()),
+        ledger_root: Some("cccc3333".into()),
         numerics: "cpu".into(),
         workers: 2,
         generations: 1,

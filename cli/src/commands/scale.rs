@@ -1,0 +1,50 @@
+//! `perennial scale` and `perennial drain`.
+
+use perennial_coordinator::operate;
+use serde_json::json;
+
+use crate::job::{Place, block_on};
+use crate::output::{Output, counted};
+
+/// Change the number of workers of a running job
+#[derive(Debug, clap::Args)]
+pub struct ScaleArgs {
+    #[command(flatten)]
+    place: Place,
+    /// The wanted number of workers. On one machine they are started and let go; elsewhere workers that
+    /// wait are taken, and those that are too many are let go
+    #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    workers: u32,
+}
+
+/// Let a worker of a running job leave after the step at hand
+#[derive(Debug, clap::Args)]
+pub struct DrainArgs {
+    #[command(flatten)]
+    place: Place,
+    /// Its name, such as w2
+    worker: String,
+}
+
+pub fn scale(args: &ScaleArgs, output: Output) -> anyhow::Result<()> {
+    let reply = block_on(async {
+        let job = args.place.open().await?;
+        Ok(operate::scale(&job, args.workers).await?)
+    })?;
+    let (wanted, present) = (reply.wanted, reply.present);
+    output.print(&json!({ "wanted": wanted, "present": present }), || {
+        let workers = counted(u64::from(wanted), "worker");
+        format!("the job wants {workers} and has {present} now")
+    })
+}
+
+pub fn drain(args: &DrainArgs, output: Output) -> anyhow::Result<()> {
+    block_on(async {
+        let job = args.place.open().await?;
+        Ok(operate::drain(&job, &args.worker).await?)
+    })?;
+    let worker = &args.worker;
+    output.print(&json!({ "draining": worker }), || {
+        format!("worker `{worker}` leaves after the step at hand")
+    })
+}

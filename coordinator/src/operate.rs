@@ -1,0 +1,67 @@
+//! Wishes of an operator, told to the coordinator that rules a job. Its address stands in the log.
+
+use std::time::Duration;
+
+use perennial_proto::v1::coordinator_client::CoordinatorClient;
+use perennial_proto::v1::{DrainRequest, ScaleReply, ScaleRequest};
+use perennial_store::{Job, StoreError};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::log::{LogEntry, LogRecord};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a wish could not be told or was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum OperateError {
+    #[error("job `{0}` was never started; start it first")]
+    NotStarted(String),
+    #[error("no coordinator of job `{job}` answers at `{address}`: {cause}; is it running?")]
+    Unreachable {
+        job: String,
+        address: String,
+        cause: String,
+    },
+    #[error("{0}")]
+    Refused(String),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Sets the wanted number of workers.
+pub async fn scale(job: &Job, workers: u32) -> Result<ScaleReply, OperateError> {
+    let mut client = connect(job).await?;
+    let reply = client.scale(ScaleRequest { workers }).await;
+    reply
+        .map(tonic::Response::into_inner)
+        .map_err(|status| OperateError::Refused(status.message().to_string()))
+}
+
+/// Lets a worker leave at the next step boundary.
+pub async fn drain(job: &Job, worker: &str) -> Result<(), OperateError> {
+    let mut client = connect(job).await?;
+    let worker = worker.to_string();
+    match client.drain(DrainRequest { worker }).await {
+        Ok(_) => Ok(()),
+        Err(status) => Err(OperateError::Refused(status.message().to_string())),
+    }
+}
+
+async fn connect(job: &Job) -> Result<CoordinatorClient<Channel>, OperateError> {
+    let log: Vec<LogRecord> = job.read_log(0).await?;
+    let ruling = log.iter().rev().find_map(|record| match &record.entry {
+        LogEntry::Term { address, .. } => Some(address.clone()),
+        _ => None,
+    });
+    let address = ruling.ok_or_else(|| OperateError::NotStarted(job.name().to_string()))?;
+    let unreachable = |error: tonic::transport::Error| OperateError::Unreachable {
+        job: job.name().to_string(),
+        address: address.clone(),
+        cause: std::error::Error::source(&error)
+            .map_or_else(|| error.to_string(), ToString::to_string),
+    };
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(unreachable)?;
+    let endpoint = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE);
+    let channel = endpoint.connect().await.map_err(unreachable)?;
+    Ok(CoordinatorClient::new(channel))
+}

@@ -1,0 +1,160 @@
+//! A coordinator that waits until nobody rules.
+
+use std::time::Duration;
+
+use perennial_proto::v1::StatusRequest;
+use perennial_proto::v1::coordinator_client::CoordinatorClient;
+use perennial_store::{Job, StoreError};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tonic::transport::Endpoint;
+
+use super::service::Incoming;
+use super::{ServeConfig, turn_away};
+use crate::log::LogRecord;
+use crate::machine::Outcome;
+use crate::replay::Replayed;
+use crate::storage::{Opened, Storage};
+use crate::{CoordinatorError, JobEvent};
+
+/// How often the ruling coordinator is asked for a sign of life, and how long it may take to answer.
+const PING: Duration = Duration::from_millis(500);
+const ANSWER: Duration = Duration::from_secs(1);
+/// A coordinator that has given no sign of life for so long does not rule any more.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// How the waiting ended.
+pub(super) enum Turn {
+    Rule(Box<Opened>),
+    /// There is nothing left to rule.
+    Over(Outcome),
+}
+
+/// Waits until the coordinator that rules by the log is silent. Visitors are told to look elsewhere.
+pub(super) async fn wait_for_turn(
+    config: &ServeConfig,
+    incoming: &mut UnboundedReceiver<Incoming>,
+    events: &UnboundedSender<JobEvent>,
+    stop: &mut watch::Receiver<bool>,
+) -> Result<Turn, CoordinatorError> {
+    let _ = events.send(JobEvent::Waiting {
+        reason: "another coordinator rules; this one takes over when that one is silent".into(),
+    });
+    let mut watching = Watch {
+        config,
+        job: config.store.job(&config.spec.name)?,
+        log: Vec::new(),
+        first_look: true,
+        heard: Instant::now(),
+    };
+    let mut pings = tokio::time::interval(PING);
+    loop {
+        tokio::select! {
+            Some(came) = incoming.recv() => turn_away(came, &config.spec.name),
+            stopped = stop.wait_for(|stop| *stop) => {
+                if stopped.is_ok() {
+                    return Ok(Turn::Over(stop_at(config, 0)));
+                }
+                // Nobody is left who could ask; the waiting goes on with the next ping.
+                tokio::time::sleep(PING).await;
+            }
+            _ = pings.tick() => {
+                if let Some(turn) = watching.look().await? {
+                    return Ok(turn);
+                }
+            }
+        }
+    }
+}
+
+fn stop_at(config: &ServeConfig, global_step: u64) -> Outcome {
+    Outcome::Stopped {
+        global_step,
+        resume: format!("`{}` goes on", config.resume_command),
+        report: None,
+    }
+}
+
+/// What a standby knows of the one that rules.
+struct Watch<'a> {
+    config: &'a ServeConfig,
+    job: Job,
+    log: Vec<LogRecord>,
+    first_look: bool,
+    /// When the ruling coordinator last gave a sign of life.
+    heard: Instant,
+}
+
+// === impl Watch ===
+
+impl Watch<'_> {
+    async fn look(&mut self) -> Result<Option<Turn>, CoordinatorError> {
+        if !self.read_on().await {
+            return Ok(None);
+        }
+        let state = Replayed::of(&self.config.spec, &self.log).map_err(StoreError::from)?;
+        let global_step = state.steps.len() as u64;
+        // A job that was stopped before this standby was started is to go on.
+        let stopped_meanwhile = !std::mem::take(&mut self.first_look);
+        match state.ended.as_deref() {
+            Some("finished") => {
+                return Ok(Some(Turn::Over(Outcome::Finished {
+                    global_step,
+                    weights_sha256: String::new(),
+                    ema_sha256: None,
+                    report: String::new(),
+                })));
+            }
+            Some(_) if stopped_meanwhile => {
+                return Ok(Some(Turn::Over(stop_at(self.config, global_step))));
+            }
+            _ => {}
+        }
+        if is_alive(&state.address).await {
+            self.heard = Instant::now();
+        }
+        if self.heard.elapsed() < SILENCE {
+            return Ok(None);
+        }
+        // The question took its time, and another standby may have taken over meanwhile.
+        let known = self.log.len();
+        if !self.read_on().await || self.log.len() > known {
+            return Ok(None);
+        }
+        let opened = Storage::open(self.config).await?;
+        Ok(Some(Turn::Rule(Box::new(opened))))
+    }
+
+    /// Takes in what was written since; a new entry is a sign of life. Without the store nothing can be
+    /// taken over.
+    async fn read_on(&mut self) -> bool {
+        match self.job.read_log(self.log.len() as u64).await {
+            Ok(entries) => {
+                if !entries.is_empty() {
+                    self.heard = Instant::now();
+                }
+                self.log.extend::<Vec<LogRecord>>(entries);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the job's log cannot be read now");
+                false
+            }
+        }
+    }
+}
+
+/// Whether a coordinator that rules answers at `address`.
+async fn is_alive(address: &str) -> bool {
+    let asked = async {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
+        let channel = endpoint.connect_timeout(ANSWER).connect().await.ok()?;
+        let status = CoordinatorClient::new(channel)
+            .status(StatusRequest {})
+            .await;
+        let phase = status.ok()?.into_inner().phase;
+        (phase != "standby" && phase != "ended").then_some(())
+    };
+    matches!(timeout(ANSWER, asked).await, Ok(Some(())))
+}

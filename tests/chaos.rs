@@ -1,0 +1,108 @@
+//! `perennial chaos` brings its faults about, and fails when it cannot.
+
+mod support;
+
+use std::path::PathBuf;
+
+use support::{JOB, Run, perennial, run, train};
+use tempfile::TempDir;
+
+const KINDS: [&str; 5] = ["kill", "stop", "partition", "coordinator", "store"];
+
+/// Seconds of undisturbed training that leave time for one fault of each kind and what follows on it.
+const SECONDS: f64 = 30.0;
+
+struct Bench {
+    folder: TempDir,
+    data: PathBuf,
+    job: PathBuf,
+}
+
+impl Bench {
+    /// Made-up pictures and a small job.
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("pictures");
+        let made = perennial()
+            .args(["data", "synth"])
+            .arg(&data)
+            .args(["--classes", "4", "--per-class", "50", "--size", "48"])
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let job = folder.path().join("job.toml");
+        std::fs::write(&job, JOB).unwrap();
+        Self { folder, data, job }
+    }
+
+    fn store(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    /// `perennial --json chaos` with so many epochs.
+    fn chaos(&self, epochs: u32, options: &[&str]) -> Run {
+        let mut command = perennial();
+        command
+            .args(["--json", "chaos"])
+            .arg(&self.job)
+            .arg("--data")
+            .arg(&self.data)
+            .args(["--store", &self.store("store"), "--threads", "1"])
+            .args(["--set", &format!("train.epochs={epochs}")])
+            .args(options);
+        run(&mut command)
+    }
+
+    /// Epochs of three workers on this machine that take about so many seconds.
+    fn epochs_for(&self, seconds: f64) -> u32 {
+        let measured = run(&mut train(
+            &self.job,
+            &self.data,
+            &self.store("measured"),
+            3,
+            1,
+        ));
+        let last = measured.events("epoch").last().unwrap()["seconds"].as_f64();
+        (seconds / last.unwrap()).ceil() as u32
+    }
+}
+
+#[test]
+fn one_fault_of_each_kind_happens_and_the_weights_are_the_same() {
+    let bench = Bench::new();
+    let options = ["--every", "2s", "--count", "5", "--seed", "1"];
+    let done = bench.chaos(bench.epochs_for(SECONDS), &options);
+    assert_eq!(done.status, Some(0), "{done:?}");
+    assert_eq!(done.events.len(), 1, "{done:?}");
+    let outcome = &done.events[0];
+    for (row, kind) in outcome["faults"].as_array().unwrap().iter().zip(KINDS) {
+        assert_eq!(row["fault"], kind);
+        assert_eq!((&row["planned"], &row["happened"]), (&1.into(), &1.into()));
+        assert_eq!(row["recovery"]["count"], 1, "{outcome}");
+        let noticed = if kind == "store" { 0 } else { 1 };
+        assert_eq!(row["detection"]["count"].as_u64().unwrap_or(0), noticed);
+    }
+    assert_eq!(outcome["same_weights"], true);
+    assert_eq!(outcome["disturbed"], outcome["undisturbed"]);
+    assert_eq!(outcome["account"]["lost"], 0);
+    assert_eq!(outcome["account"]["repeated"], 0);
+    // Somebody was always left who had the replica.
+    assert_eq!(outcome["computed_again"]["from_checkpoint"], 0);
+}
+
+#[test]
+fn a_planned_fault_that_cannot_happen_any_more_makes_it_fail() {
+    let bench = Bench::new();
+    let mut options = vec!["--faults", "kill", "--every", "600s", "--count", "1"];
+    options.extend(["--set", "schedule.warmup_epochs=0"]);
+    let done = bench.chaos(1, &options);
+    assert_eq!(done.status, Some(1), "{done:?}");
+    assert!(
+        done.stderr
+            .contains("1 of 1 planned faults of the kind `kill` did not happen"),
+        "{done:?}"
+    );
+    let outcome = &done.events[0];
+    assert_eq!(outcome["faults"][0]["happened"], 0);
+    assert_eq!(outcome["same_weights"], true);
+}

@@ -1,0 +1,122 @@
+//! What a worker needs for its job, whatever the generation.
+
+use std::sync::Arc;
+
+use perennial_collective::{ReplicaServer, TcpEndpoint};
+use perennial_data::Pipeline;
+use perennial_model::Network;
+use perennial_plan::order::steps_per_epoch;
+use perennial_plan::{Cursor, Spec};
+use perennial_proto::v1::Ready;
+use perennial_session::{Report, Reporter};
+use perennial_store::Store;
+use perennial_train::LearningRate;
+
+use crate::WorkerOptions;
+use crate::checkpointing::CheckpointWriter;
+use crate::error::WorkerError;
+use crate::shared::SharedReplica;
+use crate::slots::Cores;
+
+/// The job, as this worker sees it.
+pub(crate) struct JobContext {
+    pub spec: Spec,
+    pub pipeline: Arc<Pipeline>,
+    pub network: Network,
+    pub store: Store,
+    pub steps_per_epoch: u32,
+    pub schedule: LearningRate,
+}
+
+/// A worker that has read its data and built its network.
+pub(crate) struct Worker {
+    pub job: Arc<JobContext>,
+    pub replica: Arc<SharedReplica>,
+    pub endpoint: TcpEndpoint,
+    pub cores: Cores,
+    pub threads: usize,
+    pub checkpoints: CheckpointWriter,
+    pub reporter: Reporter,
+    /// Hands the replica out as long as the worker lives.
+    _server: ReplicaServer,
+}
+
+// === impl JobContext ===
+
+impl JobContext {
+    fn open(spec: Spec, store_url: &str) -> Result<Self, WorkerError> {
+        let store = Store::open(store_url)?;
+        let (pipeline, _) = Pipeline::open(&spec)?;
+        let network = Network::new(&spec.model, pipeline.data().classes.len())?;
+        let samples = pipeline.data().train.len();
+        let steps_per_epoch = steps_per_epoch(samples, spec.train.batch_size as usize);
+        let schedule = LearningRate::new(
+            &spec.schedule,
+            spec.optimizer.learning_rate,
+            spec.train.epochs,
+            u64::from(steps_per_epoch),
+        );
+        Ok(Self {
+            spec,
+            pipeline: Arc::new(pipeline),
+            network,
+            store,
+            steps_per_epoch,
+            schedule,
+        })
+    }
+
+    /// The cursor after so many steps.
+    pub fn cursor(&self, global_step: u64) -> Cursor {
+        let steps = u64::from(self.steps_per_epoch);
+        Cursor {
+            epoch: (global_step / steps) as u32,
+            step: (global_step % steps) as u32,
+        }
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// Reads the data, builds the network, listens, and says so.
+    pub fn prepare(
+        options: &WorkerOptions,
+        spec: Spec,
+        store_url: &str,
+        reporter: &Reporter,
+    ) -> Result<Self, WorkerError> {
+        let job = Arc::new(JobContext::open(spec, store_url)?);
+        let replica = Arc::new(SharedReplica::default());
+        let (sums, copies) = (&options.collective, &options.replica);
+        let (endpoint, collective_address) = TcpEndpoint::bind(&sums.listen(&options.host))?;
+        let (server, replica_address) = ReplicaServer::bind(
+            &copies.listen(&options.host),
+            &job.spec.name,
+            replica.clone(),
+        )?;
+        let checkpoints = CheckpointWriter::new(&job, &replica, reporter)?;
+        let cores = Cores::new(options.threads)?;
+        let data = job.pipeline.data();
+        reporter.send(Report::Ready(Ready {
+            data_fingerprint: data.fingerprint(),
+            train_samples: data.train.len() as u64,
+            val_samples: data.val.len() as u64,
+            classes: data.classes.clone(),
+            skipped: data.skipped as u64,
+            parameters: job.network.table.parameters_len() as u64,
+            collective_address: sums.announce(collective_address),
+            replica_address: copies.announce(replica_address),
+        }));
+        Ok(Self {
+            job,
+            replica,
+            endpoint,
+            cores,
+            threads: options.threads,
+            checkpoints,
+            reporter: reporter.clone(),
+            _server: server,
+        })
+    }
+}

@@ -149,7 +149,10 @@ fn where_a_worker_stands_is_said_on_every_new_stream() {
         empty: true,
         ..Standing::default()
     });
-    assert_eq!(after_ready(Bench::ready().returns()), std::slice::from_ref(&nowhere));
+    assert_eq!(
+        after_ready(Bench::ready().returns()),
+        std::slice::from_ref(&nowhere)
+    );
     let mut following = Bench::ready();
     following.hears(Follow {
         source: Some(Source::default()),

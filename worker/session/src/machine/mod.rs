@@ -1,8 +1,8 @@
 //! The session as a pure state machine: `handle(now, event) -> effects`. No socket, no clock.
 //!
-//! It keeps two lives apart. The [link](Link) to a coordinator comes and goes: a lost one is looked for
+//! It keeps two lives apart. The link to a coordinator comes and goes: a lost one is looked for
 //! again, at all known addresses in turn, and the next coordinator is told everything that is not
-//! acknowledged. The [activity](Activity) (idle, following, training, halted, finished) goes on meanwhile.
+//! acknowledged. The activity (idle, following, training, halted, finished) goes on meanwhile.
 //!
 //! Invariants:
 //! * GEN-2: a message of a lower term than the highest seen has no effect, nor has a start of a generation

@@ -2,41 +2,21 @@
 
 mod support;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use support::{JOB, Run, perennial, run, train};
-use tempfile::TempDir;
+use support::{Bench, JOB, Run, perennial, run};
 
 const KINDS: [&str; 5] = ["kill", "stop", "partition", "coordinator", "store"];
 
 /// Seconds of undisturbed training that leave time for one fault of each kind and what follows on it.
 const SECONDS: f64 = 30.0;
 
-struct Bench {
-    folder: TempDir,
-    data: PathBuf,
-    job: PathBuf,
-}
+/// A small job on made-up pictures.
+struct Trial(Bench);
 
-impl Bench {
-    /// Made-up pictures and a small job.
+impl Trial {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let data = folder.path().join("pictures");
-        let made = perennial()
-            .args(["data", "synth"])
-            .arg(&data)
-            .args(["--classes", "4", "--per-class", "50", "--size", "48"])
-            .status()
-            .unwrap();
-        assert!(made.success());
-        let job = folder.path().join("job.toml");
-        std::fs::write(&job, JOB).unwrap();
-        Self { folder, data, job }
-    }
-
-    fn store(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
+        Self(Bench::with(made_up, JOB))
     }
 
     /// `perennial --json chaos` with so many epochs.
@@ -44,10 +24,10 @@ impl Bench {
         let mut command = perennial();
         command
             .args(["--json", "chaos"])
-            .arg(&self.job)
+            .arg(&self.0.job)
             .arg("--data")
-            .arg(&self.data)
-            .args(["--store", &self.store("store"), "--threads", "1"])
+            .arg(&self.0.data)
+            .args(["--store", &self.0.store("store"), "--threads", "1"])
             .args(["--set", &format!("train.epochs={epochs}")])
             .args(options);
         run(&mut command)
@@ -55,23 +35,29 @@ impl Bench {
 
     /// Epochs of three workers on this machine that take about so many seconds.
     fn epochs_for(&self, seconds: f64) -> u32 {
-        let measured = run(&mut train(
-            &self.job,
-            &self.data,
-            &self.store("measured"),
-            3,
-            1,
-        ));
+        let measured = run(&mut self.0.train(&self.0.store("measured"), 3, 1));
         let last = measured.events("epoch").last().unwrap()["seconds"].as_f64();
         (seconds / last.unwrap()).ceil() as u32
     }
 }
 
+fn made_up(folder: &Path) -> PathBuf {
+    let data = folder.join("pictures");
+    let made = perennial()
+        .args(["data", "synth"])
+        .arg(&data)
+        .args(["--classes", "4", "--per-class", "50", "--size", "48"])
+        .status()
+        .unwrap();
+    assert!(made.success());
+    data
+}
+
 #[test]
 fn one_fault_of_each_kind_happens_and_the_weights_are_the_same() {
-    let bench = Bench::new();
+    let trial = Trial::new();
     let options = ["--every", "2s", "--count", "5", "--seed", "1"];
-    let done = bench.chaos(bench.epochs_for(SECONDS), &options);
+    let done = trial.chaos(trial.epochs_for(SECONDS), &options);
     assert_eq!(done.status, Some(0), "{done:?}");
     assert_eq!(done.events.len(), 1, "{done:?}");
     let outcome = &done.events[0];
@@ -92,10 +78,10 @@ fn one_fault_of_each_kind_happens_and_the_weights_are_the_same() {
 
 #[test]
 fn a_planned_fault_that_cannot_happen_any_more_makes_it_fail() {
-    let bench = Bench::new();
+    let trial = Trial::new();
     let mut options = vec!["--faults", "kill", "--every", "600s", "--count", "1"];
     options.extend(["--set", "schedule.warmup_epochs=0"]);
-    let done = bench.chaos(1, &options);
+    let done = trial.chaos(1, &options);
     assert_eq!(done.status, Some(1), "{done:?}");
     assert!(
         done.stderr

@@ -8,40 +8,24 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use support::{JOB, Running, perennial, pictures, run, signal, train, wait_until};
-use tempfile::TempDir;
+use support::{Bench, JOB, Running, perennial, run, signal, wait_until};
 
-struct Bench {
-    folder: TempDir,
-    data: PathBuf,
-    job: PathBuf,
-}
+/// A job, and what trains it.
+struct Cluster(Bench);
 
 /// Processes that do not outlive the test.
 struct Processes(Vec<Child>);
 
-impl Bench {
+impl Cluster {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let data = pictures(folder.path());
-        let job = folder.path().join("job.toml");
         // Long enough that there is something left to train after each change.
-        std::fs::write(&job, JOB.replace("epochs = 2", "epochs = 5")).unwrap();
-        Self { folder, data, job }
-    }
-
-    fn store(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
-    }
-
-    fn train(&self, store: &str, workers: u32) -> Command {
-        train(&self.job, &self.data, store, workers, 1)
+        Self(Bench::new(&JOB.replace("epochs = 2", "epochs = 5")))
     }
 
     /// The hashes of one worker that nobody disturbs.
     fn undisturbed(&self) -> (String, String) {
         static HASHES: OnceLock<(String, String)> = OnceLock::new();
-        let alone = || run(&mut self.train(&self.store("undisturbed"), 1)).hashes();
+        let alone = || run(&mut self.0.train(&self.0.store("undisturbed"), 1, 1)).hashes();
         HASHES.get_or_init(alone).clone()
     }
 
@@ -50,10 +34,10 @@ impl Bench {
         let mut command = perennial();
         command
             .args(["--json", "coordinator"])
-            .arg(&self.job)
+            .arg(&self.0.job)
             .arg("--data")
-            .arg(&self.data)
-            .args(["--store", &self.store("cluster"), "--listen", address])
+            .arg(&self.0.data)
+            .args(["--store", &self.0.store("cluster"), "--listen", address])
             .args(options);
         command
     }
@@ -92,8 +76,8 @@ fn starts_with(event: &serde_json::Value, workers: u64) -> bool {
 
 #[test]
 fn a_worker_that_dies_or_hangs_costs_the_others_nothing() {
-    let bench = Bench::new();
-    let mut running = Running::start(&mut bench.train(&bench.store("store"), 3));
+    let cluster = Cluster::new();
+    let mut running = Running::start(&mut cluster.0.train(&cluster.0.store("store"), 3, 1));
     running.wait_for(|event| has_stepped(event, 2));
     let workers = running.workers();
     signal(workers[0], "KILL");
@@ -108,7 +92,7 @@ fn a_worker_that_dies_or_hangs_costs_the_others_nothing() {
     signal(hung, "CONT");
     let disturbed = running.finish();
     assert_eq!(disturbed.status, Some(0), "{disturbed:?}");
-    assert_eq!(disturbed.hashes(), bench.undisturbed());
+    assert_eq!(disturbed.hashes(), cluster.undisturbed());
     let steps: Vec<u64> = disturbed
         .events("step")
         .iter()
@@ -120,10 +104,10 @@ fn a_worker_that_dies_or_hangs_costs_the_others_nothing() {
 
 #[test]
 fn workers_join_and_are_drained_while_the_job_trains() {
-    let bench = Bench::new();
+    let cluster = Cluster::new();
     let address = free_address();
     let options = ["--workers", "2", "--set", "elastic.min_workers=1"];
-    let mut coordinator = Running::start(&mut bench.coordinator(&address, &options));
+    let mut coordinator = Running::start(&mut cluster.coordinator(&address, &options));
     let mut workers = Processes(vec![worker(&address), worker(&address)]);
     coordinator.wait_for(|event| has_stepped(event, 2));
     // It asks to leave, as on a spot machine's notice.
@@ -136,18 +120,18 @@ fn workers_join_and_are_drained_while_the_job_trains() {
     let joined = coordinator.wait_for(|event| event["event"] == "started");
     assert_eq!(joined["workers"], 2);
     let disturbed = coordinator.finish();
-    assert_eq!(disturbed.hashes(), bench.undisturbed());
+    assert_eq!(disturbed.hashes(), cluster.undisturbed());
     assert_eq!(disturbed.events("worker_lost").len(), 0, "{disturbed:?}");
 }
 
 #[test]
 fn a_standby_takes_over_from_a_coordinator_that_was_killed() {
-    let bench = Bench::new();
+    let cluster = Cluster::new();
     let (first, second) = (free_address(), free_address());
-    let mut ruling = Running::start(&mut bench.coordinator(&first, &["--workers", "2"]));
-    ruling_has_written(&bench);
+    let mut ruling = Running::start(&mut cluster.coordinator(&first, &["--workers", "2"]));
+    ruling_has_written(&cluster);
     let standby = ["--workers", "2", "--standby"];
-    let mut standby = Running::start(&mut bench.coordinator(&second, &standby));
+    let mut standby = Running::start(&mut cluster.coordinator(&second, &standby));
     let both = format!("{first},{second}");
     let mut workers = Processes(vec![worker(&both), worker(&both)]);
     ruling.wait_for(|event| has_stepped(event, 3));
@@ -155,7 +139,7 @@ fn a_standby_takes_over_from_a_coordinator_that_was_killed() {
     ruling.child.wait().unwrap();
     standby.wait_for(|event| event["event"] == "step");
     let finished = standby.finish();
-    assert_eq!(finished.hashes(), bench.undisturbed());
+    assert_eq!(finished.hashes(), cluster.undisturbed());
     assert_eq!(finished.events("started").len(), 0, "nobody had to halt");
     for worker in &mut workers.0 {
         assert!(worker.wait().unwrap().success());
@@ -164,16 +148,16 @@ fn a_standby_takes_over_from_a_coordinator_that_was_killed() {
 
 #[test]
 fn a_coordinator_that_is_started_again_goes_on_with_the_workers_that_kept_training() {
-    let bench = Bench::new();
+    let cluster = Cluster::new();
     let address = free_address();
     let options = ["--workers", "2", "--resume"];
-    let mut killed = Running::start(&mut bench.coordinator(&address, &options));
+    let mut killed = Running::start(&mut cluster.coordinator(&address, &options));
     let mut workers = Processes(vec![worker(&address), worker(&address)]);
     let before = killed.wait_for(|event| has_stepped(event, 3));
     killed.child.kill().unwrap();
     killed.child.wait().unwrap();
-    let again = Running::start(&mut bench.coordinator(&address, &options)).finish();
-    assert_eq!(again.hashes(), bench.undisturbed());
+    let again = Running::start(&mut cluster.coordinator(&address, &options)).finish();
+    assert_eq!(again.hashes(), cluster.undisturbed());
     assert_eq!(again.events("started").len(), 0, "nobody had to halt");
     let first = again.events("step")[0]["global_step"].as_u64();
     assert!(first <= before["global_step"].as_u64().map(|step| step + 1));
@@ -184,10 +168,10 @@ fn a_coordinator_that_is_started_again_goes_on_with_the_workers_that_kept_traini
 
 #[test]
 fn under_the_minimum_the_job_waits_and_says_so_and_goes_on_by_itself() {
-    let bench = Bench::new();
+    let cluster = Cluster::new();
     let address = free_address();
     let options = ["--workers", "2", "--set", "elastic.min_workers=2"];
-    let mut coordinator = Running::start(&mut bench.coordinator(&address, &options));
+    let mut coordinator = Running::start(&mut cluster.coordinator(&address, &options));
     let mut workers = Processes(vec![worker(&address), worker(&address)]);
     coordinator.wait_for(|event| has_stepped(event, 2));
     workers.0[0].kill().unwrap();
@@ -197,14 +181,14 @@ fn under_the_minimum_the_job_waits_and_says_so_and_goes_on_by_itself() {
     workers.0.push(worker(&address));
     coordinator.wait_for(|event| starts_with(event, 2));
     let disturbed = coordinator.finish();
-    assert_eq!(disturbed.hashes(), bench.undisturbed());
+    assert_eq!(disturbed.hashes(), cluster.undisturbed());
 }
 
 #[test]
 fn a_job_is_scaled_and_a_worker_drained_by_command() {
-    let bench = Bench::new();
-    let store = bench.store("scaled");
-    let mut running = Running::start(&mut bench.train(&store, 1));
+    let cluster = Cluster::new();
+    let store = cluster.0.store("scaled");
+    let mut running = Running::start(&mut cluster.0.train(&store, 1, 1));
     let operate = |words: &[&str]| {
         let mut command = perennial();
         let output = command
@@ -233,7 +217,7 @@ fn a_job_is_scaled_and_a_worker_drained_by_command() {
     assert_eq!(operate(&["scale", "exact", "1"]).0, Some(0));
     running.wait_for(|event| starts_with(event, 1));
     let disturbed = running.finish();
-    assert_eq!(disturbed.hashes(), bench.undisturbed());
+    assert_eq!(disturbed.hashes(), cluster.undisturbed());
     assert_eq!(disturbed.events("worker_lost").len(), 0, "{disturbed:?}");
     let (status, _, error) = operate(&["scale", "exact", "2"]);
     assert_eq!(status, Some(1));
@@ -241,8 +225,8 @@ fn a_job_is_scaled_and_a_worker_drained_by_command() {
 }
 
 /// A standby that finds no log would take the job for itself.
-fn ruling_has_written(bench: &Bench) {
-    let log = PathBuf::from(bench.store("cluster"));
+fn ruling_has_written(cluster: &Cluster) {
+    let log = PathBuf::from(cluster.0.store("cluster"));
     wait_until(Duration::from_secs(20), "the first log entry", || {
         let jobs = std::fs::read_dir(&log).into_iter().flatten().flatten();
         jobs.into_iter()

@@ -3,35 +3,10 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use support::{JOB, Running, is_alive, pictures, run, s3_variables, signal, train, wait_until};
-use tempfile::TempDir;
-
-struct Bench {
-    folder: TempDir,
-    data: PathBuf,
-    job: PathBuf,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let data = pictures(folder.path());
-        let job = folder.path().join("job.toml");
-        std::fs::write(&job, JOB).unwrap();
-        Self { folder, data, job }
-    }
-
-    fn store(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
-    }
-
-    fn train(&self, store: &str, workers: u32, threads: u32) -> std::process::Command {
-        train(&self.job, &self.data, store, workers, threads)
-    }
-}
+use support::{Bench, JOB, Running, is_alive, run, s3_variables, signal, wait_until};
 
 /// A server of S3 in this process, with a bucket called `bucket`.
 fn serve_s3(folder: &Path) -> (String, tokio::runtime::Runtime) {
@@ -67,7 +42,7 @@ fn serve_s3(folder: &Path) -> (String, tokio::runtime::Runtime) {
 
 #[test]
 fn the_weights_do_not_depend_on_workers_threads_kills_or_the_store() {
-    let bench = Bench::new();
+    let bench = Bench::new(JOB);
     let alone = run(&mut bench.train(&bench.store("alone"), 1, 1));
     let hashes = alone.hashes();
     assert_ne!(hashes.0, hashes.1, "the average is not the weights");

@@ -9,6 +9,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// The program.
 pub fn perennial() -> Command {
@@ -259,6 +260,41 @@ pub fn train(job: &Path, data: &Path, store: &str, workers: u32, threads: u32) -
         &threads.to_string(),
     ]);
     command
+}
+
+/// A folder with pictures and a job file, and room for stores.
+pub struct Bench {
+    pub folder: TempDir,
+    pub data: PathBuf,
+    pub job: PathBuf,
+}
+
+// === impl Bench ===
+
+impl Bench {
+    /// With [`pictures`], for the job file's text.
+    pub fn new(job: &str) -> Self {
+        Self::with(pictures, job)
+    }
+
+    /// With the pictures that `make` puts into the folder that it is given.
+    pub fn with(make: impl FnOnce(&Path) -> PathBuf, text: &str) -> Self {
+        let folder = tempfile::tempdir().expect("there is room");
+        let data = make(folder.path());
+        let job = folder.path().join("job.toml");
+        std::fs::write(&job, text).expect("the job file can be written");
+        Self { folder, data, job }
+    }
+
+    /// Where the store of this name is.
+    pub fn store(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    /// [`train`] of the job.
+    pub fn train(&self, store: &str, workers: u32, threads: u32) -> Command {
+        train(&self.job, &self.data, store, workers, threads)
+    }
 }
 
 /// Environment for an S3 server at `endpoint`.

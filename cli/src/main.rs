@@ -9,6 +9,7 @@ mod exit;
 mod file;
 mod fleet;
 mod job;
+mod job_file;
 mod output;
 mod run;
 mod settings;

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use perennial_coordinator::{JobEvent, Outcome, ServeConfig, serve};
+use perennial_coordinator::{JobEvent, Outcome, ServeConfig, reachable, serve};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -149,14 +149,7 @@ fn conclude(outcome: Outcome, exits: &[Exit]) -> anyhow::Result<()> {
 
 /// Where workers on this machine reach a coordinator that listens at `address`.
 fn url(address: SocketAddr) -> String {
-    let mut address = address;
-    if address.ip().is_unspecified() {
-        address.set_ip(match address {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    format!("http://{address}")
+    format!("http://{}", reachable(address))
 }
 
 /// Waits until `deadline`, forever without one.

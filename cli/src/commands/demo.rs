@@ -9,6 +9,7 @@ use perennial_data::synth::synth;
 
 use super::train;
 use crate::events::Viewer;
+use crate::job_file::JobFile;
 use crate::output::{self, Output, percent};
 
 const CLASSES: usize = 12;
@@ -63,15 +64,15 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
         store: folder.join("store").to_string_lossy().into_owned(),
         workers: Some(WORKERS),
         threads: Some(1),
-        data: None,
-        on_bad_image: None,
-        set: Vec::new(),
         resume: false,
-        job,
+        file: JobFile {
+            job,
+            ..JobFile::default()
+        },
     };
     tour.step(&format!(
         "Training with a coordinator and {WORKERS} worker processes, as {} says",
-        arguments.job.display()
+        arguments.file.job.display()
     ))?;
     let mut viewer = Viewer::new(output);
     let mut last_epoch = None;
@@ -133,7 +134,7 @@ impl Tour {
         }
         self.step(&format!(
             "Next, your own pictures, one folder a class: perennial train {} --data FOLDER --set name=mine",
-            arguments.job.display()
+            arguments.file.job.display()
         ))
     }
 }

@@ -1,7 +1,5 @@
 //! `perennial train`.
 
-use std::path::PathBuf;
-
 use anyhow::bail;
 use perennial_coordinator::ServeConfig;
 use perennial_data::DataSet;
@@ -10,20 +8,17 @@ use perennial_store::Store;
 
 use crate::events::Viewer;
 use crate::job::{DEFAULT_STORE, absolute_url, block_on};
+use crate::job_file::JobFile;
 use crate::output::Output;
 use crate::run::{LocalWorkers, run as run_job};
-use crate::settings::{self, Sources};
+use crate::settings;
 use crate::shell::{CommandLine, this_program};
 
 /// Train a job on this machine: a coordinator and worker processes
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The job file
-    #[arg(value_name = "JOB.toml")]
-    pub job: PathBuf,
-    /// The folder of pictures, in place of data.dir
-    #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
+    #[command(flatten)]
+    pub file: JobFile,
     /// Where the job is kept: a folder or s3://bucket/prefix (endpoint and keys from AWS_*)
     #[arg(long, value_name = "URL", default_value = DEFAULT_STORE)]
     pub store: String,
@@ -33,13 +28,6 @@ pub struct Args {
     /// Threads of each worker; the cores divided by the workers where it is left out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
-    /// Whether a picture that cannot be decoded ends the run or is left out and counted, in place of
-    /// data.on_bad_image
-    #[arg(long, value_name = "WHAT", value_parser = ["fail", "skip"])]
-    pub on_bad_image: Option<String>,
-    /// Set a key of the job file; may be repeated
-    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
-    pub set: Vec<String>,
     /// Go on from the newest checkpoint
     #[arg(long)]
     pub resume: bool,
@@ -55,12 +43,7 @@ pub fn execute(
     args: &Args,
     show: impl FnMut(&perennial_coordinator::JobEvent),
 ) -> anyhow::Result<()> {
-    let sources = Sources {
-        assignments: &args.set,
-        data: args.data.as_deref(),
-        on_bad_image: args.on_bad_image.as_deref(),
-        ..Sources::of_file(&args.job)
-    };
+    let sources = args.file.sources();
     let spec = sources.resolve()?;
     let workers = args.workers.unwrap_or(spec.elastic.min_workers);
     refuse_workers(&spec, workers)?;
@@ -127,16 +110,17 @@ pub fn share_of_cores(workers: u32) -> usize {
 impl Args {
     /// The command that trains so, without `--resume`.
     fn command_line(&self, program: &str) -> CommandLine {
-        let mut line = CommandLine::new(program, "train").word(self.job.to_string_lossy());
+        let mut line = CommandLine::new(program, "train").word(self.file.job.to_string_lossy());
         if self.store != DEFAULT_STORE {
             line = line.option("--store", &self.store);
         }
         line = line
-            .option_if_some("--data", self.data.as_ref().map(|data| data.display()))
-            .option_if_some("--on-bad-image", self.on_bad_image.as_deref())
+            .option_if_some("--data", self.file.data.as_ref().map(|data| data.display()))
+            .option_if_some("--on-bad-image", self.file.on_bad_image.as_deref())
             .option_if_some("--workers", self.workers)
             .option_if_some("--threads", self.threads);
-        self.set
+        self.file
+            .set
             .iter()
             .fold(line, |line, set| line.option("--set", set))
     }

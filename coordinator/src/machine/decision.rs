@@ -67,7 +67,7 @@ impl Machine {
             worker.is_ready() && !worker.draining && !worker.released && worker.standing().is_some()
         };
         let mut members: Vec<usize> = self.members().into_iter().filter(survives).collect();
-        members.sort_by_key(|index| self.rank(&self.workers[*index]));
+        members.sort_by_key(|index| self.workers[*index].rank);
         let reachable: Vec<usize> = members
             .iter()
             .copied()
@@ -134,7 +134,7 @@ impl Machine {
                 worker.is_ready() && !worker.released && worker.standing().is_some()
             })
             .collect();
-        members.sort_by_key(|index| self.rank(&self.workers[*index]));
+        members.sort_by_key(|index| self.workers[*index].rank);
         let holders = members.iter().filter(|index| self.holds(**index, furthest));
         let holders: Vec<&Worker> = holders.map(|index| &self.workers[*index]).collect();
         let kept = holders.iter().any(|holder| !holder.draining);

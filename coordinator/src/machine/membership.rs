@@ -131,14 +131,14 @@ impl Machine {
 
     fn assemble(&mut self) -> Result<(), Failure> {
         self.give_up_the_stuck();
-        if self.all_members_stand() {
+        if !self.is_halting() {
             self.settle_the_ledger()?;
             self.shun_the_unreachable();
         }
         if self.phase != Phase::Assembling {
             return Ok(());
         }
-        if self.stop_requested && self.all_members_stand() && self.furthest().is_none() {
+        if self.stop_requested && !self.is_halting() && self.furthest().is_none() {
             self.conclude(None);
             return Ok(());
         }
@@ -162,10 +162,6 @@ impl Machine {
             let worker = &self.workers[*index];
             worker.connection.is_some() && worker.standing().is_none()
         })
-    }
-
-    fn all_members_stand(&self) -> bool {
-        !self.is_halting()
     }
 
     /// A member that lives and does not halt is as good as gone.

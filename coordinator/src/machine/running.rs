@@ -41,7 +41,7 @@ impl Machine {
         let is_part = matches!(kind, Kind::PartWritten(_) | Kind::CheckpointFailed(_));
         let current =
             generation == self.generation_id() || (is_part && generation < self.generation_id());
-        let rank = self.rank(&self.workers[index]);
+        let rank = self.workers[index].rank;
         if let Kind::Finished(finished) = &kind
             && !(live && current && rank.is_some())
         {

@@ -161,11 +161,6 @@ impl Machine {
         self.workers.iter().position(|worker| worker.name == name)
     }
 
-    /// The rank of a worker in the generation at hand.
-    pub(super) fn rank(&self, worker: &Worker) -> Option<usize> {
-        worker.rank
-    }
-
     /// A generation is at hand: finds every worker's place in it. Looked up once, for it is asked for
     /// with every message.
     pub(super) fn set_ranks(&mut self) {
@@ -182,7 +177,7 @@ impl Machine {
     }
 
     pub(super) fn is_member(&self, worker: &Worker) -> bool {
-        self.rank(worker).is_some()
+        worker.rank.is_some()
     }
 
     /// The members of the generation at hand, by their places among the workers.

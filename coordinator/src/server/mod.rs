@@ -382,7 +382,7 @@ async fn listen(address: &str) -> Result<TcpListener, CoordinatorError> {
 }
 
 /// Where this machine itself reaches a listener at `address`.
-fn reachable(mut address: SocketAddr) -> String {
+pub fn reachable(mut address: SocketAddr) -> String {
     if address.ip().is_unspecified() {
         address.set_ip(match address {
             SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),

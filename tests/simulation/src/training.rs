@@ -7,6 +7,7 @@ use perennial_proto::v1::{
     StepDone,
 };
 use perennial_session::{Assignment, Command, Report, Source};
+use std::ops::Range;
 
 use crate::job::{Job, Replica};
 use crate::mesh::{Contribution, Reduced, Subject};
@@ -39,6 +40,17 @@ struct Member {
     /// What the last sum's flags ask for once the evaluation is done.
     raised: u64,
     connected: bool,
+}
+
+// === impl Member ===
+
+impl Member {
+    fn slots(&self) -> Range<u32> {
+        let Assignment {
+            generation, rank, ..
+        } = &self.assignment;
+        generation.members[*rank].slots.clone()
+    }
 }
 
 struct Follow {
@@ -384,9 +396,7 @@ impl World {
             return;
         };
         member.began = now;
-        let slots = member.assignment.generation.members[member.assignment.rank]
-            .slots
-            .len() as f64;
+        let slots = member.slots().len() as f64;
         let speed = self.workers[worker].speed;
         let takes = self.chance.seconds(0.2, 0.4);
         let takes = takes + (slots * self.chance.uniform(0.2, 0.3) / speed * SECOND as f64) as Time;
@@ -403,9 +413,7 @@ impl World {
         let Some(member) = &self.workers[worker].training.member else {
             return;
         };
-        let slots = member.assignment.generation.members[member.assignment.rank]
-            .slots
-            .clone();
+        let slots = member.slots();
         let given = Contribution {
             subject: Subject::Step(cursor),
             flags: member.flags,
@@ -422,9 +430,7 @@ impl World {
         let Some(member) = &self.workers[worker].training.member else {
             return;
         };
-        let slots = member.assignment.generation.members[member.assignment.rank]
-            .slots
-            .clone();
+        let slots = member.slots();
         let given = Contribution {
             subject: Subject::Evaluation(cursor),
             flags: 0,

@@ -29,9 +29,9 @@ use self::seen::{Again, Seen, Strike};
 use super::train::{refuse_workers, share_of_cores};
 use crate::exit::Interrupted;
 use crate::job::{DEFAULT_STORE, absolute_url, block_on};
+use crate::job_file::JobFile;
 use crate::output::{self, Output, thousands};
 use crate::run::Signals;
-use crate::settings::Sources;
 
 /// The undisturbed run is watched up to the first end of an epoch after this time.
 const WATCHED: Duration = Duration::from_secs(60);
@@ -47,9 +47,8 @@ const STORE_FAULTS: &str = "rate=0.5,slow=300ms";
 /// or a fault that was planned did not happen.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The job file
-    #[arg(value_name = "JOB.toml")]
-    job: PathBuf,
+    #[command(flatten)]
+    file: JobFile,
     /// What strikes
     #[arg(
         long,
@@ -67,9 +66,6 @@ pub struct Args {
     /// So many faults in all, and each must happen; as many as the job's time allows where it is left out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     count: Option<u32>,
-    /// The folder of pictures, in place of data.dir
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
     /// Where the runs are kept, in a folder of their own: a folder or s3://bucket/prefix
     #[arg(long, value_name = "URL", default_value = DEFAULT_STORE)]
     store: String,
@@ -79,21 +75,13 @@ pub struct Args {
     /// Threads of each worker; the cores divided by the workers where it is left out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
-    /// Set a key of the job file; may be repeated
-    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
-    set: Vec<String>,
     /// Keep what each process says in this folder
     #[arg(long, value_name = "DIR")]
     logs: Option<PathBuf>,
 }
 
 pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
-    let sources = Sources {
-        assignments: &args.set,
-        data: args.data.as_deref(),
-        ..Sources::of_file(&args.job)
-    };
-    let spec = sources.resolve()?;
+    let spec = args.file.sources().resolve()?;
     refuse_workers(&spec, args.workers)?;
     DataSet::open(&spec.data)?;
     let trial = Trial {
@@ -139,14 +127,18 @@ fn time(text: &str) -> Result<Duration, String> {
 impl Args {
     fn recipe(&self, spec: &Spec) -> Recipe {
         let mut options = Vec::new();
-        if let Some(data) = &self.data {
+        let file = &self.file;
+        if let Some(data) = &file.data {
             options.extend(["--data".to_string(), data.to_string_lossy().into_owned()]);
         }
-        for set in &self.set {
+        if let Some(what) = &file.on_bad_image {
+            options.extend(["--on-bad-image".to_string(), what.clone()]);
+        }
+        for set in &file.set {
             options.extend(["--set".to_string(), set.clone()]);
         }
         Recipe {
-            job: self.job.clone(),
+            job: file.job.clone(),
             name: spec.name.clone(),
             options,
             logs: self.logs.clone(),

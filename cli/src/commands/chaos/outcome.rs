@@ -271,29 +271,10 @@ impl Outcome {
 
 #[cfg(test)]
 mod tests {
-    use perennial_coordinator::JobEvent;
-
     use super::*;
 
     fn step(at: f64, from: u32, global_step: u64) -> Seen {
-        let event = JobEvent::Step {
-            epoch: 1,
-            step: global_step as u32,
-            global_step,
-            total_steps: 100,
-            loss: 0.0,
-            top1: 0.0,
-            learning_rate: 0.0,
-            grad_norm: 0.0,
-            images_per_second: 0.0,
-            eta_seconds: 0.0,
-        };
-        Seen {
-            at: Duration::from_secs_f64(at),
-            from,
-            event,
-            about: Vec::new(),
-        }
+        Seen::step(Duration::from_secs_f64(at), from, global_step)
     }
 
     fn record(step: u32, seconds: f64) -> StepRecord {

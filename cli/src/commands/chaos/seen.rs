@@ -62,6 +62,29 @@ pub struct Again {
 // === impl Seen ===
 
 impl Seen {
+    /// A step of which only the number matters.
+    #[cfg(test)]
+    pub fn step(at: Duration, from: Uid, global_step: u64) -> Self {
+        let event = JobEvent::Step {
+            epoch: 1,
+            step: global_step as u32,
+            global_step,
+            total_steps: 100,
+            loss: 0.0,
+            top1: 0.0,
+            learning_rate: 0.0,
+            grad_norm: 0.0,
+            images_per_second: 0.0,
+            eta_seconds: 0.0,
+        };
+        Self {
+            at,
+            from,
+            event,
+            about: Vec::new(),
+        }
+    }
+
     /// The steps that are committed with it, where it is a step.
     pub fn global_step(&self) -> Option<u64> {
         match self.event {
@@ -210,19 +233,7 @@ mod tests {
     }
 
     fn step(at: u64, from: Uid, global_step: u64) -> Seen {
-        let event = JobEvent::Step {
-            epoch: 1,
-            step: global_step as u32,
-            global_step,
-            total_steps: 100,
-            loss: 0.0,
-            top1: 0.0,
-            learning_rate: 0.0,
-            grad_norm: 0.0,
-            images_per_second: 0.0,
-            eta_seconds: 0.0,
-        };
-        seen(at, from, event, &[])
+        Seen::step(s(at), from, global_step)
     }
 
     fn started(at: u64, global_step: u64, reason: &str, members: &[Uid]) -> Seen {

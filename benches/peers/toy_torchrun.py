@@ -13,7 +13,10 @@ import torch.distributed as dist
 
 checkpoint = pathlib.Path(os.environ["TOY_CHECKPOINT"])
 steps = int(os.environ["TOY_STEPS"])
-dist.init_process_group("gloo")
+# A store of its own for each restart: what the agent keeps has the addresses of workers that are dead.
+agent = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+store = dist.PrefixStore("restart " + os.environ["TORCHELASTIC_RESTART_COUNT"], agent)
+dist.init_process_group("gloo", store=store, rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))
 weights = torch.zeros(250_000)
 step = json.loads(checkpoint.read_text())["step"] if checkpoint.exists() else 0
 while step < steps:

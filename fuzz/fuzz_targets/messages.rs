@@ -7,7 +7,9 @@ use perennial_proto::v1::{CoordinatorMessage, StatusReply, WorkerMessage};
 use prost::Message;
 
 fn round_trip<M: Message + Default>(bytes: &[u8]) {
-    let Ok(message) = M::decode(bytes) else { return };
+    let Ok(message) = M::decode(bytes) else {
+        return;
+    };
     let written = message.encode_to_vec();
     let read = M::decode(&written[..]).expect("what was written can be read");
     // Compared as bytes, for NaN is not itself.

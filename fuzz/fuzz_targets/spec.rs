@@ -18,5 +18,6 @@ fuzz_target!(|bytes: &[u8]| {
         let written = serde_json::to_string(&spec).expect("a valid spec can be written");
         let read: Spec = serde_json::from_str(&written).expect("what was written can be read");
         read.validate().expect("it is as valid as it was");
+        assert_eq!(read.identity_hash(), spec.identity_hash());
     }
 });

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use perennial_collective::{Collective, CollectiveError, Contribution, MeshConfig, Reduced, Tcp};
 use perennial_plan::Generation;
+use perennial_proto::rules::LEASE;
 use perennial_proto::v1::{Lost, Standing};
 use perennial_session::{Assignment, Report};
 
@@ -15,8 +16,6 @@ use crate::prepare::Worker;
 const CONNECT: Duration = Duration::from_secs(60);
 /// How long a member waits in a sum. Silence and the coordinator end it long before.
 const SUM: Duration = Duration::from_secs(600);
-/// A link on which nothing comes for so long is given up.
-const SILENCE: Duration = Duration::from_secs(5);
 
 /// A worker inside a generation.
 pub(crate) struct Member<'a> {
@@ -82,7 +81,7 @@ impl<'a> Member<'a> {
             addresses: addresses.map(|member| member.address.clone()).collect(),
             deadline: CONNECT,
             timeout: SUM,
-            silence: SILENCE,
+            silence: LEASE,
         };
         let collective = worker
             .endpoint
@@ -163,7 +162,7 @@ mod tests {
         assert_eq!(lost(gone), Some(vec![("w1".into(), false)]));
         let silent = CollectiveError::Silent {
             rank: 0,
-            seconds: 5,
+            silence: LEASE,
         };
         assert_eq!(lost(silent), Some(vec![("w0".into(), true)]));
         assert_eq!(lost(CollectiveError::Aborted), Some(vec![]));

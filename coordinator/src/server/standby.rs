@@ -22,7 +22,7 @@ use crate::{CoordinatorError, JobEvent};
 const PING: Duration = Duration::from_millis(500);
 const ANSWER: Duration = Duration::from_secs(1);
 /// A coordinator that has given no sign of life for so long does not rule any more.
-const SILENCE: Duration = Duration::from_secs(3);
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// How the waiting ended.
 pub(super) enum Turn {
@@ -157,4 +157,78 @@ async fn is_alive(address: &str) -> bool {
         (phase != "standby" && phase != "ended").then_some(())
     };
     matches!(timeout(ANSWER, asked).await, Ok(Some(())))
+}
+
+#[cfg(test)]
+mod tests {
+    use perennial_plan::Spec;
+    use perennial_store::Store;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::log::LogEntry;
+
+    fn term(term: u64, address: &str) -> LogRecord {
+        LogRecord {
+            term,
+            writer: format!("coordinator {term}"),
+            entry: LogEntry::Term {
+                address: address.into(),
+                version: String::new(),
+            },
+        }
+    }
+
+    fn config(store: &Store) -> ServeConfig {
+        ServeConfig {
+            listen: "127.0.0.1:0".into(),
+            advertise: None,
+            spec: Spec::default(),
+            workers: 1,
+            store: store.clone(),
+            store_url: "store".into(),
+            resume: true,
+            standby: true,
+            resume_command: "resume".into(),
+            command: None,
+        }
+    }
+
+    /// What a standby decides that has long heard nothing of the ruling coordinator, which is asked and does
+    /// not answer. Whether another one begins a term meanwhile.
+    async fn decides(taken_over_meanwhile: bool) -> Option<Turn> {
+        let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = mute.local_addr().unwrap().to_string();
+        let store = Store::in_memory();
+        let config = config(&store);
+        let job = store.job(&config.spec.name).unwrap();
+        job.append_log(0, &term(1, &address)).await.unwrap();
+        let mut watch = Watch {
+            config: &config,
+            job: job.clone(),
+            log: Vec::new(),
+            first_look: true,
+            heard: Instant::now(),
+        };
+        watch.read_on().await;
+        watch.heard -= SILENCE;
+        let other = async {
+            mute.accept().await.unwrap();
+            if taken_over_meanwhile {
+                job.append_log(1, &term(2, &address)).await.unwrap();
+            }
+        };
+        let (looked, ()) = tokio::join!(watch.look(), other);
+        looked.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_standby_takes_over_from_one_that_is_silent() {
+        assert!(matches!(decides(false).await, Some(Turn::Rule(_))));
+    }
+
+    #[tokio::test]
+    async fn a_standby_looks_again_before_it_takes_over() {
+        assert!(decides(true).await.is_none());
+    }
 }

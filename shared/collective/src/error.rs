@@ -1,5 +1,7 @@
 //! What can go wrong in a collective.
 
+use std::time::Duration;
+
 /// Why a sum or a connection did not come about.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CollectiveError {
@@ -8,8 +10,8 @@ pub enum CollectiveError {
     PeerLost { rank: usize, reason: String },
     /// The connection to a member stands, but nothing came for [`MeshConfig::silence`](crate::MeshConfig::silence):
     /// it is stopped or cut off.
-    #[error("member of rank `{rank}` was silent for `{seconds}` seconds")]
-    Silent { rank: usize, seconds: u64 },
+    #[error("member of rank `{rank}` was silent for {silence:.1?}")]
+    Silent { rank: usize, silence: Duration },
     /// A member is alive but did not bring its part in time.
     #[error("member of rank `{rank}` kept the others waiting for `{seconds}` seconds")]
     Timeout { rank: usize, seconds: u64 },

@@ -569,6 +569,20 @@ mod tests {
         }
     }
 
+    /// A sum in another order has a last digit that a careless reader of JSON gets wrong.
+    #[test]
+    fn a_spec_read_from_its_json_has_the_same_identity() {
+        let mut spec = spec();
+        for (index, rate) in (0..500).map(|index| (index, 1.0 / f64::from(3 + index))) {
+            spec.optimizer.learning_rate = rate * 1e-3 + rate * rate;
+            spec.data.mean[index as usize % 3] = rate as f32 + 0.1;
+            let json = serde_json::to_string(&spec).unwrap();
+            let read: Spec = serde_json::from_str(&json).unwrap();
+            assert_eq!(read, spec, "{json}");
+            assert_eq!(read.identity_hash(), spec.identity_hash());
+        }
+    }
+
     #[test]
     fn the_identity_names_what_differs_and_nothing_else() {
         let mut other = spec();

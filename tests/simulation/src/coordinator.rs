@@ -15,7 +15,7 @@ use crate::worker::TICK;
 use crate::world::World;
 
 /// A coordinator that gave no sign of life for so long does not rule any more.
-const SILENCE: Time = 3 * SECOND;
+const SILENCE: Time = 2 * SECOND;
 /// How often a coordinator looks whether another one wrote to the log.
 const LOOK: Time = SECOND;
 

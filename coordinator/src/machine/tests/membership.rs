@@ -1,5 +1,6 @@
 //! When a generation breaks, and what the next one is.
 
+use perennial_proto::rules::LEASE;
 use perennial_proto::v1::coordinator_message::Kind;
 use perennial_proto::v1::{self, Lost, Standing};
 
@@ -33,9 +34,9 @@ fn when_a_member_dies_the_others_halt_at_once_and_go_on_where_the_furthest_stand
 #[test]
 fn a_member_that_is_silent_beyond_the_lease_is_lost_and_one_that_speaks_is_not() {
     let mut bench = Bench::running(2);
-    bench.pass(4.5, &[2]);
+    bench.pass(LEASE.as_secs_f64(), &[2]);
     assert!(!bench.is_told_to_halt(1));
-    bench.pass(1.0, &[2]);
+    bench.pass(0.1, &[2]);
     assert!(bench.is_told_to_halt(1));
 }
 

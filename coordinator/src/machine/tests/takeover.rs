@@ -1,6 +1,7 @@
 //! Coordinators that follow on each other, and those that must not rule.
 
 use perennial_plan::invariants::Invariant;
+use perennial_proto::rules::LEASE;
 use perennial_proto::v1::coordinator_message::Kind;
 use perennial_proto::v1::{self, Standing};
 
@@ -94,9 +95,9 @@ fn a_member_that_does_not_come_back_is_lost_and_the_others_wait_for_it_no_longer
     let mut next = bench.successor();
     next.come_back(1, 1);
     next.say(1, at_work(1));
-    next.pass(4.0, &[]);
+    next.pass(LEASE.as_secs_f64() - 0.1, &[]);
     assert!(!next.is_told_to_halt(1));
-    next.pass(1.5, &[]);
+    next.pass(0.1, &[]);
     assert!(next.is_told_to_halt(1));
     next.say(1, halted(1, cursor(0, 0)));
     assert_eq!(next.members(), ["w1"]);

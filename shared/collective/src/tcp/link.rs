@@ -89,8 +89,10 @@ impl Shared {
                     }
                 }
                 Err(ReadError::Silent) => {
-                    let seconds = self.silence.as_secs();
-                    return CollectiveError::Silent { rank, seconds };
+                    return CollectiveError::Silent {
+                        rank,
+                        silence: self.silence,
+                    };
                 }
                 Err(ReadError::Closed(reason)) => break reason,
                 Err(ReadError::Faulty(reason)) => {

@@ -1,3 +1,4 @@
+use perennial_proto::rules::HEARTBEAT;
 use perennial_proto::v1::{
     Ack, End, Follow, Heartbeat, Refused, Regroup, Release, Source, Stop, WorkerMessage,
 };
@@ -48,7 +49,7 @@ fn the_highest_term_seen_is_in_every_message() {
     assert_eq!(terms(&bench.says(Report::Ready(Ready::default()))), [4]);
     bench.term = 6;
     bench.hears(Heartbeat {});
-    assert_eq!(terms(&bench.pass(1.0)), [6]);
+    assert_eq!(terms(&bench.pass(HEARTBEAT.as_secs_f64())), [6]);
     assert_eq!(terms(&bench.moves_on()), [6], "a greeting too");
     assert_eq!(bench.session.term(), 6);
 }

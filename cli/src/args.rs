@@ -29,6 +29,9 @@ pub enum Command {
     Chaos(commands::chaos::Args),
     Evaluate(commands::evaluate::Args),
     Predict(commands::predict::Args),
+    /// Time a part of the training on this machine
+    #[command(subcommand)]
+    Bench(commands::bench::Command),
     /// Split, measure or draw a folder of pictures
     #[command(subcommand)]
     Data(commands::data::Command),

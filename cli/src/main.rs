@@ -55,6 +55,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Chaos(args) => commands::chaos::run(args, output),
         Command::Report(args) => commands::report::run(args, output),
         Command::Audit(args) => commands::audit::run(&args, output),
+        Command::Bench(command) => commands::bench::run(command, output),
         Command::Data(command) => commands::data::run(command, output),
         Command::Checkpoint(command) => commands::checkpoint::run(command, output),
     }

@@ -3,6 +3,7 @@
 //! [`run`] is its whole life: it obeys the commands of its [session](perennial_session).
 //! [`inference`] uses weights without a job.
 
+pub mod bench;
 mod checkpointing;
 mod ears;
 mod error;

@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub mod audit;
+pub mod bench;
 pub mod chaos;
 pub mod checkpoint;
 pub mod coordinator;

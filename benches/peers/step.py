@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""Perennial's training step beside PyTorch's on this machine: the same network, pictures, batch and threads.
+
+    PERENNIAL=target/release/perennial PYTHON=VENV/bin/python benches/peers/step.py [--models casvit_xs] [--sizes 64,96,224]
+
+Each round runs both, one after the other, in processes of their own. Prints a table: pictures a second (medians over
+the rounds), the ratio of Perennial to the better of PyTorch's ways, with its least and most over the rounds, and
+the ratio of the peaks of memory.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+
+BATCH = {64: 64, 96: 32, 224: 16}
+STEPS = {64: 12, 96: 12, 224: 6}
+TORCH = pathlib.Path(__file__).resolve().parent / "step_torch.py"
+
+
+def measure(command):
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(program, python, model, size, threads, inference, rounds):
+    """A row: what each way does in pictures a second, and the ratios."""
+    work = ["--model", model, "--image-size", str(size), "--batch", str(BATCH.get(size, 16))]
+    work += ["--steps", str(STEPS.get(size, 6)), "--threads", str(threads)] + ["--inference"] * inference
+    ways = {
+        "perennial": [program, "bench", "step", "--json", *work],
+        "eager": [python, TORCH, *work],
+        "compile": [python, TORCH, *work, "--compile"],
+    }
+    rates = {way: [] for way in ways}
+    peaks = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, command in ways.items():
+            record = measure(command)
+            rates[way].append(record["images_per_second"])
+            peaks[way].append(record["peak_rss_mb"])
+    better = max(("eager", "compile"), key=lambda way: statistics.median(rates[way]))
+    ratios = [ours / theirs for ours, theirs in zip(rates["perennial"], rates[better])]
+    memory = statistics.median(peaks["perennial"]) / statistics.median(peaks[better])
+    medians = [statistics.median(rates[way]) for way in ways]
+    return [
+        model,
+        str(size),
+        str(threads),
+        "inference" if inference else "training",
+        *(f"{rate:.0f}" for rate in medians),
+        f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+        f"{memory:.2f}",
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="casvit_xs")
+    parser.add_argument("--sizes", default="64,96,224")
+    parser.add_argument("--threads", default="2")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--work", choices=["training", "inference", "both"], default="both")
+    options = parser.parse_args()
+    program, python = os.environ["PERENNIAL"], os.environ.get("PYTHON", sys.executable)
+    print("| network | pixels | threads | work | perennial | eager, channels_last | torch.compile | ratio | memory |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    works = {"training": [False], "inference": [True], "both": [False, True]}[options.work]
+    for model in options.models.split(","):
+        for size in map(int, options.sizes.split(",")):
+            for threads in map(int, options.threads.split(",")):
+                for inference in works:
+                    row = compare(program, python, model, size, threads, inference, options.rounds)
+                    print("| " + " | ".join(row) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

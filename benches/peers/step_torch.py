@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""One training step of CAS-ViT (forward, loss, backward, clip, AdamW), or its inference, in PyTorch on the CPU.
+
+Prints one JSON object, with the keys of `perennial bench step --json`. `step.py` runs it.
+"""
+
+import argparse
+import json
+import pathlib
+import resource
+import statistics
+import sys
+import time
+
+import torch
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests" / "peers"))
+from casvit import casvit  # noqa: E402
+
+CLASSES = 12
+WARM_UP = 3
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="casvit_xs")
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--inference", action="store_true")
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    options = parser.parse_args()
+
+    torch.manual_seed(42)
+    torch.set_num_threads(options.threads)
+    model = casvit(options.model, CLASSES).to(memory_format=torch.channels_last)
+    images = torch.randn(options.batch, 3, options.image_size, options.image_size)
+    images = images.to(memory_format=torch.channels_last)
+    labels = torch.randint(CLASSES, (options.batch,))
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=options.bf16)
+    model.train(not options.inference)
+    if options.compile:
+        # Folds the normalisations into the convolutions.
+        torch._inductor.config.freezing = options.inference
+        forward = torch.compile(model)
+    else:
+        forward = model
+
+    def train():
+        with autocast:
+            loss = torch.nn.functional.cross_entropy(forward(images), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    def infer():
+        with torch.no_grad(), autocast:
+            forward(images)
+
+    work = infer if options.inference else train
+    times = []
+    for step in range(WARM_UP + options.steps):
+        begin = time.perf_counter()
+        work()
+        if step >= WARM_UP:
+            times.append(time.perf_counter() - begin)
+    median = statistics.median(times)
+    print(
+        json.dumps(
+            {
+                "images_per_second": options.batch / median,
+                "step_ms": median * 1e3,
+                "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

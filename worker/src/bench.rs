@@ -1,0 +1,145 @@
+//! The training step by itself: the work of a worker without a job, a store and other members.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use burn::tensor::Device;
+use perennial_collective::SlotSum;
+use perennial_model::{Bound, DropPathKey, Network};
+use perennial_plan::Spec;
+use perennial_plan::order::slot_range;
+use perennial_plan::random::{Domain, Draw, Stream};
+use perennial_train::{Replica, SlotInput, infer, slot_gradient};
+
+use crate::error::WorkerError;
+use crate::slots::Cores;
+
+/// Steps that are not counted: caches and memory fill.
+const WARM_UP: usize = 3;
+
+/// What is timed: a job's network, size, batch and slots, on random pictures that lie in memory.
+#[derive(Debug, Clone)]
+pub struct StepBench {
+    pub spec: Spec,
+    pub classes: usize,
+    pub threads: usize,
+    pub steps: usize,
+    /// Logits alone, with the normalisations folded.
+    pub inference: bool,
+}
+
+// === impl StepBench ===
+
+impl StepBench {
+    /// The time of each step: forward, loss and backward of every slot, their sum, clipping, the optimizer and
+    /// the average, or the logits of a batch.
+    pub fn run(&self) -> Result<Vec<Duration>, WorkerError> {
+        let spec = &self.spec;
+        let network = Network::new(&spec.model, self.classes)?;
+        let weights = network.table.initial_weights(spec.seed);
+        let mut replica = Replica::new(spec, &network.table, weights);
+        let cores = Cores::new(self.threads)?;
+        let batch = spec.train.batch_size as usize;
+        let slots: Vec<(u32, SlotInput)> = (0..spec.train.slots)
+            .map(|slot| (slot, slot_range(0..batch, spec.train.slots, slot).len()))
+            .filter(|(_, samples)| *samples > 0)
+            .map(|(slot, samples)| (slot, self.input(slot, samples)))
+            .collect();
+        let mut times = Vec::new();
+        for step in 0..WARM_UP + self.steps {
+            let inputs = slots.clone();
+            let began = Instant::now();
+            if self.inference {
+                self.infer(&network, &replica, &cores, inputs);
+            } else {
+                self.step(&network, &mut replica, &cores, inputs, step as u64)?;
+            }
+            if step >= WARM_UP {
+                times.push(began.elapsed());
+            }
+        }
+        Ok(times)
+    }
+
+    fn input(&self, slot: u32, samples: usize) -> SlotInput {
+        let size = self.spec.data.image_size as usize;
+        let mut stream = Stream::new(self.spec.seed, Domain::Init, &[u64::from(slot)]);
+        let labels = (0..samples).map(|_| stream.below(self.classes as u64) as u32);
+        let labels: Vec<u32> = labels.collect();
+        let mut targets = vec![0.0; samples * self.classes];
+        for (row, label) in targets.chunks_mut(self.classes).zip(&labels) {
+            row[*label as usize] = 1.0;
+        }
+        let values = 0..samples * size * size * 3;
+        SlotInput {
+            images: values
+                .map(|_| stream.uniform() as f32 * 2.0 - 1.0)
+                .collect(),
+            targets,
+            labels,
+        }
+    }
+
+    fn step(
+        &self,
+        network: &Network,
+        replica: &mut Replica,
+        cores: &Cores,
+        inputs: Vec<(u32, SlotInput)>,
+        global_step: u64,
+    ) -> Result<(), WorkerError> {
+        let (seed, slots) = (self.spec.seed, self.spec.train.slots);
+        let size = self.spec.data.image_size as usize;
+        let bound = Bound::new(&network.table, &replica.weights, &Device::flex());
+        let outcomes = on_all(cores, inputs, |(slot, input)| {
+            let key = DropPathKey {
+                seed,
+                global_step,
+                slot,
+            };
+            (slot, slot_gradient(network, &bound, input, size, key))
+        });
+        drop(bound);
+        let mut gradients = SlotSum::new(slots, 0..slots);
+        let mut statistics = SlotSum::new(slots, 0..slots);
+        let mut outcomes: std::collections::BTreeMap<u32, _> = outcomes.into_iter().collect();
+        for slot in 0..slots {
+            let outcome = outcomes.remove(&slot);
+            let (gradient, statistic) = (outcome.map(|it| (it.gradient, it.statistics))).unzip();
+            gradients.add(slot, gradient)?;
+            statistics.add(slot, statistic)?;
+        }
+        let root = |message: &str| WorkerError::Inference(message.to_string());
+        let (gradients, statistics) = (gradients.finish()?, statistics.finish()?);
+        let gradient = gradients.into_values().next();
+        let statistic = statistics.into_values().next();
+        let gradient = gradient.ok_or_else(|| root("a batch without pictures has no gradient"))?;
+        let statistic = statistic.ok_or_else(|| root("a batch without pictures has no loss"))?;
+        let rate = self.spec.optimizer.learning_rate;
+        replica.apply(&network.table, &gradient, &statistic, rate)?;
+        Ok(())
+    }
+
+    fn infer(
+        &self,
+        network: &Network,
+        replica: &Replica,
+        cores: &Cores,
+        inputs: Vec<(u32, SlotInput)>,
+    ) {
+        let size = self.spec.data.image_size as usize;
+        let bound = Bound::new(&network.table, &replica.weights, &Device::flex());
+        on_all(cores, inputs, |(_, input)| {
+            infer(network, &bound, input.images, size)
+        });
+    }
+}
+
+fn on_all<T: Send, R: Send>(cores: &Cores, items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let mut items = items.into_iter();
+    let next = || items.next().map(Ok::<T, Infallible>);
+    match cores.for_each(next, work) {
+        Ok(results) => results,
+        Err(never) => match never {},
+    }
+}

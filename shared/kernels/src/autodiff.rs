@@ -144,11 +144,17 @@ impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodi
         (output, untracked::<B, C>(mean), untracked::<B, C>(variance))
     }
 
-    fn kernel_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        let saved = x.primitive().clone();
-        let output = B::kernel_gelu(saved.clone());
-        record::<B, C, _, _>([x], output, saved, |x, grad| {
-            [B::kernel_gelu_backward(x, grad)]
+    fn kernel_gelu_linear_bias(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let saved = (x.primitive().clone(), weight.primitive().clone());
+        let output =
+            B::kernel_gelu_linear_bias(saved.0.clone(), saved.1.clone(), bias.primitive().clone());
+        record::<B, C, _, _>([x, weight, bias], output, saved, |(x, weight), grad| {
+            let (x, weight) = B::kernel_gelu_linear_backward(x, weight, grad.clone());
+            [x, weight, B::kernel_bias_backward(grad)]
         })
     }
 

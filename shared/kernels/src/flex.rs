@@ -119,9 +119,13 @@ impl KernelOps for Flex {
         )
     }
 
-    fn kernel_gelu(x: Tensor) -> Tensor {
-        let x = contiguous(x);
-        tensor(cpu::gelu::forward(values(&x)), dims(&x))
+    fn kernel_gelu_linear_bias(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
+        let [x, weight, bias] = [x, weight, bias].map(contiguous);
+        let mut shape = dims(&x);
+        let outputs = dims(&weight)[0];
+        let output = cpu::gelu::linear(values(&x), values(&weight), values(&bias), outputs);
+        *shape.last_mut().expect("an activation has axes") = outputs;
+        tensor(output, shape)
     }
 
     fn kernel_spatial_gate(x: Tensor, hidden: Tensor, weight: Tensor) -> Tensor {
@@ -214,9 +218,12 @@ impl KernelGradients for Flex {
         )
     }
 
-    fn kernel_gelu_backward(x: Tensor, grad: Tensor) -> Tensor {
-        let (x, grad) = (contiguous(x), contiguous(grad));
-        tensor(cpu::gelu::backward(values(&x), values(&grad)), dims(&x))
+    fn kernel_gelu_linear_backward(x: Tensor, weight: Tensor, grad: Tensor) -> (Tensor, Tensor) {
+        let [x, weight, grad] = [x, weight, grad].map(contiguous);
+        let outputs = dims(&weight)[0];
+        let (dx, dw) =
+            cpu::gelu::linear_backward(values(&x), values(&weight), values(&grad), outputs);
+        (tensor(dx, dims(&x)), tensor(dw, dims(&weight)))
     }
 
     fn kernel_spatial_gate_backward(

@@ -20,4 +20,4 @@ pub enum Activation {
 }
 
 /// The kernel set that computed a replica, part of its numerics class.
-pub const KERNEL_SET: &str = "cpu-f32-1";
+pub const KERNEL_SET: &str = "cpu-f32-2";

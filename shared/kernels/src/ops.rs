@@ -39,7 +39,11 @@ pub trait KernelOps: Backend {
         shift: FloatTensor<Self>,
         relu: bool,
     ) -> FloatTensor<Self>;
-    fn kernel_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn kernel_gelu_linear_bias(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
     fn kernel_spatial_gate(
         x: FloatTensor<Self>,
         hidden: FloatTensor<Self>,
@@ -78,7 +82,11 @@ pub trait KernelGradients: Backend {
         relu: bool,
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
-    fn kernel_gelu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn kernel_gelu_linear_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
     fn kernel_spatial_gate_backward(
         x: FloatTensor<Self>,
         hidden: FloatTensor<Self>,
@@ -191,9 +199,19 @@ pub fn scale_shift(
     ))
 }
 
-/// GELU in its exact form, `x * Phi(x)`.
-pub fn gelu(x: Tensor<4>) -> Tensor<4> {
-    Tensor::from_dispatch(Dispatch::kernel_gelu(x.into_dispatch()))
+/// [`linear_bias`] of the activated input: `gelu(x) @ weight^T + bias` with GELU in its exact form,
+/// `x * Phi(x)`.
+pub fn gelu_linear_bias<const D: usize, const W: usize>(
+    x: Tensor<D>,
+    weight: Tensor<W>,
+    bias: Tensor<1>,
+) -> Tensor<D> {
+    let (x, weight, bias) = (
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+    );
+    Tensor::from_dispatch(Dispatch::kernel_gelu_linear_bias(x, weight, bias))
 }
 
 /// `x * sigmoid(hidden . weight)`: one gate a pixel, from the dot product over channels.

@@ -249,21 +249,32 @@ fn a_scale_and_shift_agree_with_the_reference_and_keep_nan() {
 }
 
 #[test]
-fn gelu_and_its_gradient_agree_with_the_reference() {
-    for count in [1, 7, 48, 4099] {
-        let what = format!("gelu of {count}");
+fn a_linear_layer_after_gelu_and_its_gradients_agree_with_the_reference() {
+    // The last ones have several tiles of rows.
+    for (rows, inputs, outputs) in [
+        (1, 1, 1),
+        (3, 7, 5),
+        (33, 48, 31),
+        (700, 57, 3),
+        (1030, 33, 2),
+    ] {
+        let what = format!("gelu and linear {rows}x{inputs} to {outputs}");
         let mut source = Source::new(&what);
-        let x: Vec<f32> = source.values(count).iter().map(|x| 3.0 * x).collect();
-        let grad = source.values(count);
-        let reference = |point: &[Vec<f64>]| {
-            point[0]
-                .iter()
-                .map(|x| 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)))
-                .collect()
+        let x: Vec<f32> = (source.values(rows * inputs).iter())
+            .map(|x| 3.0 * x)
+            .collect();
+        let (weight, bias) = (source.values(outputs * inputs), source.values(outputs));
+        let grad = source.values(rows * outputs);
+        let reference = |point: &[Vec<f64>]| -> Vec<f64> {
+            let gelu = |x: &f64| 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
+            let activated: Vec<f64> = point[0].iter().map(gelu).collect();
+            linear_reference(&activated, &point[1], &wide(&bias))
         };
-        let expected: Vec<f64> = reference(&[wide(&x)]);
-        assert_close(&what, &gelu::forward(&x), &expected, FORWARD);
-        assert_gradients(&what, &[&x], &grad, &[gelu::backward(&x, &grad)], reference);
+        let expected = reference(&[wide(&x), wide(&weight)]);
+        let found = gelu::linear(&x, &weight, &bias, outputs);
+        assert_close(&what, &found, &expected, FORWARD);
+        let (dx, dw) = gelu::linear_backward(&x, &weight, &grad, outputs);
+        assert_gradients(&what, &[&x, &weight], &grad, &[dx, dw], reference);
     }
 }
 

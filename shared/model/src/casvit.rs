@@ -203,9 +203,9 @@ impl AdditiveBlock {
             .mixer
             .forward(self.norm1.forward(x.clone(), pass), pass);
         let x = x + pass.drop_path(mixed, self.drop_path, 2 * self.index);
-        let hidden = ops::gelu(self.fc1.forward(self.norm2.forward(x.clone(), pass), pass));
+        let hidden = self.fc1.forward(self.norm2.forward(x.clone(), pass), pass);
         x + pass.drop_path(
-            self.fc2.forward(hidden, pass),
+            self.fc2.forward_activated(hidden, pass),
             self.drop_path,
             2 * self.index + 1,
         )
@@ -226,8 +226,8 @@ impl LocalIntegration {
 
     fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
         let x = self.norm.forward(self.expand.forward(x, pass), pass);
-        self.project
-            .forward(ops::gelu(self.depthwise.forward(x, pass)), pass)
+        let x = self.depthwise.forward(x, pass);
+        self.project.forward_activated(x, pass)
     }
 }
 
@@ -246,8 +246,12 @@ impl AdditiveTokenMixer {
     }
 
     fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
-        let qkv = self.qkv.forward(x, pass);
-        let part = |index: usize| qkv.clone().narrow(3, index * self.dim, self.dim);
+        // Three products with a third of the weight each: a third of one product's result would be a copy.
+        let weight = self.qkv.weight(pass);
+        let part = |index: usize| {
+            let weight = weight.clone().narrow(0, index * self.dim, self.dim);
+            ops::linear(x.clone(), weight)
+        };
         let context = self.query.forward(part(0), pass) + self.key.forward(part(1), pass);
         self.proj
             .forward(self.dwc.forward(context, pass) * part(2), pass)

@@ -68,6 +68,13 @@ impl Pointwise {
         }
     }
 
+    /// Of `gelu(x)`; the layer has a bias.
+    pub fn forward_activated(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
+        let bias = self.bias.expect("layers after an activation have a bias");
+        let (weight, bias) = (pass.bound.kernel(self.weight), pass.bound.vector(bias));
+        ops::gelu_linear_bias(x, weight, bias)
+    }
+
     /// The weight alone, for a gate that computes with it.
     pub fn weight(&self, pass: &Pass) -> Tensor<4> {
         pass.bound.kernel(self.weight)

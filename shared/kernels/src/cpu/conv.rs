@@ -1,7 +1,7 @@
 //! Dense 3x3 convolution, stride 2, padding 1: patches as rows, one matrix product.
 
 use super::Image;
-use super::matmul::{Matrix, matmul};
+use super::matmul::{Matrix, matmul, product};
 
 /// The shape of the output.
 pub fn output_image(shape: Image, outputs: usize) -> Image {
@@ -96,13 +96,7 @@ pub fn backward(
     let grad = Matrix::new(grad, rows, outputs);
 
     let mut buffer = patches(shape, x);
-    let mut dw = vec![0.0; weight.len()];
-    matmul(
-        grad.transposed(),
-        Matrix::new(&buffer, rows, taps),
-        &mut dw,
-        false,
-    );
+    let dw = product(grad.transposed(), Matrix::new(&buffer, rows, taps));
 
     matmul(
         grad,

@@ -1,12 +1,20 @@
-//! GELU in its exact form: Hendrycks and Gimpel, "Gaussian error linear units", 2016.
+//! GELU in its exact form (Hendrycks and Gimpel, "Gaussian error linear units", 2016) and the fully
+//! connected layer that follows it: the activated values live for one tile of rows and are computed again in
+//! the backward pass.
 
 use std::f32::consts::FRAC_1_SQRT_2;
 
 use super::math::{erf, exp};
+use super::matmul::{Matrix, matmul};
 use super::vectorized;
 
 /// `1 / sqrt(2 pi)`.
 const INVERSE_SQRT_TAU: f32 = 0.398_942_3;
+
+/// Values of a tile, about: it stays in the second-level cache.
+const TILE: usize = 32 * 1024;
+/// The fewest rows of a tile: a matrix product pays for reading the weight.
+const ROWS: usize = 64;
 
 /// `Phi(x)`, the cumulative normal distribution.
 #[inline(always)]
@@ -18,8 +26,7 @@ fn cumulative(x: f32) -> f32 {
 // function call.
 
 /// `x * Phi(x)`.
-pub fn forward(x: &[f32]) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
+fn activate(x: &[f32], out: &mut [f32]) {
     vectorized(
         #[inline(always)]
         || {
@@ -28,20 +35,74 @@ pub fn forward(x: &[f32]) -> Vec<f32> {
             }
         },
     );
-    out
 }
 
-/// `grad * (Phi(x) + x * phi(x))`.
-pub fn backward(x: &[f32], grad: &[f32]) -> Vec<f32> {
-    let mut dx = vec![0.0; x.len()];
+/// `x * Phi(x)`, and `grad` times its slope `Phi(x) + x * phi(x)`.
+fn activate_and_slope(x: &[f32], out: &mut [f32], grad: &mut [f32]) {
     vectorized(
         #[inline(always)]
         || {
-            for ((dx, x), grad) in dx.iter_mut().zip(x).zip(grad) {
+            for ((out, x), grad) in out.iter_mut().zip(x).zip(grad) {
+                let cumulative = cumulative(*x);
                 let density = INVERSE_SQRT_TAU * exp(-0.5 * x * x);
-                *dx = grad * x.mul_add(density, cumulative(*x));
+                *out = x * cumulative;
+                *grad *= x.mul_add(density, cumulative);
             }
         },
     );
-    dx
+}
+
+fn tile_rows(inputs: usize) -> usize {
+    (TILE / inputs).max(ROWS)
+}
+
+/// `gelu(x) @ weight^T + bias`: `x` `[rows, in]`, `weight` `[outputs, in]`, `bias` `[outputs]`.
+pub fn linear(x: &[f32], weight: &[f32], bias: &[f32], outputs: usize) -> Vec<f32> {
+    let inputs = weight.len() / outputs;
+    let mut out = bias.repeat(x.len() / inputs);
+    let weight = Matrix::new(weight, outputs, inputs).transposed();
+    let rows = tile_rows(inputs);
+    let mut tile = vec![0.0; x.len().min(rows * inputs)];
+    let tiles = out.chunks_mut(rows * outputs);
+    for (out, x) in tiles.zip(x.chunks(rows * inputs)) {
+        let tile = &mut tile[..x.len()];
+        activate(x, tile);
+        matmul(
+            Matrix::new(tile, x.len() / inputs, inputs),
+            weight,
+            out,
+            true,
+        );
+    }
+    out
+}
+
+/// The gradients of `x` and `weight` from that of the output, `grad` `[rows, outputs]`.
+pub fn linear_backward(
+    x: &[f32],
+    weight: &[f32],
+    grad: &[f32],
+    outputs: usize,
+) -> (Vec<f32>, Vec<f32>) {
+    let inputs = weight.len() / outputs;
+    let weight = Matrix::new(weight, outputs, inputs);
+    let mut dx = vec![0.0; x.len()];
+    let mut dw = vec![0.0; outputs * inputs];
+    let rows = tile_rows(inputs);
+    let mut tile = vec![0.0; x.len().min(rows * inputs)];
+    let tiles = dx.chunks_mut(rows * inputs);
+    for (dx, (x, grad)) in tiles.zip(x.chunks(rows * inputs).zip(grad.chunks(rows * outputs))) {
+        let tile = &mut tile[..x.len()];
+        let rows = x.len() / inputs;
+        let grad = Matrix::new(grad, rows, outputs);
+        matmul(grad, weight, dx, false);
+        activate_and_slope(x, tile, dx);
+        matmul(
+            grad.transposed(),
+            Matrix::new(tile, rows, inputs),
+            &mut dw,
+            true,
+        );
+    }
+    (dx, dw)
 }

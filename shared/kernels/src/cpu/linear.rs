@@ -1,23 +1,19 @@
 //! Fully connected layers over rows, which is what a pointwise convolution is in channels-last.
 
-use super::matmul::{Matrix, matmul};
+use super::matmul::{Matrix, matmul, product};
 use super::vectorized;
 
 /// `x @ weight^T + bias`: `x` `[rows, in]`, `weight` `[outputs, in]`, `bias` `[outputs]`.
 pub fn forward(x: &[f32], weight: &[f32], bias: Option<&[f32]>, outputs: usize) -> Vec<f32> {
     let inputs = weight.len() / outputs;
     let rows = x.len() / inputs;
-    let mut out = match bias {
-        Some(bias) => bias.repeat(rows),
-        None => vec![0.0; rows * outputs],
+    let x = Matrix::new(x, rows, inputs);
+    let weight = Matrix::new(weight, outputs, inputs).transposed();
+    let Some(bias) = bias else {
+        return product(x, weight);
     };
-    let weight = Matrix::new(weight, outputs, inputs);
-    matmul(
-        Matrix::new(x, rows, inputs),
-        weight.transposed(),
-        &mut out,
-        bias.is_some(),
-    );
+    let mut out = bias.repeat(rows);
+    matmul(x, weight, &mut out, true);
     out
 }
 
@@ -26,15 +22,8 @@ pub fn backward(x: &[f32], weight: &[f32], grad: &[f32], outputs: usize) -> (Vec
     let inputs = weight.len() / outputs;
     let rows = x.len() / inputs;
     let grad = Matrix::new(grad, rows, outputs);
-    let mut dx = vec![0.0; x.len()];
-    matmul(grad, Matrix::new(weight, outputs, inputs), &mut dx, false);
-    let mut dw = vec![0.0; weight.len()];
-    matmul(
-        grad.transposed(),
-        Matrix::new(x, rows, inputs),
-        &mut dw,
-        false,
-    );
+    let dx = product(grad, Matrix::new(weight, outputs, inputs));
+    let dw = product(grad.transposed(), Matrix::new(x, rows, inputs));
     (dx, dw)
 }
 

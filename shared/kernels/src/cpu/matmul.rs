@@ -45,7 +45,6 @@ impl<'a> Matrix<'a> {
 /// `out = left @ right`, or `out += left @ right` with `accumulate`. `out` is stored by rows.
 pub fn matmul(left: Matrix, right: Matrix, out: &mut [f32], accumulate: bool) {
     let (m, n, k) = (left.rows, right.columns, left.columns);
-    assert_eq!(k, right.rows, "inner dimensions agree");
     assert_eq!(out.len(), m * n, "the result has rows * columns values");
     if m == 0 || n == 0 {
         return;
@@ -56,15 +55,41 @@ pub fn matmul(left: Matrix, right: Matrix, out: &mut [f32], accumulate: bool) {
         }
         return;
     }
+    // SAFETY: `out` has `m * n` values and is borrowed mutably, so it overlaps neither input.
+    unsafe { multiply(left, right, out.as_mut_ptr(), accumulate) }
+}
+
+/// `left @ right`, stored by rows, in memory that nothing was written to before.
+pub fn product(left: Matrix, right: Matrix) -> Vec<f32> {
+    let count = left.rows * right.columns;
+    if left.columns == 0 || count == 0 {
+        return vec![0.0; count];
+    }
+    let mut out = Vec::with_capacity(count);
+    // SAFETY: there is room for `count` values; without `accumulate` all of them are written and none is read.
+    unsafe {
+        multiply(left, right, out.as_mut_ptr(), false);
+        out.set_len(count);
+    }
+    out
+}
+
+/// # Safety
+///
+/// `out` points to room for `left.rows * right.columns` values that overlap neither input. With `accumulate`
+/// they are initialised.
+unsafe fn multiply(left: Matrix, right: Matrix, out: *mut f32, accumulate: bool) {
+    let (m, n, k) = (left.rows, right.columns, left.columns);
+    assert_eq!(k, right.rows, "inner dimensions agree");
     // SAFETY: `gemm` reads `left[i * row_stride + l * column_stride]` for `i < m, l < k`, likewise
-    // `right`, and reads and writes `out[i * n + j]`. `Matrix::new` and the assertions above bound all
-    // of these inside their slices, and `out` is borrowed mutably, so it overlaps neither input.
+    // `right`, which `Matrix::new` and the assertion bound inside their slices, and writes `out[i * n + j]`, for
+    // which the caller vouches; it reads that only with `accumulate`.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            out.as_mut_ptr(),
+            out,
             1,
             n as isize,
             accumulate,

@@ -128,7 +128,7 @@ impl StepBench {
         inputs: Vec<(u32, SlotInput)>,
     ) {
         let size = self.spec.data.image_size as usize;
-        let bound = Bound::new(&network.table, &replica.weights, &Device::flex());
+        let bound = Bound::for_inference(&network.table, &replica.weights, &Device::flex());
         on_all(cores, inputs, |(_, input)| {
             infer(network, &bound, input.images, size)
         });

@@ -56,7 +56,8 @@ impl Member<'_> {
         let slots = job.spec.train.slots;
         let owned = self.generation.members[self.rank].slots.clone();
         let network = &job.network;
-        let bound = Bound::new(&network.table, weights, &burn::tensor::Device::flex());
+        let device = burn::tensor::Device::flex();
+        let bound = Bound::for_inference(&network.table, weights, &device);
         let mut statistics = SlotSum::new(slots, owned.clone());
         for slot in owned {
             let places = slot_range(0..samples, slots, slot);

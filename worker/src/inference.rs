@@ -152,7 +152,7 @@ impl Classifier {
 
     fn bound(&self) -> Bound {
         let device = burn::tensor::Device::flex();
-        Bound::new(&self.network.table, &self.weights, &device)
+        Bound::for_inference(&self.network.table, &self.weights, &device)
     }
 
     fn spec(&self) -> Spec {

@@ -186,18 +186,22 @@ impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodi
         })
     }
 
-    fn kernel_scale_shift(
+    fn kernel_depthwise_relu(
         x: FloatTensor<Self>,
-        scale: FloatTensor<Self>,
-        shift: FloatTensor<Self>,
-        relu: bool,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        untracked::<B, C>(B::kernel_scale_shift(
-            x.into_primitive(),
-            scale.into_primitive(),
-            shift.into_primitive(),
-            relu,
-        ))
+        let [x, weight, bias] = [x, weight, bias].map(|input| input.into_primitive());
+        untracked::<B, C>(B::kernel_depthwise_relu(x, weight, bias))
+    }
+
+    fn kernel_conv_stride2_relu(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let [x, weight, bias] = [x, weight, bias].map(|input| input.into_primitive());
+        untracked::<B, C>(B::kernel_conv_stride2_relu(x, weight, bias))
     }
 }
 

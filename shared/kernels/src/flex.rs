@@ -58,6 +58,24 @@ fn linear(x: Tensor, weight: Tensor, bias: Option<Tensor>) -> Tensor {
     tensor(output, shape)
 }
 
+fn depthwise(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor {
+    let [x, weight, bias] = [x, weight, bias].map(contiguous);
+    let (shape, weight) = (image(&x), values(&weight));
+    let output = cpu::depthwise::forward(shape, values(&x), weight, values(&bias), relu);
+    tensor(output, dims(&x))
+}
+
+fn conv_stride2(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor {
+    let [x, weight, bias] = [x, weight, bias].map(contiguous);
+    let shape = cpu::conv::output_image(image(&x), dims(&weight)[0]);
+    let (weight, bias) = (values(&weight), values(&bias));
+    let output = cpu::conv::forward(image(&x), values(&x), weight, bias, relu);
+    tensor(
+        output,
+        vec![shape.batch, shape.height, shape.width, shape.channels],
+    )
+}
+
 impl KernelOps for Flex {
     fn kernel_linear(x: Tensor, weight: Tensor) -> Tensor {
         linear(x, weight, None)
@@ -68,21 +86,19 @@ impl KernelOps for Flex {
     }
 
     fn kernel_depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
-        let (x, weight, bias) = (contiguous(x), contiguous(weight), contiguous(bias));
-        tensor(
-            cpu::depthwise::forward(image(&x), values(&x), values(&weight), values(&bias)),
-            dims(&x),
-        )
+        depthwise(x, weight, bias, false)
+    }
+
+    fn kernel_depthwise_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
+        depthwise(x, weight, bias, true)
     }
 
     fn kernel_conv_stride2(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
-        let (x, weight, bias) = (contiguous(x), contiguous(weight), contiguous(bias));
-        let shape = cpu::conv::output_image(image(&x), dims(&weight)[0]);
-        let output = cpu::conv::forward(image(&x), values(&x), values(&weight), values(&bias));
-        tensor(
-            output,
-            vec![shape.batch, shape.height, shape.width, shape.channels],
-        )
+        conv_stride2(x, weight, bias, false)
+    }
+
+    fn kernel_conv_stride2_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
+        conv_stride2(x, weight, bias, true)
     }
 
     fn kernel_batch_norm(
@@ -108,14 +124,6 @@ impl KernelOps for Flex {
             tensor(output, dims(&x)),
             tensor(mean, vec![channels]),
             tensor(variance, vec![channels]),
-        )
-    }
-
-    fn kernel_scale_shift(x: Tensor, scale: Tensor, shift: Tensor, relu: bool) -> Tensor {
-        let (x, scale, shift) = (contiguous(x), contiguous(scale), contiguous(shift));
-        tensor(
-            cpu::norm::scale_shift(values(&x), values(&scale), values(&shift), relu),
-            dims(&x),
         )
     }
 

@@ -33,11 +33,17 @@ pub trait KernelOps: Backend {
         epsilon: f32,
         relu: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
-    fn kernel_scale_shift(
+    /// Not differentiable.
+    fn kernel_depthwise_relu(
         x: FloatTensor<Self>,
-        scale: FloatTensor<Self>,
-        shift: FloatTensor<Self>,
-        relu: bool,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+    /// Not differentiable.
+    fn kernel_conv_stride2_relu(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
     fn kernel_gelu_linear_bias(
         x: FloatTensor<Self>,
@@ -178,25 +184,24 @@ pub fn batch_norm(
     }
 }
 
-/// `activation(x * scale + shift)` over the last axis: batch normalisation by fixed statistics.
-/// For inference only.
-pub fn scale_shift(
-    x: Tensor<4>,
-    scale: Tensor<1>,
-    shift: Tensor<1>,
-    activation: Activation,
-) -> Tensor<4> {
-    let (x, scale, shift) = (
+/// [`depthwise`] and a ReLU. For inference only.
+pub fn depthwise_relu(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+    let (x, weight, bias) = (
         x.into_dispatch(),
-        scale.into_dispatch(),
-        shift.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
     );
-    Tensor::from_dispatch(Dispatch::kernel_scale_shift(
-        x,
-        scale,
-        shift,
-        activation == Activation::Relu,
-    ))
+    Tensor::from_dispatch(Dispatch::kernel_depthwise_relu(x, weight, bias))
+}
+
+/// [`conv_stride2`] and a ReLU. For inference only.
+pub fn conv_stride2_relu(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+    let (x, weight, bias) = (
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+    );
+    Tensor::from_dispatch(Dispatch::kernel_conv_stride2_relu(x, weight, bias))
 }
 
 /// [`linear_bias`] of the activated input: `gelu(x) @ weight^T + bias` with GELU in its exact form,

@@ -22,6 +22,10 @@ const IMAGES: [Image; 10] = [
     image(2, 16, 16, 56),
 ];
 
+fn relu(values: &[f64]) -> Vec<f64> {
+    values.iter().map(|value| value.max(0.0)).collect()
+}
+
 #[test]
 fn the_references_have_their_known_values() {
     for (x, expected) in [
@@ -101,10 +105,12 @@ fn depthwise_and_its_gradients_agree_with_the_reference() {
         let expected = reference(&[wide(&x), wide(&weight), wide(&bias)]);
         assert_close(
             &what,
-            &depthwise::forward(shape, &x, &weight, &bias),
+            &depthwise::forward(shape, &x, &weight, &bias, false),
             &expected,
             FORWARD,
         );
+        let found = depthwise::forward(shape, &x, &weight, &bias, true);
+        assert_close(&what, &found, &relu(&expected), FORWARD);
 
         let (dweight, dbias) = depthwise::weight_gradient(shape, &x, &grad);
         let gradients = [
@@ -150,10 +156,12 @@ fn the_convolution_of_stride_two_and_its_gradients_agree_with_the_reference() {
         let expected = reference(&[wide(&x), wide(&weight), wide(&bias)]);
         assert_close(
             &what,
-            &conv::forward(shape, &x, &weight, &bias),
+            &conv::forward(shape, &x, &weight, &bias, false),
             &expected,
             FORWARD,
         );
+        let found = conv::forward(shape, &x, &weight, &bias, true);
+        assert_close(&what, &found, &relu(&expected), FORWARD);
 
         let (dx, dweight) = conv::backward(shape, &x, &weight, &grad, outputs);
         let gradients = [dx, dweight, linear::column_sums(&grad, outputs)];

@@ -1,19 +1,21 @@
 //! Weights on a device, and what a forward pass carries with it.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use perennial_plan::random::{Domain, Draw, Stream};
 
-use crate::table::{NormId, ParameterId, Table, Weights};
+use crate::table::{Fold, NormId, Parameter, ParameterId, Table, Weights};
 
 /// A network's weights as tensors on a device.
 #[derive(Clone)]
 pub struct Bound {
     parameters: Vec<BoundParameter>,
-    /// Per batch normalisation, the factor and summand of its running statistics.
-    folded: Vec<(Tensor<1>, Tensor<1>)>,
+    /// None: for training. Else the biases that layers without one got with a batch normalisation, by weight,
+    /// one for each part of it.
+    inference: Option<BTreeMap<ParameterId, Vec<Tensor<1>>>>,
     /// Where the moments of each batch normalisation go.
     moments: Vec<Range<usize>>,
 }
@@ -23,6 +25,8 @@ enum BoundParameter {
     Vector(Tensor<1>),
     Matrix(Tensor<2>),
     Kernel(Tensor<4>),
+    /// A kernel in equal parts along its outputs.
+    Parts(Vec<Tensor<4>>),
 }
 
 /// The term under the square root of every batch normalisation.
@@ -31,55 +35,45 @@ pub(crate) const EPSILON: f32 = 1e-5;
 // === impl Bound ===
 
 impl Bound {
-    /// Copies `weights` to `device`.
+    /// Copies `weights` to `device`, for training.
     pub fn new(table: &Table, weights: &Weights, device: &Device) -> Self {
-        let parameters = table
-            .parameters()
-            .iter()
+        let parameters = (table.parameters().iter())
             .map(|parameter| {
-                let data = TensorData::new(
-                    weights.parameters[parameter.range.clone()].to_vec(),
-                    parameter.shape.clone(),
-                );
-                match parameter.shape.len() {
-                    1 => BoundParameter::Vector(Tensor::from_data(data, device)),
-                    2 => BoundParameter::Matrix(Tensor::from_data(data, device)),
-                    _ => BoundParameter::Kernel(Tensor::from_data(data, device)),
-                }
+                let values = &weights.parameters[parameter.range.clone()];
+                BoundParameter::new(parameter, values, device)
             })
             .collect();
-        let folded = table
-            .norms()
-            .iter()
-            .map(|norm| {
-                let value =
-                    |id: ParameterId| &weights.parameters[table.parameters()[id.0].range.clone()];
-                let (mean, variance) = (
-                    &weights.statistics[norm.mean()],
-                    &weights.statistics[norm.variance()],
-                );
-                let (scale, shift) = perennial_kernels::cpu::norm::fold(
-                    value(norm.gamma),
-                    value(norm.beta),
-                    mean,
-                    variance,
-                    EPSILON,
-                );
-                let tensor =
-                    |values| Tensor::from_data(TensorData::new(values, [norm.channels]), device);
-                (tensor(scale), tensor(shift))
-            })
-            .collect();
-        let moments = table
-            .norms()
-            .iter()
-            .enumerate()
-            .map(|(index, norm)| norm.moments(index))
-            .collect();
+        let moments = table.norms().iter().enumerate();
         Self {
             parameters,
-            folded,
-            moments,
+            inference: None,
+            moments: moments.map(|(index, norm)| norm.moments(index)).collect(),
+        }
+    }
+
+    /// Copies `weights` to `device`, for inference: every batch normalisation, whose statistics are the running
+    /// ones, is folded into the layer before or after it.
+    pub fn for_inference(table: &Table, weights: &Weights, device: &Device) -> Self {
+        let mut weights = weights.clone();
+        let biases = (table.folds().iter())
+            .filter_map(|fold| {
+                let bias = fold_into_layer(table, fold, &mut weights);
+                if let Some(id) = fold.bias {
+                    let range = table.parameters()[id.0].range.clone();
+                    weights.parameters[range].copy_from_slice(&bias);
+                    return None;
+                }
+                let parts = table.parameters()[fold.weight.0].parts;
+                let length = bias.len() / parts;
+                let tensor = |bias: &[f32]| {
+                    Tensor::from_data(TensorData::new(bias.to_vec(), [length]), device)
+                };
+                Some((fold.weight, bias.chunks_exact(length).map(tensor).collect()))
+            })
+            .collect();
+        Self {
+            inference: Some(biases),
+            ..Self::new(table, &weights, device)
         }
     }
 
@@ -98,11 +92,15 @@ impl Bound {
                 BoundParameter::Kernel(tensor) => {
                     BoundParameter::Kernel(tensor.autodiff().require_grad())
                 }
+                BoundParameter::Parts(parts) => {
+                    let leaf = |part: Tensor<4>| part.autodiff().require_grad();
+                    BoundParameter::Parts(parts.into_iter().map(leaf).collect())
+                }
             })
             .collect();
         Self {
             parameters,
-            folded: Vec::new(),
+            inference: None,
             moments: self.moments.clone(),
         }
     }
@@ -112,20 +110,17 @@ impl Bound {
     pub fn take_gradients(&self, table: &Table, gradients: &mut Gradients) -> Vec<f32> {
         let mut flat = vec![0.0; table.parameters_len()];
         for (parameter, bound) in table.parameters().iter().zip(&self.parameters) {
-            let data = match bound {
-                BoundParameter::Vector(tensor) => {
-                    tensor.grad_remove(gradients).map(Tensor::into_data)
+            let flat = &mut flat[parameter.range.clone()];
+            match bound {
+                BoundParameter::Vector(tensor) => take(tensor, gradients, flat),
+                BoundParameter::Matrix(tensor) => take(tensor, gradients, flat),
+                BoundParameter::Kernel(tensor) => take(tensor, gradients, flat),
+                BoundParameter::Parts(parts) => {
+                    let length = flat.len() / parts.len();
+                    for (part, flat) in parts.iter().zip(flat.chunks_exact_mut(length)) {
+                        take(part, gradients, flat);
+                    }
                 }
-                BoundParameter::Matrix(tensor) => {
-                    tensor.grad_remove(gradients).map(Tensor::into_data)
-                }
-                BoundParameter::Kernel(tensor) => {
-                    tensor.grad_remove(gradients).map(Tensor::into_data)
-                }
-            };
-            if let Some(data) = data {
-                let values = data.as_slice::<f32>().expect("gradients are f32");
-                flat[parameter.range.clone()].copy_from_slice(values);
             }
         }
         flat
@@ -152,8 +147,83 @@ impl Bound {
         }
     }
 
-    pub(crate) fn folded(&self, id: NormId) -> (Tensor<1>, Tensor<1>) {
-        self.folded[id.0].clone()
+    pub(crate) fn part(&self, id: ParameterId, index: usize) -> Tensor<4> {
+        match &self.parameters[id.0] {
+            BoundParameter::Parts(parts) => parts[index].clone(),
+            _ => unreachable!("the layer made this parameter in parts"),
+        }
+    }
+
+    /// The bias of a part of a layer that was made without one.
+    pub(crate) fn part_bias(&self, id: ParameterId, index: usize) -> Option<Tensor<1>> {
+        let biases = self.inference.as_ref()?.get(&id)?;
+        Some(biases[index].clone())
+    }
+}
+
+// === impl BoundParameter ===
+
+impl BoundParameter {
+    fn new(parameter: &Parameter, values: &[f32], device: &Device) -> Self {
+        let mut shape = parameter.shape.clone();
+        shape[0] /= parameter.parts;
+        let data = |values: &[f32]| TensorData::new(values.to_vec(), shape.clone());
+        match parameter.shape.len() {
+            1 => Self::Vector(Tensor::from_data(data(values), device)),
+            2 => Self::Matrix(Tensor::from_data(data(values), device)),
+            _ if parameter.parts > 1 => {
+                let parts = values.chunks_exact(values.len() / parameter.parts);
+                Self::Parts(
+                    parts
+                        .map(|it| Tensor::from_data(data(it), device))
+                        .collect(),
+                )
+            }
+            _ => Self::Kernel(Tensor::from_data(data(values), device)),
+        }
+    }
+}
+
+/// Lets the layer's weight do the normalisation's work; the bias that belongs to it.
+fn fold_into_layer(table: &Table, fold: &Fold, weights: &mut Weights) -> Vec<f32> {
+    let norm = &table.norms()[fold.norm.0];
+    let range = |id: ParameterId| table.parameters()[id.0].range.clone();
+    let (scale, shift) = perennial_kernels::cpu::norm::fold(
+        &weights.parameters[range(norm.gamma)],
+        &weights.parameters[range(norm.beta)],
+        &weights.statistics[norm.mean()],
+        &weights.statistics[norm.variance()],
+        EPSILON,
+    );
+    let outputs = table.parameters()[fold.weight.0].shape[0];
+    let mut bias = match fold.bias {
+        Some(id) => weights.parameters[range(id)].to_vec(),
+        None => vec![0.0; outputs],
+    };
+    let weight = &mut weights.parameters[range(fold.weight)];
+    let inputs = weight.len() / outputs;
+    for (output, (weight, bias)) in weight.chunks_exact_mut(inputs).zip(&mut bias).enumerate() {
+        if fold.before {
+            let terms = weight.iter().zip(&shift);
+            let offset: f64 = terms.map(|(w, s)| f64::from(*w) * f64::from(*s)).sum();
+            *bias += offset as f32;
+            weight
+                .iter_mut()
+                .zip(&scale)
+                .for_each(|(w, scale)| *w *= scale);
+        } else {
+            *bias = *bias * scale[output] + shift[output];
+            weight.iter_mut().for_each(|w| *w *= scale[output]);
+        }
+    }
+    bias
+}
+
+/// Moves a leaf's gradient to its place; zeros stay where it had no part in the loss.
+fn take<const D: usize>(leaf: &Tensor<D>, gradients: &mut Gradients, place: &mut [f32]) {
+    if let Some(gradient) = leaf.grad_remove(gradients) {
+        let data = gradient.into_data();
+        place.copy_from_slice(data.as_slice::<f32>().expect("gradients are f32"));
     }
 }
 
@@ -184,7 +254,14 @@ pub struct Pass<'a> {
 // === impl Pass ===
 
 impl<'a> Pass<'a> {
+    /// `bound` is made for this mode.
     pub fn new(bound: &'a Bound, mode: Mode) -> Self {
+        let inference = matches!(mode, Mode::Evaluation);
+        assert_eq!(
+            bound.inference.is_some(),
+            inference,
+            "weights are bound for {mode:?}"
+        );
         let length = bound.moments.last().map_or(0, |range| range.end);
         Self {
             bound,

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use perennial_kernels::{Activation, ops};
 
 use crate::bound::Pass;
-use crate::layers::{BatchNorm, Depthwise, Downsample, Linear, Pointwise};
+use crate::layers::{BatchNorm, Depthwise, Downsample, Linear, Pointwise, PointwiseParts};
 use crate::table::Table;
 
 /// Blocks and channels of the four stages.
@@ -18,10 +18,10 @@ pub struct Variant {
 
 /// The network.
 pub struct CasVit {
-    stem: [(Downsample, BatchNorm); 2],
+    stem: [Downsample; 2],
     stages: [Vec<AdditiveBlock>; 4],
     /// Between the stages.
-    downsamples: [(Downsample, BatchNorm); 3],
+    downsamples: [Downsample; 3],
     norm: BatchNorm,
     heads: Vec<Linear>,
 }
@@ -49,12 +49,11 @@ struct LocalIntegration {
 
 /// `proj(dwc(context(q) + context(k)) * v)`: similarity by addition, cost linear in the tokens.
 struct AdditiveTokenMixer {
-    qkv: Pointwise,
+    qkv: PointwiseParts<3>,
     query: Context,
     key: Context,
     dwc: Depthwise,
     proj: Depthwise,
-    dim: usize,
 }
 
 /// A gate a pixel, then a gate a channel.
@@ -92,32 +91,19 @@ impl CasVit {
         distillation: bool,
     ) -> Self {
         let Variant { layers, dims } = variant;
-        let mut downsample = |conv: &str, norm: &str, inputs, outputs, activation| {
-            (
-                Downsample::new(table, conv, inputs, outputs),
-                BatchNorm::new(table, norm, outputs, activation),
-            )
-        };
-        let stem = [
-            downsample(
-                "patch_embed.0",
-                "patch_embed.1",
-                3,
-                dims[0] / 2,
-                Activation::Relu,
-            ),
-            downsample(
-                "patch_embed.3",
-                "patch_embed.4",
-                dims[0] / 2,
-                dims[0],
-                Activation::Relu,
-            ),
-        ];
+        let widths = [3, dims[0] / 2, dims[0]];
+        let stem = [0, 1].map(|at| {
+            let (conv, norm) = (3 * at, 3 * at + 1);
+            let names = [conv, norm].map(|number| format!("patch_embed.{number}"));
+            let names = names.each_ref().map(String::as_str);
+            let widths = [widths[at], widths[at + 1]];
+            Downsample::new(table, names, widths, Activation::Relu)
+        });
         let downsamples = [1, 3, 5].map(|at| {
-            let (inputs, outputs) = (dims[at / 2], dims[at / 2 + 1]);
-            let (conv, norm) = (format!("network.{at}.proj"), format!("network.{at}.norm"));
-            downsample(&conv, &norm, inputs, outputs, Activation::None)
+            let names = ["proj", "norm"].map(|name| format!("network.{at}.{name}"));
+            let names = names.each_ref().map(String::as_str);
+            let widths = [dims[at / 2], dims[at / 2 + 1]];
+            Downsample::new(table, names, widths, Activation::None)
         });
         let blocks: usize = layers.iter().sum();
         let mut index = 0;
@@ -138,10 +124,14 @@ impl CasVit {
         } else {
             &["head"]
         };
-        let heads = names
+        let heads: Vec<Linear> = names
             .iter()
             .map(|name| Linear::new(table, name, dims[3], classes))
             .collect();
+        // The mean over pixels between the two changes nothing.
+        for head in &heads {
+            norm.fold_into_next(table, head.parameters());
+        }
         table.lay_out();
         Self {
             stem,
@@ -155,13 +145,12 @@ impl CasVit {
     /// `images`: `[batch, height, width, 3]`; a `[batch, classes]` from each head.
     pub fn forward(&self, images: Tensor<4>, pass: &Pass) -> Vec<Tensor<2>> {
         let mut x = images;
-        for (conv, norm) in &self.stem {
-            x = norm.forward(conv.forward(x, pass), pass);
+        for layer in &self.stem {
+            x = layer.forward(x, pass);
         }
         for (stage, blocks) in self.stages.iter().enumerate() {
             if stage > 0 {
-                let (conv, norm) = &self.downsamples[stage - 1];
-                x = norm.forward(conv.forward(x, pass), pass);
+                x = self.downsamples[stage - 1].forward(x, pass);
             }
             for block in blocks {
                 x = block.forward(x, pass);
@@ -185,12 +174,19 @@ impl CasVit {
 
 impl AdditiveBlock {
     fn new(table: &mut Table, name: &str, dim: usize, drop_path: f32, index: u64) -> Self {
+        let local = LocalIntegration::new(table, &format!("{name}.local_perception.network"), dim);
+        let norm1 = BatchNorm::new(table, &format!("{name}.norm1"), dim, Activation::None);
+        let mixer = AdditiveTokenMixer::new(table, &format!("{name}.attn"), dim);
+        norm1.fold_into_next(table, mixer.qkv.parameters());
+        let norm2 = BatchNorm::new(table, &format!("{name}.norm2"), dim, Activation::None);
+        let fc1 = Pointwise::new(table, &format!("{name}.mlp.fc1"), dim, 4 * dim, true);
+        norm2.fold_into_next(table, fc1.parameters());
         Self {
-            local: LocalIntegration::new(table, &format!("{name}.local_perception.network"), dim),
-            norm1: BatchNorm::new(table, &format!("{name}.norm1"), dim, Activation::None),
-            mixer: AdditiveTokenMixer::new(table, &format!("{name}.attn"), dim),
-            norm2: BatchNorm::new(table, &format!("{name}.norm2"), dim, Activation::None),
-            fc1: Pointwise::new(table, &format!("{name}.mlp.fc1"), dim, 4 * dim, true),
+            local,
+            norm1,
+            mixer,
+            norm2,
+            fc1,
             fc2: Pointwise::new(table, &format!("{name}.mlp.fc2"), 4 * dim, dim, true),
             drop_path,
             index,
@@ -216,9 +212,12 @@ impl AdditiveBlock {
 
 impl LocalIntegration {
     fn new(table: &mut Table, name: &str, dim: usize) -> Self {
+        let expand = Pointwise::new(table, &format!("{name}.0"), dim, dim, true);
+        let norm = BatchNorm::new(table, &format!("{name}.1"), dim, Activation::None);
+        norm.fold_into_previous(table, expand.parameters());
         Self {
-            expand: Pointwise::new(table, &format!("{name}.0"), dim, dim, true),
-            norm: BatchNorm::new(table, &format!("{name}.1"), dim, Activation::None),
+            expand,
+            norm,
             depthwise: Depthwise::new(table, &format!("{name}.2"), dim),
             project: Pointwise::new(table, &format!("{name}.4"), dim, dim, true),
         }
@@ -236,22 +235,16 @@ impl LocalIntegration {
 impl AdditiveTokenMixer {
     fn new(table: &mut Table, name: &str, dim: usize) -> Self {
         Self {
-            qkv: Pointwise::new(table, &format!("{name}.qkv"), dim, 3 * dim, false),
+            qkv: PointwiseParts::new(table, &format!("{name}.qkv"), dim, dim),
             query: Context::new(table, &format!("{name}.oper_q"), dim),
             key: Context::new(table, &format!("{name}.oper_k"), dim),
             dwc: Depthwise::new(table, &format!("{name}.dwc"), dim),
             proj: Depthwise::new(table, &format!("{name}.proj"), dim),
-            dim,
         }
     }
 
     fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
-        // Three products with a third of the weight each: a third of one product's result would be a copy.
-        let weight = self.qkv.weight(pass);
-        let part = |index: usize| {
-            let weight = weight.clone().narrow(0, index * self.dim, self.dim);
-            ops::linear(x.clone(), weight)
-        };
+        let part = |index: usize| self.qkv.forward(x.clone(), index, pass);
         let context = self.query.forward(part(0), pass) + self.key.forward(part(1), pass);
         self.proj
             .forward(self.dwc.forward(context, pass) * part(2), pass)
@@ -262,9 +255,13 @@ impl AdditiveTokenMixer {
 
 impl Context {
     fn new(table: &mut Table, name: &str, dim: usize) -> Self {
+        let depthwise =
+            Depthwise::new(table, &format!("{name}.0.block.0"), dim).followed_by(Activation::Relu);
+        let norm = BatchNorm::new(table, &format!("{name}.0.block.1"), dim, Activation::Relu);
+        norm.fold_into_previous(table, depthwise.parameters());
         Self {
-            depthwise: Depthwise::new(table, &format!("{name}.0.block.0"), dim),
-            norm: BatchNorm::new(table, &format!("{name}.0.block.1"), dim, Activation::Relu),
+            depthwise,
+            norm,
             spatial: Pointwise::new(table, &format!("{name}.0.block.3"), dim, 1, false),
             channel: Pointwise::new(table, &format!("{name}.1.block.1"), dim, dim, false),
         }

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use perennial_kernels::{Activation, ops};
 
 use crate::bound::{EPSILON, Pass};
-use crate::table::{Init, NormId, ParameterId, Table};
+use crate::table::{Fold, Init, NormId, ParameterId, Table};
 
 /// PyTorch's default for convolutions and their biases: uniform within `1 / sqrt(fan_in)`.
 fn convolution(
@@ -26,17 +26,29 @@ pub struct Pointwise {
     bias: Option<ParameterId>,
 }
 
+/// A pointwise convolution without a bias whose outputs are used in `N` equal parts. Each is a product of its
+/// own, for a part of one product's outputs would be a copy, in both directions.
+pub struct PointwiseParts<const N: usize> {
+    weight: ParameterId,
+}
+
 /// A depthwise 3x3 convolution, stride 1, padding 1.
 pub struct Depthwise {
     weight: ParameterId,
     bias: ParameterId,
+    /// Of the normalisation whose work it does in inference.
+    activation: Activation,
 }
 
-/// A dense 3x3 convolution, stride 2, padding 1.
+/// A dense 3x3 convolution, stride 2, padding 1, and the normalisation that follows.
 pub struct Downsample {
     weight: ParameterId,
     bias: ParameterId,
+    norm: BatchNorm,
 }
+
+/// A layer's weight and its bias, where it has one.
+pub type Parameters = (ParameterId, Option<ParameterId>);
 
 /// Batch normalisation and the activation that follows it.
 pub struct BatchNorm {
@@ -68,6 +80,10 @@ impl Pointwise {
         }
     }
 
+    pub fn parameters(&self) -> Parameters {
+        (self.weight, self.bias)
+    }
+
     /// Of `gelu(x)`; the layer has a bias.
     pub fn forward_activated(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
         let bias = self.bias.expect("layers after an activation have a bias");
@@ -81,6 +97,29 @@ impl Pointwise {
     }
 }
 
+// === impl PointwiseParts ===
+
+impl<const N: usize> PointwiseParts<N> {
+    /// `outputs` of each part.
+    pub fn new(table: &mut Table, name: &str, inputs: usize, outputs: usize) -> Self {
+        let (weight, _) = convolution(table, name, [N * outputs, inputs, 1, 1], false);
+        table.divide(weight, N);
+        Self { weight }
+    }
+
+    pub fn forward(&self, x: Tensor<4>, index: usize, pass: &Pass) -> Tensor<4> {
+        let weight = pass.bound.part(self.weight, index);
+        match pass.bound.part_bias(self.weight, index) {
+            Some(bias) => ops::linear_bias(x, weight, bias),
+            None => ops::linear(x, weight),
+        }
+    }
+
+    pub fn parameters(&self) -> Parameters {
+        (self.weight, None)
+    }
+}
+
 // === impl Depthwise ===
 
 impl Depthwise {
@@ -89,35 +128,56 @@ impl Depthwise {
         Self {
             weight,
             bias: bias.expect("made with a bias"),
+            activation: Activation::None,
         }
     }
 
+    /// A normalisation with this activation follows, whose work this layer does in inference.
+    pub fn followed_by(self, activation: Activation) -> Self {
+        Self { activation, ..self }
+    }
+
     pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
-        ops::depthwise(
-            x,
-            pass.bound.kernel(self.weight),
-            pass.bound.vector(self.bias),
-        )
+        let weight = pass.bound.kernel(self.weight);
+        let bias = pass.bound.vector(self.bias);
+        match self.activation {
+            Activation::Relu if !pass.is_training() => ops::depthwise_relu(x, weight, bias),
+            _ => ops::depthwise(x, weight, bias),
+        }
+    }
+
+    pub fn parameters(&self) -> Parameters {
+        (self.weight, Some(self.bias))
     }
 }
 
 // === impl Downsample ===
 
 impl Downsample {
-    pub fn new(table: &mut Table, name: &str, inputs: usize, outputs: usize) -> Self {
-        let (weight, bias) = convolution(table, name, [outputs, inputs, 3, 3], true);
+    /// `conv` and `norm` are the names of the two.
+    pub fn new(
+        table: &mut Table,
+        [conv, norm]: [&str; 2],
+        [inputs, outputs]: [usize; 2],
+        activation: Activation,
+    ) -> Self {
+        let (weight, bias) = convolution(table, conv, [outputs, inputs, 3, 3], true);
+        let norm = BatchNorm::new(table, norm, outputs, activation);
+        norm.fold_into_previous(table, (weight, bias));
         Self {
             weight,
             bias: bias.expect("made with a bias"),
+            norm,
         }
     }
 
     pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
-        ops::conv_stride2(
-            x,
-            pass.bound.kernel(self.weight),
-            pass.bound.vector(self.bias),
-        )
+        let weight = pass.bound.kernel(self.weight);
+        let bias = pass.bound.vector(self.bias);
+        match self.norm.activation {
+            Activation::Relu if !pass.is_training() => ops::conv_stride2_relu(x, weight, bias),
+            _ => self.norm.forward(ops::conv_stride2(x, weight, bias), pass),
+        }
     }
 }
 
@@ -134,10 +194,28 @@ impl BatchNorm {
         }
     }
 
+    /// In inference the layer before it does its work.
+    pub fn fold_into_previous(&self, table: &mut Table, layer: Parameters) {
+        self.fold(table, layer, false);
+    }
+
+    /// In inference the pointwise layer after it does its work.
+    pub fn fold_into_next(&self, table: &mut Table, layer: Parameters) {
+        self.fold(table, layer, true);
+    }
+
+    fn fold(&self, table: &mut Table, (weight, bias): Parameters, before: bool) {
+        table.fold(Fold {
+            norm: self.norm,
+            weight,
+            bias,
+            before,
+        });
+    }
+
     pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
         if !pass.is_training() {
-            let (scale, shift) = pass.bound.folded(self.norm);
-            return ops::scale_shift(x, scale, shift, self.activation);
+            return x;
         }
         let [batch, height, width, _] = x.dims();
         let (gamma, beta) = (pass.bound.vector(self.gamma), pass.bound.vector(self.beta));
@@ -169,6 +247,10 @@ impl Linear {
         );
         let bias = table.parameter(format!("{name}.bias"), &[outputs], Init::Zeros);
         Self { weight, bias }
+    }
+
+    pub fn parameters(&self) -> Parameters {
+        (self.weight, Some(self.bias))
     }
 
     pub fn forward(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {

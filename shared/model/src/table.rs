@@ -24,6 +24,8 @@ pub struct Parameter {
     pub shape: Vec<usize>,
     /// Where it lies in [`Weights::parameters`].
     pub range: Range<usize>,
+    /// Equal parts along the first axis in which it is used, each a tensor of its own; mostly one.
+    pub(crate) parts: usize,
     init: Init,
 }
 
@@ -40,8 +42,18 @@ pub struct Norm {
     pub(crate) beta: ParameterId,
 }
 
+/// A batch normalisation whose work a layer beside it does in inference, where its statistics are fixed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fold {
+    pub norm: NormId,
+    pub weight: ParameterId,
+    pub bias: Option<ParameterId>,
+    /// Whether the normalisation comes before the layer, which then is a pointwise one.
+    pub before: bool,
+}
+
 /// A parameter in the order in which the network was built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ParameterId(pub(crate) usize);
 
 /// A batch normalisation in the order in which the network was built.
@@ -54,6 +66,7 @@ pub struct Table {
     /// In the order in which the network was built; their ranges ascend by name.
     parameters: Vec<Parameter>,
     norms: Vec<Norm>,
+    folds: Vec<Fold>,
 }
 
 /// The numbers of a network.
@@ -76,9 +89,15 @@ impl Table {
             name,
             shape: shape.to_vec(),
             range: 0..0,
+            parts: 1,
             init,
         });
         id
+    }
+
+    /// The parameter is used in so many parts along its first axis.
+    pub(crate) fn divide(&mut self, id: ParameterId, parts: usize) {
+        self.parameters[id.0].parts = parts;
     }
 
     pub(crate) fn norm(
@@ -97,6 +116,14 @@ impl Table {
             beta,
         });
         (NormId(self.norms.len() - 1), gamma, beta)
+    }
+
+    pub(crate) fn fold(&mut self, fold: Fold) {
+        self.folds.push(fold);
+    }
+
+    pub(crate) fn folds(&self) -> &[Fold] {
+        &self.folds
     }
 
     /// Lays the parameters out by name. Called once, when the network is complete.

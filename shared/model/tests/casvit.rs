@@ -126,7 +126,7 @@ impl Case {
     }
 
     fn eval_logits(&self, weights: &Weights, case: &Value) -> Vec<f32> {
-        let bound = Bound::new(&self.network.table, weights, &Device::flex());
+        let bound = Bound::for_inference(&self.network.table, weights, &Device::flex());
         let pass = Pass::new(&bound, Mode::Evaluation);
         self.network
             .logits(self.input(case), &pass)

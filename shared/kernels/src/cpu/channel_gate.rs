@@ -2,7 +2,7 @@
 
 use super::linear::column_sums_f64;
 use super::math::sigmoid;
-use super::{Image, linear, vectorized};
+use super::{Image, linear, tiled, vectorized};
 
 /// The mean over pixels and the gate, both `[batch, channels]`.
 fn gates(shape: Image, x: &[f32], weight: &[f32]) -> (Vec<f32>, Vec<f32>) {
@@ -13,38 +13,42 @@ fn gates(shape: Image, x: &[f32], weight: &[f32]) -> (Vec<f32>, Vec<f32>) {
         .map(|sum| (sum / pixels) as f32)
         .collect();
     let mut gate = linear::forward(&mean, weight, None, shape.channels);
-    gate.iter_mut().for_each(|value| *value = sigmoid(*value));
+    vectorized(
+        #[inline(always)]
+        || {
+            for value in &mut gate {
+                *value = sigmoid(*value);
+            }
+        },
+    );
     (mean, gate)
 }
 
 /// `out = values * gate + offset`, the gate and the offset per picture and channel.
 fn apply(shape: Image, values: &[f32], gate: &[f32], offset: &[f32]) -> Vec<f32> {
     let channels = shape.channels;
-    let mut out = vec![0.0; values.len()];
     vectorized(
         #[inline(always)]
         || {
-            let pictures = out
-                .chunks_exact_mut(shape.picture())
-                .zip(values.chunks_exact(shape.picture()));
-            let factors = gate
-                .chunks_exact(channels)
-                .zip(offset.chunks_exact(channels));
-            for ((out, values), (gate, offset)) in pictures.zip(factors) {
-                for (out, values) in out
-                    .chunks_exact_mut(channels)
-                    .zip(values.chunks_exact(channels))
-                {
-                    for (((out, value), gate), offset) in
-                        out.iter_mut().zip(values).zip(gate).zip(offset)
-                    {
-                        *out = value.mul_add(*gate, *offset);
+            tiled(
+                values.len(),
+                shape.picture(),
+                #[inline(always)]
+                |at, out| {
+                    let first = at / shape.picture() * channels;
+                    let (gate, offset) = (&gate[first..][..channels], &offset[first..][..channels]);
+                    let values = values[at..].chunks_exact(channels);
+                    for (out, values) in out.chunks_exact_mut(channels).zip(values) {
+                        for (((out, value), gate), offset) in
+                            out.iter_mut().zip(values).zip(gate).zip(offset)
+                        {
+                            *out = value.mul_add(*gate, *offset);
+                        }
                     }
-                }
-            }
+                },
+            )
         },
-    );
-    out
+    )
 }
 
 /// `x`: `[batch, height, width, channels]`, `weight`: `[channels, channels]`.

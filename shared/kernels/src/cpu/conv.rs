@@ -1,7 +1,7 @@
 //! Dense 3x3 convolution, stride 2, padding 1: patches as rows, one matrix product.
 
-use super::Image;
 use super::matmul::{Matrix, matmul, product};
+use super::{Image, at_least, vectorized};
 
 /// The shape of the output.
 pub fn output_image(shape: Image, outputs: usize) -> Image {
@@ -72,14 +72,25 @@ fn transposed(weight: &[f32], inputs: usize, columns: usize) -> Vec<f32> {
     out
 }
 
-/// `x`: `[batch, height, width, in]`, `weight`: `[out, in, 3, 3]`, `bias`: `[out]`.
-pub fn forward(shape: Image, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
-    super::linear::forward(
+/// `x`: `[batch, height, width, in]`, `weight`: `[out, in, 3, 3]`, `bias`: `[out]`; `relu`: whether one follows.
+pub fn forward(shape: Image, x: &[f32], weight: &[f32], bias: &[f32], relu: bool) -> Vec<f32> {
+    let mut out = super::linear::forward(
         &patches(shape, x),
         &transposed(weight, shape.channels, 9),
         Some(bias),
         bias.len(),
-    )
+    );
+    if relu {
+        vectorized(
+            #[inline(always)]
+            || {
+                for value in &mut out {
+                    *value = at_least(*value, 0.0);
+                }
+            },
+        );
+    }
+    out
 }
 
 /// The gradients of `x` and `weight`.

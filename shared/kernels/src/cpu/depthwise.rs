@@ -1,6 +1,6 @@
 //! Depthwise 3x3 convolution, stride 1, padding 1.
 
-use super::{Image, for_blocks, lanes, vectorized};
+use super::{Image, at_least, floor, for_blocks, lanes, tiled, vectorized};
 
 /// The nine taps by rows: `[channels, 1, 3, 3]` to `[9][channels]`.
 fn by_tap(weight: &[f32], channels: usize, flipped: bool) -> Vec<f32> {
@@ -29,31 +29,35 @@ fn padded_picture(shape: Image) -> Vec<f32> {
     vec![0.0; (shape.height + 2) * (shape.width + 2) * shape.channels]
 }
 
-/// Convolves every picture of `x` with `taps` and starts each pixel from `start`.
-fn convolve(shape: Image, x: &[f32], taps: &[f32], start: &[f32]) -> Vec<f32> {
+/// Convolves every picture of `x` with `taps`, starts each pixel from `start` and lets it be at least `floor`.
+fn convolve(shape: Image, x: &[f32], taps: &[f32], start: &[f32], floor: f32) -> Vec<f32> {
     let channels = shape.channels;
-    let mut out = vec![0.0f32; x.len()];
     if shape.is_empty() {
-        return out;
+        return Vec::new();
     }
     let mut padded = padded_picture(shape);
-    let stride = (shape.width + 2) * channels;
+    let row_len = shape.width * channels;
+    let stride = row_len + 2 * channels;
     vectorized(
         #[inline(always)]
         || {
-            let pictures = x.chunks_exact(shape.picture());
-            for (out, x) in out.chunks_exact_mut(shape.picture()).zip(pictures) {
-                pad(shape, x, &mut padded);
-                for (row, out) in out.chunks_exact_mut(shape.width * channels).enumerate() {
+            tiled(
+                x.len(),
+                row_len,
+                #[inline(always)]
+                |at, out| {
+                    let row = at / row_len % shape.height;
+                    if row == 0 {
+                        pad(shape, &x[at..][..shape.picture()], &mut padded);
+                    }
                     let rows = &padded[row * stride..][..3 * stride];
                     for_blocks!(channels, first, N => {
-                        convolve_lanes::<N>(channels, rows, taps, start, first, out);
+                        convolve_lanes::<N>(channels, rows, taps, (start, floor), first, out);
                     });
-                }
-            }
+                },
+            )
         },
-    );
-    out
+    )
 }
 
 /// Convolves channels `first..first + N` of one row of pixels: `rows` are the padded rows above, of and
@@ -63,7 +67,7 @@ fn convolve_lanes<const N: usize>(
     channels: usize,
     rows: &[f32],
     taps: &[f32],
-    start: &[f32],
+    (start, floor): (&[f32], f32),
     first: usize,
     out: &mut [f32],
 ) {
@@ -80,19 +84,26 @@ fn convolve_lanes<const N: usize>(
                 sum[lane] = x[lane].mul_add(taps[tap][lane], sum[lane]);
             }
         }
+        let sum = sum.map(
+            #[inline(always)]
+            |sum| at_least(sum, floor),
+        );
         out[first..][..N].copy_from_slice(&sum);
     }
 }
 
-/// `x`: `[batch, height, width, channels]`, `weight`: `[channels, 1, 3, 3]`, `bias`: `[channels]`.
-pub fn forward(shape: Image, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
-    convolve(shape, x, &by_tap(weight, shape.channels, false), bias)
+/// `x`: `[batch, height, width, channels]`, `weight`: `[channels, 1, 3, 3]`, `bias`: `[channels]`; `relu`: whether
+/// one follows.
+pub fn forward(shape: Image, x: &[f32], weight: &[f32], bias: &[f32], relu: bool) -> Vec<f32> {
+    let taps = by_tap(weight, shape.channels, false);
+    convolve(shape, x, &taps, bias, floor(relu))
 }
 
 /// The gradient of `x`: the gradient of the output convolved with the flipped weight.
 pub fn input_gradient(shape: Image, weight: &[f32], grad: &[f32]) -> Vec<f32> {
     let start = vec![0.0; shape.channels];
-    convolve(shape, grad, &by_tap(weight, shape.channels, true), &start)
+    let taps = by_tap(weight, shape.channels, true);
+    convolve(shape, grad, &taps, &start, floor(false))
 }
 
 /// Channels whose sums stay in registers.

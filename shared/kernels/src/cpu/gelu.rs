@@ -6,7 +6,7 @@ use std::f32::consts::FRAC_1_SQRT_2;
 
 use super::math::{erf, exp};
 use super::matmul::{Matrix, matmul};
-use super::vectorized;
+use super::{tiled, vectorized};
 
 /// `1 / sqrt(2 pi)`.
 const INVERSE_SQRT_TAU: f32 = 0.398_942_3;
@@ -86,23 +86,17 @@ pub fn linear_backward(
 ) -> (Vec<f32>, Vec<f32>) {
     let inputs = weight.len() / outputs;
     let weight = Matrix::new(weight, outputs, inputs);
-    let mut dx = vec![0.0; x.len()];
     let mut dw = vec![0.0; outputs * inputs];
     let rows = tile_rows(inputs);
-    let mut tile = vec![0.0; x.len().min(rows * inputs)];
-    let tiles = dx.chunks_mut(rows * inputs);
-    for (dx, (x, grad)) in tiles.zip(x.chunks(rows * inputs).zip(grad.chunks(rows * outputs))) {
-        let tile = &mut tile[..x.len()];
-        let rows = x.len() / inputs;
-        let grad = Matrix::new(grad, rows, outputs);
+    let mut activated = vec![0.0; x.len().min(rows * inputs)];
+    let dx = tiled(x.len(), rows * inputs, |at, dx| {
+        let (first, rows) = (at / inputs, dx.len() / inputs);
+        let grad = Matrix::new(&grad[first * outputs..][..rows * outputs], rows, outputs);
+        let activated = &mut activated[..dx.len()];
         matmul(grad, weight, dx, false);
-        activate_and_slope(x, tile, dx);
-        matmul(
-            grad.transposed(),
-            Matrix::new(tile, rows, inputs),
-            &mut dw,
-            true,
-        );
-    }
+        activate_and_slope(&x[at..], activated, dx);
+        let activated = Matrix::new(activated, rows, inputs);
+        matmul(grad.transposed(), activated, &mut dw, true);
+    });
     (dx, dw)
 }

@@ -63,6 +63,35 @@ fn lanes<const N: usize>(values: &[f32], first: usize) -> [f32; N] {
     values[first..][..N].try_into().expect("N values")
 }
 
+/// `len` values, made in tiles of `tile_len`: `make(start, tile)` writes the values from `start` on into memory
+/// that is in the cache, from where they are copied. Zeroing all of the result first would take longer.
+#[inline(always)]
+fn tiled(len: usize, tile_len: usize, mut make: impl FnMut(usize, &mut [f32])) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    let mut tile = vec![0.0; tile_len.min(len)];
+    while values.len() < len {
+        let start = values.len();
+        let tile = &mut tile[..tile_len.min(len - start)];
+        make(start, tile);
+        values.extend_from_slice(tile);
+    }
+    values
+}
+
+/// The larger one, unlike `max` with NaN where `value` is NaN.
+#[inline(always)]
+fn at_least(value: f32, floor: f32) -> f32 {
+    if value < floor { floor } else { value }
+}
+
+/// What an activation that may be a ReLU lets pass at the least.
+fn floor(relu: bool) -> f32 {
+    if relu { 0.0 } else { f32::NEG_INFINITY }
+}
+
+/// Pixels of a tile.
+const TILE_ROWS: usize = 64;
+
 /// Runs `work` compiled for the widest vector unit of this processor.
 #[inline(always)]
 fn vectorized<R>(work: impl FnOnce() -> R) -> R {

@@ -1,7 +1,7 @@
 //! Batch normalisation over the rows of `[rows, channels]`, and the ReLU that may follow.
 
 use super::linear::column_sums_f64;
-use super::{for_blocks, lanes, vectorized};
+use super::{TILE_ROWS, at_least, floor, for_blocks, lanes, tiled, vectorized};
 
 /// The mean and the biased variance of each channel, by two passes.
 pub fn moments(x: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
@@ -15,7 +15,7 @@ pub fn moments(x: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
     vectorized(
         #[inline(always)]
         || {
-            for rows in x.chunks(64 * channels) {
+            for rows in x.chunks(TILE_ROWS * channels) {
                 block.fill(0.0);
                 for row in rows.chunks_exact(channels) {
                     for ((sum, value), mean) in block.iter_mut().zip(row).zip(&mean) {
@@ -73,21 +73,27 @@ pub fn normalize(
 /// `activation(x * scale + shift)` over the last axis.
 pub fn scale_shift(x: &[f32], scale: &[f32], shift: &[f32], relu: bool) -> Vec<f32> {
     let channels = scale.len();
-    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-    let mut out = vec![0.0; x.len()];
+    let floor = floor(relu);
     vectorized(
         #[inline(always)]
         || {
-            for (out, x) in out.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-                for (((out, x), scale), shift) in out.iter_mut().zip(x).zip(scale).zip(shift) {
-                    let value = x.mul_add(*scale, *shift);
-                    // Not `max`: a NaN must stay a NaN.
-                    *out = if value < floor { floor } else { value };
-                }
-            }
+            tiled(
+                x.len(),
+                TILE_ROWS * channels,
+                #[inline(always)]
+                |at, out| {
+                    let x = x[at..].chunks_exact(channels);
+                    for (out, x) in out.chunks_exact_mut(channels).zip(x) {
+                        for (((out, x), scale), shift) in
+                            out.iter_mut().zip(x).zip(scale).zip(shift)
+                        {
+                            *out = at_least(x.mul_add(*scale, *shift), floor);
+                        }
+                    }
+                },
+            )
         },
-    );
-    out
+    )
 }
 
 /// The gradients of `x`, `gamma` and `beta` (Ioffe and Szegedy, "Batch normalization", 2015).
@@ -109,14 +115,17 @@ pub fn backward(
         .iter()
         .map(|variance| 1.0 / (variance + epsilon).sqrt())
         .collect();
-    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
+    let floor = floor(relu);
 
     let mut sums = vec![0.0f64; channels];
     let mut products = vec![0.0f64; channels];
     vectorized(
         #[inline(always)]
         || {
-            for (x, grad) in x.chunks(64 * channels).zip(grad.chunks(64 * channels)) {
+            for (x, grad) in x
+                .chunks(TILE_ROWS * channels)
+                .zip(grad.chunks(TILE_ROWS * channels))
+            {
                 for_blocks!(channels, first, N => {
                     let scale: [f32; N] = lanes(&scale, first);
                     let shift: [f32; N] = lanes(&shift, first);
@@ -153,30 +162,34 @@ pub fn backward(
         .zip(&inverse)
         .map(|(sum, inverse)| sum * inverse / rows)
         .collect();
-    let mut dx = vec![0.0; x.len()];
-    vectorized(
+    let dx = vectorized(
         #[inline(always)]
         || {
-            let tiles = x.chunks(64 * channels).zip(grad.chunks(64 * channels));
-            for (dx, (x, grad)) in dx.chunks_mut(64 * channels).zip(tiles) {
-                for_blocks!(channels, first, N => {
-                    let scale: [f32; N] = lanes(&scale, first);
-                    let shift: [f32; N] = lanes(&shift, first);
-                    let mean: [f32; N] = lanes(mean, first);
-                    let offset: [f32; N] = lanes(&offset, first);
-                    let slope: [f32; N] = lanes(&slope, first);
-                    let rows = x.chunks_exact(channels).zip(grad.chunks_exact(channels));
-                    for (dx, (x, grad)) in dx.chunks_exact_mut(channels).zip(rows) {
-                        let (x, grad) = (lanes::<N>(x, first), lanes::<N>(grad, first));
-                        let dx: &mut [f32; N] = (&mut dx[first..][..N]).try_into().expect("N values");
-                        for c in 0..N {
-                            let passes = x[c].mul_add(scale[c], shift[c]) > floor;
-                            let grad = if passes { grad[c] } else { 0.0 };
-                            dx[c] = scale[c] * (grad - offset[c] - (x[c] - mean[c]) * slope[c]);
+            tiled(
+                x.len(),
+                TILE_ROWS * channels,
+                #[inline(always)]
+                |at, dx| {
+                    let (x, grad) = (&x[at..], &grad[at..]);
+                    for_blocks!(channels, first, N => {
+                        let scale: [f32; N] = lanes(&scale, first);
+                        let shift: [f32; N] = lanes(&shift, first);
+                        let mean: [f32; N] = lanes(mean, first);
+                        let offset: [f32; N] = lanes(&offset, first);
+                        let slope: [f32; N] = lanes(&slope, first);
+                        let rows = x.chunks_exact(channels).zip(grad.chunks_exact(channels));
+                        for (dx, (x, grad)) in dx.chunks_exact_mut(channels).zip(rows) {
+                            let (x, grad) = (lanes::<N>(x, first), lanes::<N>(grad, first));
+                            let dx: &mut [f32; N] = (&mut dx[first..][..N]).try_into().expect("N values");
+                            for c in 0..N {
+                                let passes = x[c].mul_add(scale[c], shift[c]) > floor;
+                                let grad = if passes { grad[c] } else { 0.0 };
+                                dx[c] = scale[c] * (grad - offset[c] - (x[c] - mean[c]) * slope[c]);
+                            }
                         }
-                    }
-                });
-            }
+                    });
+                },
+            )
         },
     );
     (dx, dgamma, dbeta)

@@ -1,7 +1,7 @@
 //! One gate a pixel: `x * sigmoid(hidden . weight)`.
 
 use super::math::sigmoid;
-use super::vectorized;
+use super::{TILE_ROWS, tiled, vectorized};
 
 /// The dot product, summed over eight lanes and then across them.
 #[inline(always)]
@@ -26,20 +26,26 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// `x`, `hidden`: `[pixels, channels]`, `weight`: `[channels]`.
 pub fn forward(x: &[f32], hidden: &[f32], weight: &[f32]) -> Vec<f32> {
     let channels = weight.len();
-    let mut out = vec![0.0; x.len()];
     vectorized(
         #[inline(always)]
         || {
-            let pixels = x.chunks_exact(channels).zip(hidden.chunks_exact(channels));
-            for (out, (x, hidden)) in out.chunks_exact_mut(channels).zip(pixels) {
-                let gate = sigmoid(dot(hidden, weight));
-                for (out, x) in out.iter_mut().zip(x) {
-                    *out = x * gate;
-                }
-            }
+            tiled(
+                x.len(),
+                TILE_ROWS * channels,
+                #[inline(always)]
+                |at, out| {
+                    let hidden = hidden[at..].chunks_exact(channels);
+                    let pixels = x[at..].chunks_exact(channels).zip(hidden);
+                    for (out, (x, hidden)) in out.chunks_exact_mut(channels).zip(pixels) {
+                        let gate = sigmoid(dot(hidden, weight));
+                        for (out, x) in out.iter_mut().zip(x) {
+                            *out = x * gate;
+                        }
+                    }
+                },
+            )
         },
-    );
-    out
+    )
 }
 
 /// The gradients of `x`, `hidden` and `weight`.
@@ -50,32 +56,41 @@ pub fn backward(
     grad: &[f32],
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let channels = weight.len();
-    let mut dx = vec![0.0; x.len()];
-    let mut dhidden = vec![0.0; x.len()];
+    let mut dhidden = Vec::with_capacity(x.len());
+    let mut dhidden_tile = vec![0.0; x.len().min(TILE_ROWS * channels)];
     let mut dweight = vec![0.0f32; channels];
-    vectorized(
+    let dx = vectorized(
         #[inline(always)]
         || {
-            let inputs = x
-                .chunks_exact(channels)
-                .zip(hidden.chunks_exact(channels))
-                .zip(grad.chunks_exact(channels));
-            let outputs = dx
-                .chunks_exact_mut(channels)
-                .zip(dhidden.chunks_exact_mut(channels));
-            for ((dx, dhidden), ((x, hidden), grad)) in outputs.zip(inputs) {
-                let gate = sigmoid(dot(hidden, weight));
-                let slope = dot(grad, x) * gate * (1.0 - gate);
-                for (dx, grad) in dx.iter_mut().zip(grad) {
-                    *dx = grad * gate;
-                }
-                for (dhidden, weight) in dhidden.iter_mut().zip(weight) {
-                    *dhidden = slope * weight;
-                }
-                for (dweight, hidden) in dweight.iter_mut().zip(hidden) {
-                    *dweight = hidden.mul_add(slope, *dweight);
-                }
-            }
+            tiled(
+                x.len(),
+                TILE_ROWS * channels,
+                #[inline(always)]
+                |at, dx| {
+                    let dhidden_tile = &mut dhidden_tile[..dx.len()];
+                    let inputs = x[at..]
+                        .chunks_exact(channels)
+                        .zip(hidden[at..].chunks_exact(channels))
+                        .zip(grad[at..].chunks_exact(channels));
+                    let outputs = dx
+                        .chunks_exact_mut(channels)
+                        .zip(dhidden_tile.chunks_exact_mut(channels));
+                    for ((dx, dhidden), ((x, hidden), grad)) in outputs.zip(inputs) {
+                        let gate = sigmoid(dot(hidden, weight));
+                        let slope = dot(grad, x) * gate * (1.0 - gate);
+                        for (dx, grad) in dx.iter_mut().zip(grad) {
+                            *dx = grad * gate;
+                        }
+                        for (dhidden, weight) in dhidden.iter_mut().zip(weight) {
+                            *dhidden = slope * weight;
+                        }
+                        for (dweight, hidden) in dweight.iter_mut().zip(hidden) {
+                            *dweight = hidden.mul_add(slope, *dweight);
+                        }
+                    }
+                    dhidden.extend_from_slice(dhidden_tile);
+                },
+            )
         },
     );
     (dx, dhidden, dweight)

@@ -56,7 +56,11 @@ fn made_up(folder: &Path) -> PathBuf {
 #[test]
 fn one_fault_of_each_kind_happens_and_the_weights_are_the_same() {
     let trial = Trial::new();
-    let options = ["--every", "2s", "--count", "5", "--seed", "1"];
+    // What each process said stays there, for whoever reads of a failure.
+    let logs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("chaos");
+    let _ = std::fs::remove_dir_all(&logs);
+    let mut options = vec!["--every", "2s", "--count", "5", "--seed", "1"];
+    options.extend(["--logs", logs.to_str().unwrap()]);
     let done = trial.chaos(trial.epochs_for(SECONDS), &options);
     assert_eq!(done.status, Some(0), "{done:?}");
     assert_eq!(done.events.len(), 1, "{done:?}");

@@ -7,7 +7,10 @@ use perennial_plan::Cursor;
 use super::Machine;
 use super::worker::{Place, Worker};
 
-/// How long members of an earlier coordinator's generation may take to come back when none has yet...
+/// How long members of an earlier coordinator's generation may take to come back: while they are at work nobody
+/// waits for that...
+pub(super) const RETURN: Duration = Duration::from_secs(5);
+/// ... when none has yet...
 pub(super) const FIRST_RETURN: Duration = Duration::from_secs(2);
 /// ... and the others when one has that is not at work: they knock several times a second.
 const RETURN_TOGETHER: Duration = Duration::from_secs(1);

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use perennial_plan::Cursor;
-use perennial_proto::rules::LEASE;
 use perennial_proto::v1;
 
-use super::decision::{Decision, FIRST_RETURN};
+use super::decision::{Decision, FIRST_RETURN, RETURN};
 use super::{Failure, Machine, Phase, Regroup};
 use crate::JobEvent;
 
@@ -83,7 +82,7 @@ impl Machine {
         let nobody_back = members
             .iter()
             .all(|index| self.workers[*index].connection.is_none());
-        let patience = if nobody_back { FIRST_RETURN } else { LEASE };
+        let patience = if nobody_back { FIRST_RETURN } else { RETURN };
         let waited = self.now - self.claimed_at >= patience;
         let gone = members.into_iter().find(|index| {
             let worker = &self.workers[*index];

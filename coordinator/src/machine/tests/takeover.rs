@@ -1,13 +1,13 @@
 //! Coordinators that follow on each other, and those that must not rule.
 
 use perennial_plan::invariants::Invariant;
-use perennial_proto::rules::LEASE;
 use perennial_proto::v1::coordinator_message::Kind;
 use perennial_proto::v1::{self, Standing};
 
 use super::bench::Bench;
 use super::facts::{config, cursor, halted, hello, step};
 use crate::log::{LogEntry, LogRecord};
+use crate::machine::decision::RETURN;
 use crate::machine::{Config, Effect, Event, Machine, Outcome};
 
 fn at_work(generation: u64) -> Standing {
@@ -90,12 +90,12 @@ fn members_go_on_under_the_next_coordinator_and_what_they_report_again_counts_on
 }
 
 #[test]
-fn a_member_that_does_not_come_back_is_lost_and_the_others_wait_for_it_no_longer_than_the_lease() {
+fn a_member_that_does_not_come_back_is_lost_and_one_that_is_slow_to_find_the_coordinator_is_not() {
     let bench = Bench::running(2);
     let mut next = bench.successor();
     next.come_back(1, 1);
     next.say(1, at_work(1));
-    next.pass(LEASE.as_secs_f64() - 0.1, &[]);
+    next.pass(RETURN.as_secs_f64() - 0.1, &[]);
     assert!(!next.is_told_to_halt(1));
     next.pass(0.1, &[]);
     assert!(next.is_told_to_halt(1));

@@ -321,6 +321,10 @@ impl Ledger {
         self.progress.add(&step);
         self.root.push(&step);
         self.applied = self.applied.next(self.steps_per_epoch);
+        // What is settled is acknowledged: a member that was away then does not report it any more.
+        for reported in &mut self.reported {
+            *reported = self.applied.max(*reported);
+        }
         self.last_step = Some(step.clone());
         Ok(Some(Applied::Step(step)))
     }

@@ -123,6 +123,25 @@ fn members_that_finish_at_different_steps_end_the_run_loudly() {
 }
 
 #[test]
+fn a_member_does_not_report_again_what_was_settled_and_acknowledged_while_it_was_away() {
+    let mut config = config(2);
+    config.spec.elastic.min_workers = 2;
+    let mut bench = Bench::running_with(config, 2);
+    bench.epoch(0);
+    bench.step(cursor(1, 0));
+    bench.step(cursor(1, 1));
+    bench.lose(2);
+    bench.say(1, step(1, cursor(1, 2)));
+    bench.say(1, super::facts::epoch(1, 1));
+    bench.say(1, finished(1, cursor(2, 0)));
+    assert_eq!((bench.machine.status().global_step, bench.logged()), (6, 6));
+    bench.come_back(2, 3);
+    bench.say(3, finished(1, cursor(2, 0)));
+    assert!(!matches!(bench.last_sent(3), Some(Kind::End(_))));
+    assert_eq!(bench.generation().start, cursor(2, 0));
+}
+
+#[test]
 fn a_report_is_tried_again_through_an_outage_of_minutes() {
     let mut bench = at_the_end(1);
     bench.parts(6);

@@ -268,12 +268,14 @@ impl Checkpoints {
         let checkpoint = self.entry(global_step);
         // Another attempt may be under way by now, or all parts are there nevertheless.
         let gathering = matches!(checkpoint.state, State::Gathering);
-        let fails = gathering && generation >= checkpoint.generation;
-        if fails {
+        let failed = matches!(checkpoint.state, State::Failed(_));
+        let newest = generation >= checkpoint.generation;
+        if newest && (gathering || failed) {
+            // Of several attempts that failed, the last one decides whether another is under way.
             checkpoint.state = State::Failed(message.to_string());
             checkpoint.generation = generation;
         }
-        fails
+        newest && gathering
     }
 
     /// The manifest could not be written.

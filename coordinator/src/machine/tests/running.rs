@@ -197,24 +197,29 @@ fn a_checkpoint_that_cannot_be_written_is_reported_and_the_next_one_is_tried() {
 
 #[test]
 fn a_failure_that_comes_before_its_step_is_settled_counts_all_the_same() {
-    let mut bench = Bench::running(2);
-    let failed = v1::CheckpointFailed {
-        generation: 1,
-        global_step: 6,
-        message: "503".into(),
-    };
-    bench.say(2, failed);
-    bench.epoch_with_checkpoint(0);
-    bench.epoch(1);
-    bench.finish(cursor(2, 0));
-    bench.pass(2.0, &[]);
-    // The others wait in vain for its part: a new generation writes it.
-    assert_eq!(
-        (bench.generation().id, bench.generation().start),
-        (2, cursor(2, 0))
-    );
-    let start = bench.start(1).unwrap();
-    assert!(start.checkpoint && start.finish);
+    // The second time a worker also tells a new coordinator of an attempt before that one.
+    for attempts in [&[1][..], &[0, 1]] {
+        let mut bench = Bench::running(2);
+        for generation in attempts {
+            let failed = v1::CheckpointFailed {
+                generation: *generation,
+                global_step: 6,
+                message: "503".into(),
+            };
+            bench.say(2, failed);
+        }
+        bench.epoch_with_checkpoint(0);
+        bench.epoch(1);
+        bench.finish(cursor(2, 0));
+        bench.pass(2.0, &[]);
+        // The others wait in vain for its part: a new generation writes it.
+        assert_eq!(
+            (bench.generation().id, bench.generation().start),
+            (2, cursor(2, 0))
+        );
+        let start = bench.start(1).unwrap();
+        assert!(start.checkpoint && start.finish);
+    }
 }
 
 #[test]

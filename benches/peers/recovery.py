@@ -3,7 +3,7 @@
 
     PERENNIAL=target/release/perennial PYTHON=VENV/bin/python benches/peers/recovery.py [--kills 12] [--pictures DIR]
 
-Three workers of one thread each; every forty steps or so one of them gets a SIGKILL. Prints a table: the time from the kill to the
+Three workers of one thread each; every seven seconds or so one of them gets a SIGKILL. Prints a table: the time from the kill to the
 next committed step, and finished steps that were computed again. Torchrun runs a toy of 20 ms steps that checkpoints every 20 steps
 (it has nothing else to go on from); Perennial trains CAS-ViT xs at 64 pixels.
 """
@@ -30,7 +30,7 @@ batch_size = 24
 slots = 6
 """
 WORKERS = 3
-STEPS_BETWEEN = (35, 50)  # from a recovery to the next kill: `perennial train` makes good ten crashes a minute, not more
+SECONDS_BETWEEN = (6.5, 8.0)  # from a recovery to the next kill: `perennial train` makes good ten crashes a minute, not more
 
 
 def children(pid):
@@ -47,24 +47,23 @@ class Account:
         self.recoveries, self.again, self.steps = [], 0, []
         self.last = self.furthest = 0
         self.killed = None
-        self.wait = self.random.randint(*STEPS_BETWEEN)
+        self.next = time.time() + self.random.uniform(*SECONDS_BETWEEN)
 
     def step(self, number, now):
         """Takes in a committed step. Whether the account is full."""
         if self.killed is not None:
             self.recoveries.append(now - self.killed)
-            self.killed = None
+            self.killed, self.next = None, now + self.random.uniform(*SECONDS_BETWEEN)
         elif self.last:
             self.steps.append(now - self.last)
         self.again += number <= self.furthest
         self.furthest, self.last = max(self.furthest, number), now
         if len(self.recoveries) >= self.kills:
             return True
-        if self.wait > 0 or not self.ready():
-            self.wait -= 1
+        if self.killed is not None or now < self.next or not self.ready():
             return False
         victim = self.random.choice(self.victims())
-        self.killed, self.wait = time.time(), self.random.randint(*STEPS_BETWEEN)
+        self.killed = time.time()
         os.kill(victim, signal.SIGKILL)
         return False
 

@@ -1,5 +1,7 @@
 //! The machine's wishes to the store, and what a run finds there at its start.
 
+use std::sync::Arc;
+
 use chrono::{SecondsFormat, Utc};
 use perennial_plan::Spec;
 use perennial_plan::invariants::Invariant;
@@ -29,6 +31,8 @@ pub(crate) struct Storage {
     store_url: String,
     spec: Spec,
     command: Option<String>,
+    /// What the log had when it was read.
+    replayed: Arc<Replayed>,
 }
 
 // === impl Storage ===
@@ -75,6 +79,7 @@ impl Storage {
             None => job.create_spec(spec).await?,
         }
         let resume = resume.map(|manifest| resume_point(manifest, &replayed));
+        let replayed = Arc::new(replayed);
         Ok(Opened {
             resume: resume.transpose()?,
             log,
@@ -83,20 +88,15 @@ impl Storage {
                 store_url: config.store_url.clone(),
                 spec: spec.clone(),
                 command: config.command.clone(),
+                replayed,
             },
         })
     }
 
-    /// Whether the log has an entry of another term at a position that is free as far as is known.
-    pub async fn is_written_by_another(&self, position: u64, term: u64) -> bool {
-        match self.job.log_entry::<LogRecord>(position).await {
-            Ok(Some(record)) => record.term > term,
-            Ok(None) => false,
-            Err(error) => {
-                tracing::debug!(%error, "the log cannot be looked at now");
-                false
-            }
-        }
+    /// Whether the log has an entry of a term after `term`, at or after `position`.
+    pub async fn has_later_term(&self, position: u64, term: u64) -> Result<bool, StoreError> {
+        let entries: Vec<LogRecord> = self.job.read_log(position).await?;
+        Ok(entries.iter().any(|record| record.term > term))
     }
 
     /// Does what the machine asks for, in its order, and says how it went.
@@ -112,8 +112,14 @@ impl Storage {
                 }
                 Effect::CommitCheckpoint(commit) => Some(self.commit(&commit).await),
                 Effect::WriteReport(input) => Some(self.write_report(&input).await),
-                Effect::Prune { newest } => {
-                    self.prune(newest).await;
+                Effect::Prune {
+                    newest,
+                    term,
+                    position,
+                } => {
+                    if let Err(error) = self.prune(newest, term, position).await {
+                        tracing::warn!(%error, "retention could not remove checkpoints");
+                    }
                     None
                 }
                 _ => None,
@@ -124,9 +130,25 @@ impl Storage {
 
     async fn append_log(&self, position: u64, record: &LogRecord) -> Event {
         match self.job.append_log(position, record).await {
+            Ok(()) if matches!(record.entry, LogEntry::Term { .. }) => self.claimed().await,
             Ok(()) => Event::LogAppended,
             Err(StoreError::LogRaceLost { .. }) => Event::LogRaceLost,
             Err(error) => Event::LogFailed(error.to_string()),
+        }
+    }
+
+    /// The one before may have committed another checkpoint until now, and removed those before it.
+    async fn claimed(&self) -> Event {
+        let found = async {
+            let steps = self.replayed.steps.len() as u64;
+            let newest = self.job.newest_checkpoint_up_to(steps).await?;
+            newest
+                .map(|manifest| resume_point(manifest, &self.replayed).map(Box::new))
+                .transpose()
+        };
+        match found.await {
+            Ok(newest) => Event::Claimed(newest),
+            Err::<_, CoordinatorError>(error) => Event::LogFailed(error.to_string()),
         }
     }
 
@@ -185,13 +207,17 @@ impl Storage {
     }
 
     /// What could not be removed now is removed after the next checkpoint.
-    async fn prune(&self, newest: u64) {
-        let retention = Retention::from(&self.spec.checkpoint);
-        match self.job.retain_up_to(newest, &retention).await {
-            Ok(removed) if removed.is_empty() => {}
-            Ok(removed) => tracing::info!(?removed, "retention removed checkpoints"),
-            Err(error) => tracing::warn!(%error, "retention could not remove checkpoints"),
+    async fn prune(&self, newest: u64, term: u64, position: u64) -> Result<(), StoreError> {
+        // A term that begins after this look finds `newest`, which stays.
+        if self.has_later_term(position, term).await? {
+            return Ok(());
         }
+        let retention = Retention::from(&self.spec.checkpoint);
+        let removed = self.job.retain_up_to(newest, &retention).await?;
+        if !removed.is_empty() {
+            tracing::info!(?removed, "retention removed checkpoints");
+        }
+        Ok(())
     }
 
     async fn write_report(&self, input: &ReportInput) -> Event {
@@ -266,4 +292,95 @@ fn resume_point(manifest: Manifest, replayed: &Replayed) -> Result<ResumePoint, 
 /// RFC 3339 in UTC, to the second.
 fn now() -> String {
     Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use perennial_store::{Store, StoreError};
+
+    use super::*;
+    use crate::audit::tests::job;
+
+    const DEPOSED: u64 = 1;
+    const CLAIMING: u64 = 2;
+
+    /// A job of six steps under one coordinator.
+    async fn trained() -> (ServeConfig, Job) {
+        let mut spec = job::spec();
+        spec.checkpoint.keep_last = 1;
+        spec.checkpoint.keep_best = 0;
+        let store = Store::in_memory();
+        let stored = store.job(&spec.name).unwrap();
+        let steps = |epoch| [0, 1, 2].map(|at| job::step(1, epoch, at, &[0]));
+        let entries = [
+            job::term(),
+            job::generation(1, &[("w1", 0..3)], (0, 0), None),
+            job::steps(&steps(0)),
+            job::epoch(1),
+            job::steps(&steps(1)),
+            job::epoch(2),
+        ];
+        for (position, entry) in (0..).zip(entries) {
+            let record = record(DEPOSED, entry);
+            stored.append_log(position, &record).await.unwrap();
+        }
+        commit(&store, &stored, 3).await;
+        let config = ServeConfig {
+            listen: String::new(),
+            advertise: None,
+            spec,
+            workers: 1,
+            store,
+            store_url: String::new(),
+            resume: true,
+            standby: false,
+            resume_command: String::new(),
+            command: None,
+        };
+        (config, stored)
+    }
+
+    async fn commit(store: &Store, stored: &Job, global_step: u64) {
+        let manifest = job::manifest(global_step, global_step as u32 / 3);
+        for part in &manifest.parts {
+            let path = format!("{}/{}", stored.name(), part.path);
+            store.create(&path, vec![0]).await.unwrap();
+        }
+        stored.commit(&manifest).await.unwrap();
+    }
+
+    fn record(term: u64, entry: LogEntry) -> LogRecord {
+        LogRecord {
+            term,
+            writer: format!("coordinator {term}"),
+            entry,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_committed_during_the_claim_is_found_and_the_deposed_removes_none_any_more()
+     {
+        let (config, stored) = trained().await;
+        let Opened {
+            storage,
+            resume,
+            log,
+        } = Storage::open(&config).await.unwrap();
+        assert_eq!(resume.map(|resume| resume.global_step), Some(3));
+        commit(&config.store, &stored, 6).await;
+        let claim = record(CLAIMING, job::term());
+        let claimed = storage.append_log(log.len() as u64, &claim).await;
+        let Event::Claimed(Some(newest)) = claimed else {
+            panic!("{claimed:?}");
+        };
+        assert_eq!(newest.global_step, 6);
+
+        let before = log.len() as u64 - 1;
+        storage.prune(6, DEPOSED, before).await.unwrap();
+        stored.load_manifest(3).await.unwrap();
+        storage.prune(6, CLAIMING, before).await.unwrap();
+        let removed = stored.load_manifest(3).await;
+        assert!(matches!(removed, Err(StoreError::Missing { .. })));
+        stored.load_manifest(6).await.unwrap();
+    }
 }

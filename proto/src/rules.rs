@@ -11,6 +11,9 @@ pub const HEARTBEAT: Duration = Duration::from_millis(300);
 /// is given up too early loses nothing but the time in which it copies what it missed: so it is short.
 pub const LEASE: Duration = Duration::from_millis(1500);
 
+/// A coordinator that gave no sign of life for so long does not rule any more, for a standby.
+pub const SILENCE: Duration = Duration::from_secs(2);
+
 /// A process that finds so much time between two of its ticks was itself paused, and holds nobody's
 /// silence against them.
 pub const OWN_PAUSE: Duration = Duration::from_millis(700);

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
-use perennial_collective::SlotSum;
 use perennial_model::{Bound, DropPathKey, Network};
 use perennial_plan::Spec;
 use perennial_plan::order::slot_range;
@@ -12,7 +11,7 @@ use perennial_plan::random::{Domain, Draw, Stream};
 use perennial_train::{Replica, SlotInput, infer, slot_gradient};
 
 use crate::error::WorkerError;
-use crate::slots::Cores;
+use crate::slots::{Cores, contribution};
 
 /// Steps that are not counted: caches and memory fill.
 const WARM_UP: usize = 3;
@@ -100,23 +99,16 @@ impl StepBench {
             (slot, slot_gradient(network, &bound, input, size, key))
         });
         drop(bound);
-        let mut gradients = SlotSum::new(slots, 0..slots);
-        let mut statistics = SlotSum::new(slots, 0..slots);
-        let mut outcomes: std::collections::BTreeMap<u32, _> = outcomes.into_iter().collect();
-        for slot in 0..slots {
-            let outcome = outcomes.remove(&slot);
-            let (gradient, statistic) = (outcome.map(|it| (it.gradient, it.statistics))).unzip();
-            gradients.add(slot, gradient)?;
-            statistics.add(slot, statistic)?;
-        }
-        let root = |message: &str| WorkerError::Inference(message.to_string());
-        let (gradients, statistics) = (gradients.finish()?, statistics.finish()?);
-        let gradient = gradients.into_values().next();
-        let statistic = statistics.into_values().next();
-        let gradient = gradient.ok_or_else(|| root("a batch without pictures has no gradient"))?;
-        let statistic = statistic.ok_or_else(|| root("a batch without pictures has no loss"))?;
+        let sums = contribution(network, slots, 0..slots, outcomes)?;
+        let roots = sums
+            .gradients
+            .nodes
+            .values()
+            .zip(sums.statistics.nodes.values());
         let rate = self.spec.optimizer.learning_rate;
-        replica.apply(&network.table, &gradient, &statistic, rate)?;
+        for (gradient, statistics) in roots {
+            replica.apply(&network.table, gradient, statistics, rate)?;
+        }
         Ok(())
     }
 

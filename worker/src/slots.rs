@@ -1,6 +1,12 @@
-//! Slots side by side, each on one core.
+//! Slots side by side, each on one core, and their sums.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Mutex;
+
+use perennial_collective::{CollectiveError, Contribution, Partial, SlotSum};
+use perennial_model::Network;
+use perennial_train::{SlotOutcome, statistics_len};
 
 use crate::error::WorkerError;
 
@@ -69,6 +75,38 @@ impl Cores {
             .into_inner()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+/// What the owner of the slots `owned` of `slots` brings to a step. A slot without an outcome is empty.
+pub(crate) fn contribution(
+    network: &Network,
+    slots: u32,
+    owned: Range<u32>,
+    outcomes: Vec<(u32, SlotOutcome)>,
+) -> Result<Contribution, CollectiveError> {
+    let mut gradients = SlotSum::new(slots, owned.clone());
+    let mut statistics = SlotSum::new(slots, owned.clone());
+    let mut outcomes: BTreeMap<u32, SlotOutcome> = outcomes.into_iter().collect();
+    for slot in owned {
+        let outcome = outcomes.remove(&slot);
+        let (gradient, statistic) = outcome
+            .map(|outcome| (outcome.gradient, outcome.statistics))
+            .unzip();
+        gradients.add(slot, gradient)?;
+        statistics.add(slot, statistic)?;
+    }
+    Ok(Contribution {
+        slots,
+        gradients: Partial {
+            len: network.table.parameters_len(),
+            nodes: gradients.finish()?,
+        },
+        statistics: Partial {
+            len: statistics_len(network),
+            nodes: statistics.finish()?,
+        },
+        control: 0,
+    })
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! The training loop of a member.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use perennial_collective::{Contribution, Partial, SlotSum};
+use perennial_collective::Contribution;
 use perennial_data::{DataError, Prefetcher, Request, SlotBatch};
 use perennial_model::{Bound, DropPathKey};
 use perennial_plan::order::{batch_range, epoch_order, slot_range};
@@ -11,11 +10,12 @@ use perennial_plan::{Cursor, Spec};
 use perennial_proto::rules::{checkpoint_due, control};
 use perennial_proto::v1::{EpochDone, Finished, StepDone};
 use perennial_session::{Assignment, Report};
-use perennial_train::{SlotInput, StepDelta, StepOutcome, slot_gradient, statistics_len};
+use perennial_train::{SlotInput, StepDelta, StepOutcome, slot_gradient};
 
 use crate::checkpointing::Part;
 use crate::error::WorkerError;
 use crate::member::Member;
+use crate::slots::contribution;
 
 /// What a step did, and what the members agreed on with it.
 struct Stepped {
@@ -168,29 +168,9 @@ impl Member<'_> {
         drop(bound);
         let compute = began.elapsed();
 
-        let slots = spec.train.slots;
-        let mut gradients = SlotSum::new(slots, owned.clone());
-        let mut statistics = SlotSum::new(slots, owned.clone());
-        let mut outcomes: BTreeMap<u32, _> = outcomes.into_iter().collect();
-        for slot in owned {
-            let outcome = outcomes.remove(&slot);
-            let (gradient, statistic) = outcome
-                .map(|outcome| (outcome.gradient, outcome.statistics))
-                .unzip();
-            gradients.add(slot, gradient)?;
-            statistics.add(slot, statistic)?;
-        }
         let reduced = self.all_reduce(Contribution {
-            slots,
-            gradients: Partial {
-                len: network.table.parameters_len(),
-                nodes: gradients.finish()?,
-            },
-            statistics: Partial {
-                len: statistics_len(network),
-                nodes: statistics.finish()?,
-            },
             control: turn.flags(),
+            ..contribution(network, spec.train.slots, owned, outcomes)?
         })?;
         let delta = StepDelta {
             gradient: reduced.gradients,

@@ -117,13 +117,18 @@ pub(super) enum Last<'a> {
 // === impl Checkpoints ===
 
 impl Checkpoints {
-    /// `newest` is the checkpoint from which the run goes on.
-    pub fn new(kinds: &'static [&'static str], newest: Option<u64>) -> Self {
+    pub fn new(kinds: &'static [&'static str]) -> Self {
         Self {
             kinds,
             checkpoints: BTreeMap::new(),
-            newest,
+            newest: None,
         }
+    }
+
+    /// This checkpoint is in the store; what is gathered up to it need not be.
+    pub fn found(&mut self, global_step: u64) {
+        self.newest = self.newest.max(Some(global_step));
+        self.checkpoints.retain(|step, _| *step > global_step);
     }
 
     /// The newest checkpoint in the store.

@@ -24,7 +24,7 @@ pub struct Config {
     pub store_url: String,
     /// Where this coordinator listens: `host:port`.
     pub address: String,
-    /// The newest checkpoint that is not beyond the log's steps; none: from the beginning.
+    /// The newest checkpoint so far that is not beyond the log's steps; none: from the beginning.
     pub resume: Option<ResumePoint>,
     /// Tells this coordinator from every other one in the log.
     pub writer: String,
@@ -52,6 +52,9 @@ pub enum Event {
     Message(ConnectionId, WorkerMessage),
     /// The stream ended; why, if it broke.
     Disconnected(ConnectionId, String),
+    /// The claim, which is the first entry asked for, is in the log; with the newest checkpoint that there
+    /// is now and that is not beyond the log's steps. From now on nobody else removes it.
+    Claimed(Option<Box<ResumePoint>>),
     /// The entry asked for last is in the log.
     LogAppended,
     /// Somebody else wrote the position: another coordinator rules the job.
@@ -82,8 +85,8 @@ pub enum Effect {
     Send(ConnectionId, CoordinatorMessage),
     /// End the connection; nothing that comes from it later counts.
     Close(ConnectionId),
-    /// Answered by [`Event::LogAppended`], [`Event::LogRaceLost`] or [`Event::LogFailed`]. There is never
-    /// more than one under way.
+    /// Answered by [`Event::LogAppended`], [`Event::LogRaceLost`] or [`Event::LogFailed`]; the first one, the
+    /// claim, by [`Event::Claimed`]. There is never more than one under way.
     AppendLog {
         position: u64,
         record: Box<LogRecord>,
@@ -91,9 +94,12 @@ pub enum Effect {
     /// Answered by [`Event::CheckpointCommitted`] or [`Event::CheckpointNotCommitted`].
     CommitCheckpoint(Box<Commit>),
     /// Apply retention to the checkpoints up to `newest`, which was just committed. What is newer is of
-    /// steps that were taken back and are still to come again.
+    /// steps that were taken back and are still to come again. Nothing is removed once the log has an entry
+    /// of a term after `term`, at or after `position`: its coordinator may need what is there.
     Prune {
         newest: u64,
+        term: u64,
+        position: u64,
     },
     /// Answered by [`Event::ReportWritten`] or [`Event::ReportFailed`].
     WriteReport(Box<ReportInput>),

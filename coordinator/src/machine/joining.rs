@@ -67,6 +67,11 @@ impl Machine {
             let reason = "this coordinator does not rule yet".to_string();
             return self.refuse(connection, reason, true);
         }
+        let (job, ours) = (&hello.job, &self.config.spec.name);
+        if !job.is_empty() && job != ours {
+            let reason = format!("it coordinates job `{ours}`, this worker is of job `{job}`");
+            return self.refuse(connection, reason, true);
+        }
         if let Some(reason) = self.why_refused(&hello) {
             return self.refuse(connection, reason, false);
         }

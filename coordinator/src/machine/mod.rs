@@ -174,7 +174,6 @@ impl Machine {
     /// what a log can be.
     pub fn new(config: Config, now: Duration) -> Result<(Self, Vec<Effect>), Violation> {
         let replayed = Replayed::of(&config.spec, &config.log)?;
-        let newest = config.resume.clone();
         let term = replayed.term + 1;
         let mut log = LogQueue::new(term, config.writer.clone(), config.log.len() as u64);
         log.push(LogEntry::Term {
@@ -188,14 +187,6 @@ impl Machine {
         if let (Some(ledger), Some(generation)) = (&mut ledger, &replayed.generation) {
             ledger.begin(generation);
         }
-        let evaluated = newest
-            .as_ref()
-            .filter(|newest| newest.snapshot.cursor.step == 0)
-            .map(|newest| Hashes {
-                epochs_done: newest.snapshot.cursor.epoch,
-                weights_sha256: newest.weights_sha256.clone(),
-                ema_sha256: newest.ema_sha256.clone(),
-            });
         let workers = replayed
             .generation
             .iter()
@@ -221,12 +212,9 @@ impl Machine {
             ledger,
             unlogged: Vec::new(),
             unlogged_since: now,
-            checkpoints: Checkpoints::new(
-                part_kinds(&config.spec),
-                newest.as_ref().map(|newest| newest.global_step),
-            ),
-            newest,
-            evaluated,
+            checkpoints: Checkpoints::new(part_kinds(&config.spec)),
+            newest: None,
+            evaluated: None,
             regroup: None,
             assembling_since: now,
             assembling_why: String::new(),
@@ -249,6 +237,9 @@ impl Machine {
             config,
         };
         machine.set_ranks();
+        if let Some(newest) = machine.config.resume.take() {
+            machine.found_checkpoint(newest);
+        }
         machine.expect_checkpoint();
         machine.write_log();
         let effects = std::mem::take(&mut machine.effects);
@@ -289,6 +280,12 @@ impl Machine {
             Event::Connected(connection) => self.connected(connection),
             Event::Message(connection, message) => self.message(connection, message)?,
             Event::Disconnected(connection, cause) => self.disconnected(connection, &cause),
+            Event::Claimed(newest) => {
+                if let Some(newest) = newest {
+                    self.found_checkpoint(*newest);
+                }
+                self.log_appended()?;
+            }
             Event::LogAppended => self.log_appended()?,
             Event::LogRaceLost => return Err(self.log_race_lost()),
             Event::LogFailed(message) => self.log_failed(&message),

@@ -357,15 +357,7 @@ impl Machine {
         let hash = |kind| commit.tensors_sha256(kind).map(str::to_string);
         let weights_sha256 = hash("model").unwrap_or_default();
         let ema_sha256 = hash("ema");
-        let cursor = commit.snapshot.cursor;
-        if cursor.step == 0 {
-            self.evaluated = Some(Hashes {
-                epochs_done: cursor.epoch,
-                weights_sha256: weights_sha256.clone(),
-                ema_sha256: ema_sha256.clone(),
-            });
-        }
-        self.newest = Some(ResumePoint {
+        self.is_newest(ResumePoint {
             global_step,
             snapshot: commit.snapshot,
             numerics: commit.provenance.numerics,
@@ -383,7 +375,31 @@ impl Machine {
         self.acknowledge();
         self.effects.push(Effect::Prune {
             newest: global_step,
+            term: self.term,
+            position: self.log.position(),
         });
+    }
+
+    /// A checkpoint that an earlier coordinator committed, perhaps while this one was claiming the job.
+    pub(super) fn found_checkpoint(&mut self, found: ResumePoint) {
+        let known = self.checkpoints.newest();
+        if Some(found.global_step) > known {
+            self.checkpoints.found(found.global_step);
+            self.is_newest(found);
+        }
+    }
+
+    /// A generation without survivors begins there.
+    fn is_newest(&mut self, checkpoint: ResumePoint) {
+        let cursor = checkpoint.snapshot.cursor;
+        if cursor.step == 0 {
+            self.evaluated = Some(Hashes {
+                epochs_done: cursor.epoch,
+                weights_sha256: checkpoint.weights_sha256.clone(),
+                ema_sha256: checkpoint.ema_sha256.clone(),
+            });
+        }
+        self.newest = Some(checkpoint);
     }
 
     fn part_failed(&mut self, global_step: u64, generation: u64, message: String) {

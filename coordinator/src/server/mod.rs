@@ -339,8 +339,10 @@ impl Government {
         let (storage, inbox) = (storage.clone(), inbox.clone());
         let (position, term) = (self.machine.log_position(), self.machine.term());
         tokio::spawn(async move {
-            if storage.is_written_by_another(position, term).await {
-                let _ = inbox.send(Incoming::Event(Event::LogRaceLost));
+            match storage.has_later_term(position, term).await {
+                Ok(true) => drop(inbox.send(Incoming::Event(Event::LogRaceLost))),
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "the log cannot be looked at now"),
             }
         });
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use perennial_proto::rules::SILENCE;
 use perennial_proto::v1::StatusRequest;
 use perennial_proto::v1::coordinator_client::CoordinatorClient;
 use perennial_store::{Job, StoreError};
@@ -21,8 +22,6 @@ use crate::{CoordinatorError, JobEvent};
 /// How often the ruling coordinator is asked for a sign of life, and how long it may take to answer.
 const PING: Duration = Duration::from_millis(500);
 const ANSWER: Duration = Duration::from_secs(1);
-/// A coordinator that has given no sign of life for so long does not rule any more.
-const SILENCE: Duration = Duration::from_secs(2);
 
 /// How the waiting ended.
 pub(super) enum Turn {

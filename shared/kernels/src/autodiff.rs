@@ -65,6 +65,20 @@ where
     }
 }
 
+/// From the input, the weight and the output's gradient to the gradients of input, weight and bias.
+type LayerGradients<B> = fn([Plain<B>; 2], Plain<B>) -> [Plain<B>; 3];
+
+/// Records a layer of an input, a weight and a bias.
+fn record_layer<B: Backend, C: CheckpointStrategy>(
+    inputs: [FloatTensor<Autodiff<B, C>>; 3],
+    forward: fn(Plain<B>, Plain<B>, Plain<B>) -> Plain<B>,
+    gradients: LayerGradients<B>,
+) -> FloatTensor<Autodiff<B, C>> {
+    let [x, weight, bias] = inputs.each_ref().map(|input| input.primitive().clone());
+    let saved = [x.clone(), weight.clone()];
+    record::<B, C, _, _>(inputs, forward(x, weight, bias), saved, gradients)
+}
+
 impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
     fn kernel_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         let saved = (x.primitive().clone(), weight.primitive().clone());
@@ -80,13 +94,11 @@ impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodi
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        let saved = (x.primitive().clone(), weight.primitive().clone());
-        let output =
-            B::kernel_linear_bias(saved.0.clone(), saved.1.clone(), bias.primitive().clone());
-        record::<B, C, _, _>([x, weight, bias], output, saved, |(x, weight), grad| {
+        let gradients = |[x, weight]: [Plain<B>; 2], grad: Plain<B>| {
             let (x, weight) = B::kernel_linear_backward(x, weight, grad.clone());
             [x, weight, B::kernel_bias_backward(grad)]
-        })
+        };
+        record_layer::<B, C>([x, weight, bias], B::kernel_linear_bias, gradients)
     }
 
     fn kernel_depthwise(
@@ -94,13 +106,11 @@ impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodi
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        let saved = (x.primitive().clone(), weight.primitive().clone());
-        let output =
-            B::kernel_depthwise(saved.0.clone(), saved.1.clone(), bias.primitive().clone());
-        record::<B, C, _, _>([x, weight, bias], output, saved, |(x, weight), grad| {
-            let (x, weight, bias) = B::kernel_depthwise_backward(x, weight, grad);
-            [x, weight, bias]
-        })
+        record_layer::<B, C>(
+            [x, weight, bias],
+            B::kernel_depthwise,
+            |[x, weight], grad| B::kernel_depthwise_backward(x, weight, grad).into(),
+        )
     }
 
     fn kernel_conv_stride2(
@@ -108,13 +118,11 @@ impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodi
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        let saved = (x.primitive().clone(), weight.primitive().clone());
-        let output =
-            B::kernel_conv_stride2(saved.0.clone(), saved.1.clone(), bias.primitive().clone());
-        record::<B, C, _, _>([x, weight, bias], output, saved, |(x, weight), grad| {
+        let gradients = |[x, weight]: [Plain<B>; 2], grad: Plain<B>| {
             let (x, weight) = B::kernel_conv_stride2_backward(x, weight, grad.clone());
             [x, weight, B::kernel_bias_backward(grad)]
-        })
+        };
+        record_layer::<B, C>([x, weight, bias], B::kernel_conv_stride2, gradients)
     }
 
     fn kernel_batch_norm(
@@ -149,13 +157,11 @@ impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodi
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        let saved = (x.primitive().clone(), weight.primitive().clone());
-        let output =
-            B::kernel_gelu_linear_bias(saved.0.clone(), saved.1.clone(), bias.primitive().clone());
-        record::<B, C, _, _>([x, weight, bias], output, saved, |(x, weight), grad| {
+        let gradients = |[x, weight]: [Plain<B>; 2], grad: Plain<B>| {
             let (x, weight) = B::kernel_gelu_linear_backward(x, weight, grad.clone());
             [x, weight, B::kernel_bias_backward(grad)]
-        })
+        };
+        record_layer::<B, C>([x, weight, bias], B::kernel_gelu_linear_bias, gradients)
     }
 
     fn kernel_spatial_gate(

@@ -106,6 +106,13 @@ pub trait KernelGradients: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 }
 
+fn dispatch<const A: usize, const B: usize, const C: usize>(
+    tensors: (Tensor<A>, Tensor<B>, Tensor<C>),
+) -> [FloatTensor<Dispatch>; 3] {
+    let (a, b, c) = tensors;
+    [a.into_dispatch(), b.into_dispatch(), c.into_dispatch()]
+}
+
 /// `x @ weight^T`: a fully connected layer, and a pointwise convolution.
 /// `x`: `[..., in]`, `weight`: `[out, in]` (trailing ones allowed), result: `[..., out]`.
 pub fn linear<const D: usize, const W: usize>(x: Tensor<D>, weight: Tensor<W>) -> Tensor<D> {
@@ -121,33 +128,21 @@ pub fn linear_bias<const D: usize, const W: usize>(
     weight: Tensor<W>,
     bias: Tensor<1>,
 ) -> Tensor<D> {
-    let (x, weight, bias) = (
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        bias.into_dispatch(),
-    );
+    let [x, weight, bias] = dispatch((x, weight, bias));
     Tensor::from_dispatch(Dispatch::kernel_linear_bias(x, weight, bias))
 }
 
 /// Depthwise 3x3 convolution, stride 1, padding 1. `x`: `[batch, height, width, channels]`,
 /// `weight`: `[channels, 1, 3, 3]`, `bias`: `[channels]`.
 pub fn depthwise(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
-    let (x, weight, bias) = (
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        bias.into_dispatch(),
-    );
+    let [x, weight, bias] = dispatch((x, weight, bias));
     Tensor::from_dispatch(Dispatch::kernel_depthwise(x, weight, bias))
 }
 
 /// Dense 3x3 convolution, stride 2, padding 1. `x`: `[batch, height, width, in]`,
 /// `weight`: `[out, in, 3, 3]`, `bias`: `[out]`, result: `[batch, ceil(height / 2), ceil(width / 2), out]`.
 pub fn conv_stride2(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
-    let (x, weight, bias) = (
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        bias.into_dispatch(),
-    );
+    let [x, weight, bias] = dispatch((x, weight, bias));
     Tensor::from_dispatch(Dispatch::kernel_conv_stride2(x, weight, bias))
 }
 
@@ -170,11 +165,7 @@ pub fn batch_norm(
     epsilon: f32,
     activation: Activation,
 ) -> BatchNormOutput {
-    let (x, gamma, beta) = (
-        x.into_dispatch(),
-        gamma.into_dispatch(),
-        beta.into_dispatch(),
-    );
+    let [x, gamma, beta] = dispatch((x, gamma, beta));
     let relu = activation == Activation::Relu;
     let (output, mean, variance) = Dispatch::kernel_batch_norm(x, gamma, beta, epsilon, relu);
     BatchNormOutput {
@@ -186,21 +177,13 @@ pub fn batch_norm(
 
 /// [`depthwise`] and a ReLU. For inference only.
 pub fn depthwise_relu(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
-    let (x, weight, bias) = (
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        bias.into_dispatch(),
-    );
+    let [x, weight, bias] = dispatch((x, weight, bias));
     Tensor::from_dispatch(Dispatch::kernel_depthwise_relu(x, weight, bias))
 }
 
 /// [`conv_stride2`] and a ReLU. For inference only.
 pub fn conv_stride2_relu(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
-    let (x, weight, bias) = (
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        bias.into_dispatch(),
-    );
+    let [x, weight, bias] = dispatch((x, weight, bias));
     Tensor::from_dispatch(Dispatch::kernel_conv_stride2_relu(x, weight, bias))
 }
 
@@ -211,22 +194,14 @@ pub fn gelu_linear_bias<const D: usize, const W: usize>(
     weight: Tensor<W>,
     bias: Tensor<1>,
 ) -> Tensor<D> {
-    let (x, weight, bias) = (
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        bias.into_dispatch(),
-    );
+    let [x, weight, bias] = dispatch((x, weight, bias));
     Tensor::from_dispatch(Dispatch::kernel_gelu_linear_bias(x, weight, bias))
 }
 
 /// `x * sigmoid(hidden . weight)`: one gate a pixel, from the dot product over channels.
 /// `x`, `hidden`: `[batch, height, width, channels]`, `weight`: `[1, channels, 1, 1]`.
 pub fn spatial_gate(x: Tensor<4>, hidden: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {
-    let (x, hidden, weight) = (
-        x.into_dispatch(),
-        hidden.into_dispatch(),
-        weight.into_dispatch(),
-    );
+    let [x, hidden, weight] = dispatch((x, hidden, weight));
     Tensor::from_dispatch(Dispatch::kernel_spatial_gate(x, hidden, weight))
 }
 

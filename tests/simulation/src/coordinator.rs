@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use perennial_coordinator::log::LogEntry;
 use perennial_coordinator::machine::{Config, Effect, Event, Machine, Outcome};
 use perennial_proto::VERSION;
-use perennial_proto::rules::part_kinds;
+use perennial_proto::rules::{SILENCE, part_kinds};
 use perennial_proto::v1::Refused;
 
 use crate::network::Node;
@@ -14,8 +15,6 @@ use crate::store::{Appended, answer};
 use crate::worker::TICK;
 use crate::world::World;
 
-/// A coordinator that gave no sign of life for so long does not rule any more.
-const SILENCE: Time = 2 * SECOND;
 /// How often a coordinator looks whether another one wrote to the log.
 const LOOK: Time = SECOND;
 
@@ -93,7 +92,7 @@ impl World {
             version: VERSION.into(),
             store_url: "store".into(),
             address: format!("coordinator-{}", process.place),
-            resume: self.store.newest(self.store.steps() as u64),
+            resume: self.store.newest(self.store.steps()),
             writer: process.writer.clone(),
             log: self.store.log.clone(),
             resume_command: "perennial train --resume".into(),
@@ -242,9 +241,8 @@ impl World {
         if self.now - self.coordinators[id].looked >= LOOK && self.now >= self.store.outage_until {
             self.coordinators[id].looked = self.now;
             if let Some(machine) = &self.coordinators[id].machine {
-                let (position, term) = (machine.log_position() as usize, machine.term());
-                let rival = self.store.log.get(position);
-                if rival.is_some_and(|rival| rival.term > term) {
+                let (position, term) = (machine.log_position(), machine.term());
+                if self.store.has_later_term(position, term) {
                     return self.machine_event(id, Event::LogRaceLost);
                 }
             }
@@ -278,7 +276,7 @@ impl World {
         if alive {
             self.coordinators[id].heard = now;
         }
-        if now - self.coordinators[id].heard > SILENCE {
+        if u128::from(now - self.coordinators[id].heard) > SILENCE.as_micros() {
             self.trace(|| format!("coordinator process {id} takes over"));
             self.rule(id);
         }
@@ -342,8 +340,13 @@ impl World {
                         ),
                         Appended::Again | Appended::Taken => {}
                     }
+                    let claimed = matches!(record.entry, LogEntry::Term { .. })
+                        && matches!(appended, Appended::New | Appended::Again);
                     if lost {
                         Event::LogFailed("the answer did not come".into())
+                    } else if claimed {
+                        let at = self.now + self.store_latency();
+                        return self.queue.push(at, Happening::StoreFindsNewest(id));
                     } else {
                         answer(&appended)
                     }
@@ -375,9 +378,14 @@ impl World {
                 };
                 (1, Some(event))
             }
-            Effect::Prune { newest } => {
-                if !fails {
-                    self.store.prune(newest);
+            Effect::Prune {
+                newest,
+                term,
+                position,
+            } => {
+                if !fails && !self.store.has_later_term(position, term) {
+                    let at = self.now + self.store_latency();
+                    return self.queue.push(at, Happening::StorePrunes(id, newest));
                 }
                 (1, None)
             }
@@ -391,6 +399,31 @@ impl World {
             }
             _ => (1, None),
         };
+        self.store_answers_soon(id, lane, event);
+    }
+
+    pub fn store_finds_newest(&mut self, id: CoordinatorId) {
+        let fails = self.now < self.store.outage_until;
+        let event = if fails {
+            Event::LogFailed("503 slow down".into())
+        } else {
+            let machine = self.coordinators[id].machine.as_ref();
+            let claim = machine.map_or(0, Machine::log_position);
+            let newest = self.store.newest(self.store.steps_before(claim));
+            Event::Claimed(newest.map(Box::new))
+        };
+        self.store_answers_soon(id, 0, Some(event));
+    }
+
+    pub fn store_prunes(&mut self, id: CoordinatorId, newest: u64) {
+        // What a dead process had asked for may arrive or not.
+        if self.coordinators[id].alive || self.chance.happens(0.5) {
+            self.store.prune(newest);
+        }
+        self.store_answers_soon(id, 1, None);
+    }
+
+    fn store_answers_soon(&mut self, id: CoordinatorId, lane: usize, event: Option<Event>) {
         let at = self.now + self.store_latency();
         self.queue
             .push(at, Happening::StoreAnswers(id, lane, event.map(Box::new)));

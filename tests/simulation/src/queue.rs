@@ -77,6 +77,10 @@ pub enum Happening {
     /// A request of a coordinator comes to the store.
     StoreTakes(CoordinatorId, Box<Effect>),
     StoreAnswers(CoordinatorId, usize, Option<Box<Event>>),
+    /// The newest checkpoint is looked for, once the claim of a coordinator is in the log.
+    StoreFindsNewest(CoordinatorId),
+    /// Retention was found allowed a moment ago, up to this checkpoint.
+    StorePrunes(CoordinatorId, u64),
     /// A part of a checkpoint comes to the store.
     PartTaken {
         worker: WorkerId,

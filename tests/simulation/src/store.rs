@@ -110,10 +110,21 @@ impl Store {
         Ok(true)
     }
 
+    /// Whether the log has an entry of a term after `term`, at or after `position`.
+    pub fn has_later_term(&self, position: u64, term: u64) -> bool {
+        let mut entries = self.log.iter().skip(position as usize);
+        entries.any(|record| record.term > term)
+    }
+
     /// How many steps the log counts.
-    pub fn steps(&self) -> usize {
+    pub fn steps(&self) -> u64 {
+        self.steps_before(self.log.len() as u64)
+    }
+
+    /// How many steps the log counted before it had an entry at `position`.
+    pub fn steps_before(&self, position: u64) -> u64 {
         let mut steps: Vec<Cursor> = Vec::new();
-        for record in &self.log {
+        for record in self.log.iter().take(position as usize) {
             match &record.entry {
                 LogEntry::Generation { generation, .. } => {
                     steps.retain(|step| *step < generation.start);
@@ -124,7 +135,7 @@ impl Store {
                 _ => {}
             }
         }
-        steps.len()
+        steps.len() as u64
     }
 
     /// Removes the oldest checkpoints up to `newest`: the manifest, then every part of that step.

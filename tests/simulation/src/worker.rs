@@ -52,6 +52,7 @@ impl World {
                 threads: 1,
                 worker: String::new(),
                 incarnation,
+                job: String::new(),
             },
             patience: Duration::from_secs(60),
         };

@@ -245,6 +245,8 @@ impl World {
             } => self.mesh_lost(worker, generation, rank, silent),
             Happening::MeshWatch(generation) => self.mesh_watch(generation),
             Happening::StoreTakes(id, effect) => self.store_takes(id, *effect),
+            Happening::StoreFindsNewest(id) => self.store_finds_newest(id),
+            Happening::StorePrunes(id, newest) => self.store_prunes(id, newest),
             Happening::StoreAnswers(id, lane, event) => {
                 self.store_answers(id, lane, event.map(|event| *event));
             }

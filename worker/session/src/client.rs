@@ -125,6 +125,7 @@ pub fn attach(
             threads: options.threads,
             worker: String::new(),
             incarnation: RandomState::new().hash_one(std::process::id()),
+            job: String::new(),
         },
         patience: options.patience,
     };

@@ -1,6 +1,6 @@
 //! A sound job, doctored in every way.
 
-mod job;
+pub(crate) mod job;
 mod kept;
 mod log;
 

@@ -12,7 +12,7 @@ use super::facts::{
 };
 use crate::JobEvent;
 use crate::log::{LogEntry, LogRecord};
-use crate::machine::{Config, ConnectionId, Effect, Event, Machine, Outcome};
+use crate::machine::{Config, ConnectionId, Effect, Event, Machine, Outcome, ResumePoint};
 
 pub struct Bench {
     pub machine: Machine,
@@ -23,6 +23,8 @@ pub struct Bench {
     /// The entry asked for while the log does not answer.
     pub held: Option<LogRecord>,
     pub log_answers: bool,
+    /// The checkpoint that is there once the claim is in the log.
+    pub found: Option<ResumePoint>,
     /// Workers whose connections are open.
     connected: Vec<ConnectionId>,
 }
@@ -47,6 +49,7 @@ impl Bench {
             log,
             held: None,
             log_answers: false,
+            found: None,
             connected: Vec::new(),
         };
         bench.carry_out(effects);
@@ -80,13 +83,12 @@ impl Bench {
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>) {
-        let mut appended = false;
+        let mut appended = None;
         for effect in effects {
             match effect {
                 Effect::AppendLog { position, record } if self.log_answers => {
                     assert_eq!(position, self.log.len() as u64);
-                    self.log.push(*record);
-                    appended = true;
+                    appended = Some(*record);
                 }
                 Effect::AppendLog { record, .. } => self.held = Some(*record),
                 Effect::Close(connection) => {
@@ -96,18 +98,25 @@ impl Bench {
                 effect => self.effects.push(effect),
             }
         }
-        if appended {
-            self.event(Event::LogAppended);
-        }
+        appended.into_iter().for_each(|record| self.append(record));
+    }
+
+    fn append(&mut self, record: LogRecord) {
+        let event = match record.entry {
+            LogEntry::Term { .. } => Event::Claimed(self.found.clone().map(Box::new)),
+            _ => Event::LogAppended,
+        };
+        self.log.push(record);
+        self.event(event);
     }
 
     /// The log answers again.
     pub fn release_the_log(&mut self) {
         self.log_answers = true;
-        if let Some(record) = self.held.take() {
-            self.log.push(record);
-            self.event(Event::LogAppended);
-        }
+        self.held
+            .take()
+            .into_iter()
+            .for_each(|record| self.append(record));
     }
 
     // --- workers ------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ pub fn hello(worker: ConnectionId) -> Hello {
         threads: 2,
         worker: String::new(),
         incarnation: worker,
+        job: String::new(),
     }
 }
 

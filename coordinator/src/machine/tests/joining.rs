@@ -8,6 +8,25 @@ use super::facts::{config, cursor, hello, ready, unoccupied};
 use crate::machine::Outcome;
 
 #[test]
+fn a_worker_of_another_job_is_sent_elsewhere() {
+    let mut bench = Bench::running(1);
+    let other = Hello {
+        job: "maples".into(),
+        ..hello(2)
+    };
+    bench.greet(2, other);
+    let refused = bench.refusal(2);
+    assert!(refused.elsewhere);
+    assert!(refused.reason.contains("`maples`") && refused.reason.contains("`seedlings`"));
+    let own = Hello {
+        job: "seedlings".into(),
+        ..hello(3)
+    };
+    bench.greet(3, own);
+    assert!(matches!(bench.sent(3)[0], Kind::Welcome(_)));
+}
+
+#[test]
 fn a_worker_is_welcomed_with_its_name_the_job_and_the_store() {
     let mut bench = Bench::new(config(2));
     bench.greet(1, hello(1));

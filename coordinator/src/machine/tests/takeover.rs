@@ -8,7 +8,7 @@ use super::bench::Bench;
 use super::facts::{config, cursor, halted, hello, step};
 use crate::log::{LogEntry, LogRecord};
 use crate::machine::decision::RETURN;
-use crate::machine::{Config, Effect, Event, Machine, Outcome};
+use crate::machine::{Config, Effect, Event, Machine, Outcome, ResumePoint};
 
 fn at_work(generation: u64) -> Standing {
     Standing {
@@ -162,6 +162,40 @@ fn a_checkpoint_that_the_one_before_has_committed_is_known_by_its_parts() {
     assert_eq!(next.commits(), [6]);
     next.event(Event::CheckpointCommitted { global_step: 6 });
     assert_eq!(next.reports(), 1);
+}
+
+#[test]
+fn a_checkpoint_committed_during_the_claim_is_where_a_generation_without_survivors_begins() {
+    let mut bench = Bench::running(1);
+    bench.epoch(0);
+    bench.pass(4.0, &[]);
+    bench.parts(3);
+    let commits = bench.effects.iter().find_map(|effect| match effect {
+        Effect::CommitCheckpoint(commit) => Some(commit.clone()),
+        _ => None,
+    });
+    let commit = commits.unwrap();
+    let mut next = Bench::waiting_for_the_log(Config {
+        log: bench.log.clone(),
+        writer: "second".into(),
+        ..config(1)
+    });
+    next.found = Some(ResumePoint {
+        global_step: 3,
+        snapshot: commit.snapshot,
+        numerics: commit.provenance.numerics,
+        data_fingerprint: commit.provenance.data_fingerprint,
+        weights_sha256: "weights".into(),
+        ema_sha256: None,
+    });
+    next.release_the_log();
+    next.join(7);
+    next.pass(10.0, &[]);
+    let generation = next.generation();
+    assert_eq!(
+        (generation.start, generation.checkpoint),
+        (cursor(1, 0), Some(3))
+    );
 }
 
 #[test]

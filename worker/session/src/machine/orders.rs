@@ -90,6 +90,7 @@ impl Session {
         self.link = Link::Welcomed;
         self.attempts = 0;
         self.config.hello.worker = welcome.worker;
+        self.config.hello.job = spec.name.clone();
         if std::mem::replace(&mut self.prepared, true) {
             self.say_everything(now, effects);
         } else {

@@ -180,6 +180,7 @@ fn a_worker_keeps_its_name_and_its_incarnation_on_a_new_stream() {
         version: "1".into(),
         worker: "w1".into(),
         incarnation: OWN,
+        job: Spec::default().name,
         ..Hello::default()
     };
     assert_eq!(said(&bench.moves_on()), [Kind::Hello(hello)]);

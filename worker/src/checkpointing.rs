@@ -8,12 +8,12 @@ use std::future::Future;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use perennial_model::{ModelCard, Weights};
+use perennial_model::{ModelCard, Table, Weights};
 use perennial_plan::tensors::weights_sha256;
 use perennial_proto::rules::{part_kinds, part_writer};
 use perennial_proto::v1::{CheckpointFailed, PartWritten};
 use perennial_session::{Report, Reporter};
-use perennial_store::{PartKind, tensors};
+use perennial_store::{Job, PartKind, tensors};
 use perennial_train::{OptimizerState, Replica};
 
 use crate::error::WorkerError;
@@ -66,7 +66,7 @@ struct Request {
 
 /// What a member's parts are made of.
 #[derive(Default)]
-struct Copied {
+pub(crate) struct Copied {
     model: Option<Weights>,
     ema: Option<Weights>,
     optimizer: Option<OptimizerState>,
@@ -195,10 +195,19 @@ fn write_all(
     let card = ModelCard::new(&job.spec, classes).to_json();
     for (part, copied) in copies {
         for kind in part.kinds(job) {
-            let report = match write_part(job, &card, part.global_step, kind, &copied) {
+            let stored = job.store.job(&job.spec.name).map_err(WorkerError::from);
+            let (table, step) = (&job.network.table, part.global_step);
+            let written =
+                stored.and_then(|stored| write_part(table, &stored, &card, step, kind, &copied));
+            let report = match written {
                 Ok(written) => Report::PartWritten(PartWritten {
                     generation: part.generation,
-                    ..written
+                    global_step: step,
+                    kind: kind.to_string(),
+                    path: written.part.path,
+                    bytes: written.part.bytes,
+                    sha256: written.part.sha256,
+                    tensors_sha256: written.tensors_sha256,
                 }),
                 Err(error) => part.failed(&error.to_string()),
             };
@@ -208,14 +217,20 @@ fn write_all(
     }
 }
 
-fn write_part(
-    job: &JobContext,
+/// A file of a checkpoint in the store.
+pub(crate) struct Written {
+    pub part: perennial_store::Part,
+    pub tensors_sha256: String,
+}
+
+pub(crate) fn write_part(
+    table: &Table,
+    stored: &Job,
     card: &str,
     global_step: u64,
     kind: &str,
     copied: &Copied,
-) -> Result<PartWritten, WorkerError> {
-    let table = &job.network.table;
+) -> Result<Written, WorkerError> {
     let missing = || WorkerError::Inference(format!("part `{kind}` was not copied"));
     let (part, named) = match kind {
         "model" => (
@@ -239,15 +254,8 @@ fn write_part(
         PartKind::Optimizer => tensors::encode(&named)?,
         PartKind::Model | PartKind::Ema => tensors::encode_described(&named, ModelCard::KEY, card)?,
     };
-    let stored = job.store.job(&job.spec.name)?;
-    let written = block_on(stored.write_part(global_step, part, bytes))??;
-    Ok(PartWritten {
-        generation: 0,
-        global_step,
-        kind: kind.to_string(),
-        path: written.path,
-        bytes: written.bytes,
-        sha256: written.sha256,
+    Ok(Written {
+        part: block_on(stored.write_part(global_step, part, bytes))??,
         tensors_sha256: weights_sha256(&named),
     })
 }
@@ -267,7 +275,7 @@ fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
 // === impl Copied ===
 
 impl Copied {
-    fn take(&mut self, replica: &Replica, kind: &str) {
+    pub fn take(&mut self, replica: &Replica, kind: &str) {
         match kind {
             "model" => copy_weights(&mut self.model, &replica.weights),
             "ema" => {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use perennial_collective::Contribution;
 use perennial_data::{DataError, Prefetcher, Request, SlotBatch};
 use perennial_model::{Bound, DropPathKey};
-use perennial_plan::order::{batch_range, epoch_order, slot_range};
+use perennial_plan::order::{batch_range, epoch_order, slot_range, steps_per_epoch};
 use perennial_plan::{Cursor, Spec};
 use perennial_proto::rules::{checkpoint_due, control};
 use perennial_proto::v1::{EpochDone, Finished, StepDone};
@@ -211,12 +211,29 @@ fn occupied_slots(
 /// prepared ahead in the background.
 fn prefetch(member: &Member) -> Prefetcher<Result<SlotBatch, DataError>> {
     let job = &member.worker.job;
-    let spec = job.spec.clone();
     let owned = member.generation.members[member.rank].slots.clone();
     let start = member.generation.start;
     let samples = job.pipeline.data().train.len();
-    let steps = job.steps_per_epoch;
-    let requests = (start.epoch..spec.train.epochs).flat_map(move |epoch| {
+    let requests = requests(job.spec.clone(), samples, owned, start);
+    let threads = member.worker.threads;
+    job.pipeline
+        .prefetch(threads, look_ahead(threads), requests)
+}
+
+/// How many slots are prepared ahead of their use.
+pub(crate) fn look_ahead(threads: usize) -> usize {
+    2 * threads.max(1) + 2
+}
+
+/// What the owner of the slots `owned` trains from `start` to the job's end.
+pub(crate) fn requests(
+    spec: Spec,
+    samples: usize,
+    owned: std::ops::Range<u32>,
+    start: Cursor,
+) -> impl Iterator<Item = Request> + Send + 'static {
+    let steps = steps_per_epoch(samples, spec.train.batch_size as usize);
+    (start.epoch..spec.train.epochs).flat_map(move |epoch| {
         let order = epoch_order(spec.seed, epoch, samples);
         let first = if epoch == start.epoch { start.step } else { 0 };
         let (spec, owned) = (spec.clone(), owned.clone());
@@ -233,8 +250,5 @@ fn prefetch(member: &Member) -> Prefetcher<Result<SlotBatch, DataError>> {
                 .collect();
             requests
         })
-    });
-    let threads = member.worker.threads;
-    let look_ahead = 2 * threads.max(1) + 2;
-    job.pipeline.prefetch(threads, look_ahead, requests)
+    })
 }

@@ -2,45 +2,27 @@
 
 use std::ops::AddAssign;
 
-/// A number that can be summed and sent. Bytes are little-endian on every machine.
-pub trait Element: Copy + Send + Sync + Default + AddAssign + PartialEq + 'static {
+#[cfg(target_endian = "big")]
+compile_error!("numbers are sent as they lie in memory, which must be little-endian");
+
+/// A number that can be summed and sent.
+pub trait Element: bytemuck::Pod + Send + Sync + Default + AddAssign + PartialEq + 'static {
     /// Bytes of one element.
-    const SIZE: usize;
+    const SIZE: usize = size_of::<Self>();
 
     /// Appends the bytes of `values`.
-    fn write(values: &[Self], bytes: &mut Vec<u8>);
+    fn write(values: &[Self], bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(bytemuck::cast_slice(values));
+    }
 
     /// Reads as many elements as `values` holds; `bytes` must be exactly that long.
-    fn read(bytes: &[u8], values: &mut [Self]);
+    fn read(bytes: &[u8], values: &mut [Self]) {
+        bytemuck::cast_slice_mut(values).copy_from_slice(bytes);
+    }
 }
 
-macro_rules! element {
-    ($number:ty) => {
-        impl Element for $number {
-            const SIZE: usize = size_of::<$number>();
-
-            fn write(values: &[Self], bytes: &mut Vec<u8>) {
-                let start = bytes.len();
-                bytes.resize(start + values.len() * Self::SIZE, 0);
-                let (places, _) = bytes[start..].as_chunks_mut::<{ size_of::<$number>() }>();
-                for (place, value) in places.iter_mut().zip(values) {
-                    *place = value.to_le_bytes();
-                }
-            }
-
-            fn read(bytes: &[u8], values: &mut [Self]) {
-                debug_assert_eq!(bytes.len(), values.len() * Self::SIZE);
-                let (places, _) = bytes.as_chunks::<{ size_of::<$number>() }>();
-                for (value, place) in values.iter_mut().zip(places) {
-                    *value = Self::from_le_bytes(*place);
-                }
-            }
-        }
-    };
-}
-
-element!(f32);
-element!(f64);
+impl Element for f32 {}
+impl Element for f64 {}
 
 /// `left += right`, element by element: the one operation of the tree.
 pub(crate) fn add<T: Element>(left: &mut [T], right: &[T]) {

@@ -4,7 +4,6 @@
 //! owner finishes the tree for its range, then sends the result to everybody. The bytes on the wire are
 //! those of a ring when each member holds one node.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use perennial_plan::order::slot_range;
@@ -12,7 +11,8 @@ use perennial_plan::tree::{self, Node};
 
 use crate::element::{Element, add};
 use crate::error::CollectiveError;
-use crate::message::{Scatter, Shape, are_disjoint_nodes, decode_result, encode_result};
+use crate::message::{Message, Scatter, Shape, are_disjoint_nodes, decode_result, encode_result};
+use crate::slice::{Buffers, Slice};
 use crate::{Contribution, Partial, Reduced};
 
 /// Messages that each member sends to each other one in a sum.
@@ -22,49 +22,51 @@ pub(crate) const MESSAGES: u64 = 2;
 pub(crate) trait Link {
     fn rank(&self) -> usize;
     fn world_size(&self) -> usize;
-    fn send(&mut self, to: usize, bytes: Vec<u8>) -> Result<(), CollectiveError>;
-    fn receive(&mut self, from: usize) -> Result<Vec<u8>, CollectiveError>;
+    /// The memory into which it receives.
+    fn buffers(&self) -> &Buffers;
+    fn send(&mut self, to: usize, message: Message) -> Result<(), CollectiveError>;
+    fn receive(&mut self, from: usize) -> Result<Message, CollectiveError>;
 }
 
 pub(crate) fn all_reduce(
     link: &mut impl Link,
-    mut contribution: Contribution,
+    contribution: Contribution,
 ) -> Result<Reduced, CollectiveError> {
     check(contribution.slots, &contribution.gradients)?;
     check(contribution.slots, &contribution.statistics)?;
     let (rank, world_size) = (link.rank(), link.world_size());
-    let shape = Shape::of(&contribution);
-    if world_size == 1 {
-        return Ok(Reduced {
-            gradients: finish(
-                shape.slots,
-                &mut contribution.gradients.nodes,
-                shape.gradients,
-            ),
-            statistics: finish(
-                shape.slots,
-                &mut contribution.statistics.nodes,
-                shape.statistics,
-            ),
-            control: contribution.control,
-        });
-    }
+    let buffers = link.buffers().clone();
+    let shape = Shape {
+        slots: contribution.slots,
+        gradients: contribution.gradients.len,
+        statistics: contribution.statistics.len,
+    };
+    let vectors = contribution.gradients.nodes.into_iter();
+    let own = Scatter {
+        control: contribution.control,
+        gradients: vectors
+            .map(|(node, values)| (node, Slice::new(values, None)))
+            .collect(),
+        statistics: contribution.statistics.nodes,
+    };
 
-    let peers: Vec<usize> = (0..world_size).filter(|peer| *peer != rank).collect();
+    // Each begins with another one, so that not all send to the same member first.
+    let peers: Vec<usize> = (1..world_size)
+        .map(|distance| (rank + distance) % world_size)
+        .collect();
     let gradient_range = |owner| range_of(shape.gradients, world_size, owner);
     let statistic_range = |owner| range_of(shape.statistics, world_size, owner);
     for &peer in &peers {
-        let (gradients, statistics) = (gradient_range(peer), statistic_range(peer));
-        let message = Scatter::encode(&contribution, &gradients, &statistics);
-        link.send(peer, message)?;
+        let part = own.cut(&gradient_range(peer), &statistic_range(peer));
+        link.send(peer, part.encode(shape))?;
     }
 
     let (own_gradients, own_statistics) = (gradient_range(rank), statistic_range(rank));
-    let mut parts = Scatter::cut(&contribution, &own_gradients, &own_statistics);
-    drop(contribution);
+    let mut parts = own.cut(&own_gradients, &own_statistics);
+    let spent = own.gradients.into_values().next();
     for &peer in &peers {
-        let bytes = link.receive(peer)?;
-        let scatter = Scatter::decode(&bytes, shape, own_gradients.len(), own_statistics.len());
+        let message = link.receive(peer)?;
+        let scatter = Scatter::decode(message, shape, own_gradients.len(), own_statistics.len());
         let scatter = scatter.map_err(|reason| CollectiveError::Protocol { rank: peer, reason })?;
         parts.control |= scatter.control;
         let before = parts.gradients.len() + parts.statistics.len();
@@ -81,23 +83,34 @@ pub(crate) fn all_reduce(
             });
         }
     }
-    let finished_gradients = finish(shape.slots, &mut parts.gradients, own_gradients.len());
-    let finished_statistics = finish(shape.slots, &mut parts.statistics, own_statistics.len());
+    let root = Node::root(shape.slots);
+    let finished_gradients = tree::fold(root, &mut parts.gradients, &mut |left, right| {
+        Slice::plus(left, right, &buffers)
+    })
+    .unwrap_or_else(|| Slice::new(vec![0.0; own_gradients.len()], None));
+    let finished_statistics = tree::fold(root, &mut parts.statistics, &mut |mut left, right| {
+        add(&mut left, &right);
+        left
+    })
+    .unwrap_or_else(|| vec![0.0; own_statistics.len()]);
 
     for &peer in &peers {
-        link.send(
-            peer,
-            encode_result(&finished_gradients, &finished_statistics),
-        )?;
+        let result = encode_result(finished_gradients.clone(), &finished_statistics);
+        link.send(peer, result)?;
     }
-    let mut gradients = vec![0.0; shape.gradients];
     let mut statistics = vec![0.0; shape.statistics];
-    gradients[own_gradients].copy_from_slice(&finished_gradients);
     statistics[own_statistics].copy_from_slice(&finished_statistics);
+    let mut results = Vec::with_capacity(peers.len());
     for &peer in &peers {
-        let bytes = link.receive(peer)?;
+        results.push((peer, link.receive(peer)?));
+    }
+    // All peers have what they were sent of this member's vectors by now.
+    let memory = spent.and_then(Slice::reclaim);
+    let mut gradients = memory.unwrap_or_else(|| vec![0.0; shape.gradients]);
+    gradients[own_gradients].copy_from_slice(finished_gradients.values());
+    for (peer, result) in results {
         decode_result(
-            &bytes,
+            &result,
             &mut gradients[gradient_range(peer)],
             &mut statistics[statistic_range(peer)],
         )
@@ -113,13 +126,6 @@ pub(crate) fn all_reduce(
 /// The part of a vector of `len` elements that `owner` finishes.
 fn range_of(len: usize, world_size: usize, owner: usize) -> Range<usize> {
     slot_range(0..len, world_size as u32, owner as u32)
-}
-
-fn finish<T: Element>(slots: u32, nodes: &mut BTreeMap<Node, Vec<T>>, len: usize) -> Vec<T> {
-    let sum = tree::fold(Node::root(slots), nodes, &mut |left: &mut Vec<T>, right| {
-        add(left, right);
-    });
-    sum.unwrap_or_else(|| vec![T::default(); len])
 }
 
 fn check<T: Element>(slots: u32, partial: &Partial<T>) -> Result<(), CollectiveError> {

@@ -5,11 +5,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use crate::error::CollectiveError;
+use crate::message::Message;
 
 /// What a transport tells its member.
 #[derive(Debug)]
 pub(crate) enum Event {
-    Message { rank: usize, bytes: Vec<u8> },
+    Message { rank: usize, message: Message },
     Lost { rank: usize, error: CollectiveError },
 }
 
@@ -23,7 +24,7 @@ pub(crate) struct Inbox {
 
 #[derive(Debug, Default)]
 struct Peer {
-    waiting: VecDeque<Vec<u8>>,
+    waiting: VecDeque<Message>,
     /// Messages that ever came.
     arrived: u64,
     lost: Option<CollectiveError>,
@@ -47,13 +48,13 @@ impl Inbox {
         from: usize,
         expected: u64,
         deadline: Option<(Instant, Duration)>,
-    ) -> Result<Vec<u8>, CollectiveError> {
+    ) -> Result<Message, CollectiveError> {
         loop {
             if let Some(error) = self.first_loss(expected) {
                 return Err(error);
             }
-            if let Some(bytes) = self.peers[from].waiting.pop_front() {
-                return Ok(bytes);
+            if let Some(message) = self.peers[from].waiting.pop_front() {
+                return Ok(message);
             }
             match self.wait(deadline) {
                 Ok(event) => self.file(event),
@@ -96,9 +97,9 @@ impl Inbox {
 
     fn file(&mut self, event: Event) {
         match event {
-            Event::Message { rank, bytes } => {
+            Event::Message { rank, message } => {
                 let peer = &mut self.peers[rank];
-                peer.waiting.push_back(bytes);
+                peer.waiting.push_back(message);
                 peer.arrived += 1;
             }
             Event::Lost { rank, error } => self.peers[rank].lost = Some(error),

@@ -18,6 +18,7 @@ mod inbox;
 mod local;
 mod message;
 mod silence;
+mod slice;
 mod slot_sum;
 mod tcp;
 mod transfer;

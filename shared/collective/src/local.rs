@@ -5,6 +5,8 @@ use std::sync::mpsc::{self, Sender};
 use crate::error::CollectiveError;
 use crate::exchange::{self, Link, MESSAGES};
 use crate::inbox::{Event, Inbox};
+use crate::message::Message;
+use crate::slice::Buffers;
 use crate::{Collective, Contribution, Reduced};
 
 /// A member among threads of one process. A member that is dropped is lost to the others.
@@ -15,6 +17,7 @@ pub struct Local {
     inbox: Inbox,
     /// Messages that each peer owes by the end of the current sum.
     expected: u64,
+    buffers: Buffers,
 }
 
 // === impl Local ===
@@ -32,6 +35,7 @@ impl Local {
                 peers: senders.clone(),
                 inbox: Inbox::new(rank, world_size, events),
                 expected: 0,
+                buffers: Buffers::default(),
             })
             .collect()
     }
@@ -53,12 +57,16 @@ impl Link for Local {
         self.peers.len()
     }
 
-    fn send(&mut self, to: usize, bytes: Vec<u8>) -> Result<(), CollectiveError> {
-        let rank = self.rank;
-        (self.peers[to].send(Event::Message { rank, bytes })).map_err(|_| ended(to))
+    fn buffers(&self) -> &Buffers {
+        &self.buffers
     }
 
-    fn receive(&mut self, from: usize) -> Result<Vec<u8>, CollectiveError> {
+    fn send(&mut self, to: usize, message: Message) -> Result<(), CollectiveError> {
+        let rank = self.rank;
+        (self.peers[to].send(Event::Message { rank, message })).map_err(|_| ended(to))
+    }
+
+    fn receive(&mut self, from: usize) -> Result<Message, CollectiveError> {
         self.inbox.next(from, self.expected, None)
     }
 }

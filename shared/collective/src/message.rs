@@ -1,18 +1,26 @@
-//! The two messages of a sum: what a member sends of a range to its owner, and the owner's result.
+//! The two messages of a sum: what a member has of a range, for its owner, and the owner's result.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use perennial_plan::tree::Node;
 
-use crate::Contribution;
 use crate::element::Element;
+use crate::slice::Slice;
 
-/// The parts of one range: what its owner gets from one member.
-#[derive(Debug, Default)]
+/// What goes from one member to another: gradients are sent from where they lie and stay where they were
+/// received; the head says what they are, and carries the rest.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub head: Vec<u8>,
+    pub bodies: Vec<Slice>,
+}
+
+/// What a member has of a range: its nodes with their sums.
+#[derive(Debug)]
 pub(crate) struct Scatter {
     pub control: u64,
-    pub gradients: BTreeMap<Node, Vec<f32>>,
+    pub gradients: BTreeMap<Node, Slice>,
     pub statistics: BTreeMap<Node, Vec<f64>>,
 }
 
@@ -24,84 +32,53 @@ pub(crate) struct Shape {
     pub statistics: usize,
 }
 
-// === impl Shape ===
-
-impl Shape {
-    pub fn of(contribution: &Contribution) -> Self {
-        Self {
-            slots: contribution.slots,
-            gradients: contribution.gradients.len,
-            statistics: contribution.statistics.len,
-        }
-    }
-}
-
 // === impl Scatter ===
 
 impl Scatter {
-    /// What `contribution` holds of these ranges.
-    pub fn cut(
-        contribution: &Contribution,
-        gradients: &Range<usize>,
-        statistics: &Range<usize>,
-    ) -> Self {
-        fn slices<T: Element>(
-            nodes: &BTreeMap<Node, Vec<T>>,
-            range: &Range<usize>,
-        ) -> BTreeMap<Node, Vec<T>> {
-            nodes
-                .iter()
-                .map(|(node, values)| (*node, values[range.clone()].to_vec()))
-                .collect()
-        }
+    /// What it holds of these ranges.
+    pub fn cut(&self, gradients: &Range<usize>, statistics: &Range<usize>) -> Self {
+        let slices = self.gradients.iter();
+        let vectors = self.statistics.iter();
         Self {
-            control: contribution.control,
-            gradients: slices(&contribution.gradients.nodes, gradients),
-            statistics: slices(&contribution.statistics.nodes, statistics),
+            control: self.control,
+            gradients: slices
+                .map(|(node, slice)| (*node, slice.part(gradients)))
+                .collect(),
+            statistics: vectors
+                .map(|(node, values)| (*node, values[statistics.clone()].to_vec()))
+                .collect(),
         }
     }
 
-    /// The message that carries [`Scatter::cut`].
-    pub fn encode(
-        contribution: &Contribution,
-        gradients: &Range<usize>,
-        statistics: &Range<usize>,
-    ) -> Vec<u8> {
-        let gradient_nodes = &contribution.gradients.nodes;
-        let statistic_nodes = &contribution.statistics.nodes;
-        let mut bytes = Vec::with_capacity(
-            HEADER
-                + 8 * (gradient_nodes.len() + statistic_nodes.len())
-                + gradient_nodes.len() * gradients.len() * 4
-                + statistic_nodes.len() * statistics.len() * 8,
-        );
-        bytes.extend(contribution.slots.to_le_bytes());
-        bytes.extend((contribution.gradients.len as u64).to_le_bytes());
-        bytes.extend((contribution.statistics.len as u64).to_le_bytes());
-        bytes.extend(contribution.control.to_le_bytes());
-        bytes.extend((gradient_nodes.len() as u32).to_le_bytes());
-        bytes.extend((statistic_nodes.len() as u32).to_le_bytes());
-        for node in gradient_nodes.keys().chain(statistic_nodes.keys()) {
-            bytes.extend(node.start.to_le_bytes());
-            bytes.extend(node.end.to_le_bytes());
+    pub fn encode(self, shape: Shape) -> Message {
+        let mut head = Vec::new();
+        head.extend(shape.slots.to_le_bytes());
+        head.extend((shape.gradients as u64).to_le_bytes());
+        head.extend((shape.statistics as u64).to_le_bytes());
+        head.extend(self.control.to_le_bytes());
+        head.extend((self.gradients.len() as u32).to_le_bytes());
+        head.extend((self.statistics.len() as u32).to_le_bytes());
+        for node in self.gradients.keys().chain(self.statistics.keys()) {
+            head.extend(node.start.to_le_bytes());
+            head.extend(node.end.to_le_bytes());
         }
-        for values in gradient_nodes.values() {
-            f32::write(&values[gradients.clone()], &mut bytes);
+        for values in self.statistics.values() {
+            f64::write(values, &mut head);
         }
-        for values in statistic_nodes.values() {
-            f64::write(&values[statistics.clone()], &mut bytes);
+        Message {
+            head,
+            bodies: self.gradients.into_values().collect(),
         }
-        bytes
     }
 
-    /// Reads a message of parts with these numbers of elements; the error says what is wrong with it.
+    /// Reads a message of ranges with these numbers of elements; the error says what is wrong with it.
     pub fn decode(
-        bytes: &[u8],
+        message: Message,
         shape: Shape,
         gradients: usize,
         statistics: usize,
     ) -> Result<Self, String> {
-        let mut reader = Reader(bytes);
+        let mut reader = Reader(&message.head);
         let slots = reader.u32()?;
         let theirs = Shape {
             slots,
@@ -116,36 +93,49 @@ impl Scatter {
         let statistic_count = reader.u32()?;
         let gradient_nodes = reader.nodes(gradient_count, slots)?;
         let statistic_nodes = reader.nodes(statistic_count, slots)?;
-        let scatter = Self {
-            control,
-            gradients: reader.parts(gradient_nodes, gradients)?,
-            statistics: reader.parts(statistic_nodes, statistics)?,
-        };
+        let statistics = reader.parts(statistic_nodes, statistics)?;
         reader.end()?;
-        Ok(scatter)
+        check_bodies(&message.bodies, gradient_nodes.len(), gradients)?;
+        Ok(Self {
+            control,
+            gradients: gradient_nodes.into_iter().zip(message.bodies).collect(),
+            statistics,
+        })
     }
 }
 
-const HEADER: usize = 4 + 8 + 8 + 8 + 4 + 4;
+fn check_bodies(bodies: &[Slice], count: usize, len: usize) -> Result<(), String> {
+    let lengths: Vec<usize> = bodies.iter().map(|body| body.values().len()).collect();
+    if lengths.len() == count && lengths.iter().all(|found| *found == len) {
+        return Ok(());
+    }
+    Err(format!(
+        "it sent vectors of {lengths:?} elements instead of `{count}` of `{len}`"
+    ))
+}
 
 /// The finished ranges of one owner.
-pub(crate) fn encode_result(gradients: &[f32], statistics: &[f64]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(gradients.len() * 4 + statistics.len() * 8);
-    f32::write(gradients, &mut bytes);
-    f64::write(statistics, &mut bytes);
-    bytes
+pub(crate) fn encode_result(gradients: Slice, statistics: &[f64]) -> Message {
+    let mut head = Vec::new();
+    f64::write(statistics, &mut head);
+    Message {
+        head,
+        bodies: vec![gradients],
+    }
 }
 
 /// Reads an owner's finished ranges into their places.
 pub(crate) fn decode_result(
-    bytes: &[u8],
+    message: &Message,
     gradients: &mut [f32],
     statistics: &mut [f64],
 ) -> Result<(), String> {
-    let mut reader = Reader(bytes);
-    f32::read(reader.take(gradients.len() * 4)?, gradients);
+    let mut reader = Reader(&message.head);
     f64::read(reader.take(statistics.len() * 8)?, statistics);
-    reader.end()
+    reader.end()?;
+    check_bodies(&message.bodies, 1, gradients.len())?;
+    gradients.copy_from_slice(message.bodies[0].values());
+    Ok(())
 }
 
 /// Whether the nodes, in ascending order, are nodes of the tree over `slots` of which none holds another.

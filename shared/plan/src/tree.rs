@@ -67,17 +67,14 @@ impl Node {
 pub fn fold<T>(
     node: Node,
     parts: &mut BTreeMap<Node, T>,
-    add: &mut impl FnMut(&mut T, &T),
+    add: &mut impl FnMut(T, T) -> T,
 ) -> Option<T> {
     if let Some(value) = parts.remove(&node) {
         return Some(value);
     }
     let (left, right) = node.children()?;
     match (fold(left, parts, add), fold(right, parts, add)) {
-        (Some(mut left), Some(right)) => {
-            add(&mut left, &right);
-            Some(left)
-        }
+        (Some(left), Some(right)) => Some(add(left, right)),
         (left, right) => left.or(right),
     }
 }
@@ -101,12 +98,12 @@ mod tests {
                         ))
                     })
                     .collect();
-                if let Some(value) = fold(node, &mut leaves, &mut |a, b| *a += b) {
+                if let Some(value) = fold(node, &mut leaves, &mut |a, b| a + b) {
                     parts.insert(node, value);
                 }
             }
         }
-        fold(Node::root(slots), &mut parts, &mut |a, b| *a += b)
+        fold(Node::root(slots), &mut parts, &mut |a, b| a + b)
     }
 
     #[test]

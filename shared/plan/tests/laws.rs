@@ -21,7 +21,7 @@ fn ranges(slots: u32, cuts: &[u32]) -> Vec<Range<u32>> {
 /// What each owner sums alone, and then all of them together.
 fn sum(owners: &[Range<u32>], values: &[Option<f32>]) -> Option<f32> {
     let root = Node::root(values.len() as u32);
-    let mut add = |a: &mut f32, b: &f32| *a += b;
+    let mut add = |a: f32, b: f32| a + b;
     let mut parts = BTreeMap::new();
     for owned in owners {
         for node in root.maximal_within(owned) {

@@ -11,7 +11,9 @@ use std::time::Duration;
 use super::frame::{self, ReadError};
 use crate::error::CollectiveError;
 use crate::inbox::Event;
+use crate::message::Message;
 use crate::silence::{Vigil, keep_alive};
+use crate::slice::Buffers;
 
 /// What the threads of all links of a member share.
 #[derive(Debug, Clone)]
@@ -20,6 +22,8 @@ pub(super) struct Shared {
     /// How long a peer may say nothing.
     pub silence: Duration,
     pub events: SyncSender<Event>,
+    /// The memory into which messages come.
+    pub buffers: Buffers,
     /// Bytes of messages that have come.
     pub received: Arc<AtomicU64>,
     /// Set when a peer is lost.
@@ -38,7 +42,7 @@ impl Shared {
         stream: &Arc<TcpStream>,
         queue: usize,
         alive: Sender<()>,
-    ) -> io::Result<SyncSender<Vec<u8>>> {
+    ) -> io::Result<SyncSender<Message>> {
         let (queue, messages) = mpsc::sync_channel(queue);
         {
             let (stream, generation) = (stream.clone(), self.generation);
@@ -79,12 +83,12 @@ impl Shared {
     fn pass_on(&self, vigil: &mut Vigil<'_>, rank: usize) -> CollectiveError {
         let mut sequence = 0;
         let reason = loop {
-            match frame::read(vigil, self.generation, sequence) {
-                Ok(bytes) => {
-                    let count = frame::HEADER as u64 + bytes.len() as u64;
+            match frame::read(vigil, self.generation, sequence, &self.buffers) {
+                Ok(message) => {
+                    let count = frame::length(&message) as u64;
                     self.received.fetch_add(count, Ordering::Relaxed);
                     sequence += 1;
-                    if self.events.send(Event::Message { rank, bytes }).is_err() {
+                    if self.events.send(Event::Message { rank, message }).is_err() {
                         break "this member is gone".to_owned();
                     }
                 }
@@ -109,7 +113,7 @@ fn write_all(
     mut stream: &TcpStream,
     generation: u64,
     period: Duration,
-    messages: &Receiver<Vec<u8>>,
+    messages: &Receiver<Message>,
 ) {
     let mut sequence = 0;
     loop {
@@ -149,6 +153,7 @@ mod tests {
             generation: 7,
             silence: Duration::from_millis(500),
             events,
+            buffers: Buffers::default(),
             received: Arc::default(),
             lost: Arc::default(),
         };
@@ -156,7 +161,10 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(20);
         // More than the connection holds by itself.
         while !matches!(
-            queue.try_send(vec![0; 1 << 20]),
+            queue.try_send(Message {
+                head: vec![0; 1 << 20],
+                bodies: Vec::new(),
+            }),
             Err(TrySendError::Disconnected(_))
         ) {
             assert!(Instant::now() < deadline, "the writer still waits");

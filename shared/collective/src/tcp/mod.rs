@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 use crate::error::CollectiveError;
 use crate::exchange::{self, Link, MESSAGES};
 use crate::inbox::Inbox;
+use crate::message::Message;
+use crate::slice::Buffers;
 use crate::{Collective, Contribution, Reduced};
 
 use link::Shared;
@@ -57,7 +59,7 @@ pub struct Tcp {
 #[derive(Debug)]
 struct PeerLink {
     stream: Arc<TcpStream>,
-    queue: SyncSender<Vec<u8>>,
+    queue: SyncSender<Message>,
 }
 
 /// Bytes of sums given to the connections and read from them since they were made.
@@ -89,6 +91,7 @@ impl Tcp {
                 generation: config.generation,
                 silence: config.silence,
                 events,
+                buffers: Buffers::default(),
                 received: Arc::new(AtomicU64::new(0)),
                 lost: Arc::new(AtomicBool::new(false)),
             },
@@ -156,17 +159,21 @@ impl Link for Tcp {
         self.links.len()
     }
 
-    fn send(&mut self, to: usize, bytes: Vec<u8>) -> Result<(), CollectiveError> {
-        if bytes.len() > frame::MAX_LENGTH {
-            let (found, limit) = (bytes.len(), frame::MAX_LENGTH);
+    fn buffers(&self) -> &Buffers {
+        &self.shared.buffers
+    }
+
+    fn send(&mut self, to: usize, message: Message) -> Result<(), CollectiveError> {
+        let length = frame::length(&message);
+        if length > frame::MAX_LENGTH {
+            let (found, limit) = (length, frame::MAX_LENGTH);
             return Err(CollectiveError::Input(format!(
                 "a message of `{found}` bytes is above the limit of {limit}"
             )));
         }
-        let framed = frame::HEADER as u64 + bytes.len() as u64;
-        self.sent += framed;
+        self.sent += length as u64;
         let link = self.links[to].as_ref();
-        if link.is_some_and(|link| link.queue.send(bytes).is_ok()) {
+        if link.is_some_and(|link| link.queue.send(message).is_ok()) {
             return Ok(());
         }
         Err(
@@ -177,7 +184,7 @@ impl Link for Tcp {
         )
     }
 
-    fn receive(&mut self, from: usize) -> Result<Vec<u8>, CollectiveError> {
+    fn receive(&mut self, from: usize) -> Result<Message, CollectiveError> {
         let deadline = Some((self.deadline, self.timeout));
         self.inbox.next(from, self.expected, deadline)
     }

@@ -1,24 +1,17 @@
-//! `perennial bench`.
-
-use std::time::Duration;
+//! `perennial bench step`.
 
 use perennial_plan::Spec;
 use perennial_worker::bench::StepBench;
 use serde_json::json;
 
+use super::{CLASSES, Times, print, threads};
 use crate::output::Output;
-
-/// Times a part of the training on this machine
-#[derive(Debug, clap::Subcommand)]
-pub enum Command {
-    Step(StepArgs),
-}
 
 /// The training step: forward, loss, backward, sum over slots, clipping, optimizer
 ///
 /// On random pictures that lie in memory, as a worker does it. What a step takes is the median.
 #[derive(Debug, clap::Args)]
-pub struct StepArgs {
+pub struct Args {
     #[arg(long, default_value = "casvit_xs", value_name = "NAME")]
     model: String,
     /// Height and width of the pictures
@@ -41,16 +34,7 @@ pub struct StepArgs {
     inference: bool,
 }
 
-/// Of the plant seedlings.
-const CLASSES: usize = 12;
-
-pub fn run(command: Command, output: Output) -> anyhow::Result<()> {
-    match command {
-        Command::Step(args) => step(&args, output),
-    }
-}
-
-fn step(args: &StepArgs, output: Output) -> anyhow::Result<()> {
+pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
     let mut spec = Spec::default();
     spec.data.dir = "none".into();
     spec.data.image_size = args.image_size;
@@ -59,45 +43,30 @@ fn step(args: &StepArgs, output: Output) -> anyhow::Result<()> {
     spec.train.slots = args.slots.unwrap_or(spec.train.slots);
     spec.ema.decay = 0.0;
     spec.validate()?;
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = args.threads.map_or_else(cores, |threads| threads as usize);
     let bench = StepBench {
         spec,
         classes: CLASSES,
-        threads,
+        threads: threads(args.threads),
         steps: args.steps as usize,
         inference: args.inference,
     };
-    let mut times = bench.run()?;
-    times.sort();
-    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
-    let median = times[times.len() / 2];
-    let rate = f64::from(args.batch) / median.as_secs_f64();
+    let times = Times::new(bench.run()?);
+    let rate = f64::from(args.batch) / times.median().as_secs_f64();
     let peak = peak_rss_mb();
-    let (least, most) = (times[0], times[times.len() - 1]);
-    let record = json!({
-        "event": "bench",
+    let fields = json!({
         "what": if args.inference { "inference" } else { "training" },
         "model": args.model,
         "image_size": args.image_size,
         "batch": args.batch,
         "slots": bench.spec.train.slots,
-        "threads": threads,
+        "threads": bench.threads,
         "steps": args.steps,
         "images_per_second": rate,
-        "step_ms": milliseconds(median),
-        "step_ms_min": milliseconds(least),
-        "step_ms_max": milliseconds(most),
         "peak_rss_mb": peak,
     });
-    output.print(&record, || {
-        let (median, least, most) = (
-            milliseconds(median),
-            milliseconds(least),
-            milliseconds(most),
-        );
-        let memory = peak.map_or(String::new(), |peak| format!(", {peak:.0} MB at most"));
-        format!("{rate:.1} images/s, {median:.1} ms a step ({least:.1} to {most:.1}){memory}")
+    print(output, fields, [("step", &times)], || {
+        let memory = peak.map_or(String::new(), |peak| format!("; {peak:.0} MB at most"));
+        format!("{rate:.1} images/s: a step takes {times}{memory}")
     })
 }
 

@@ -1,4 +1,4 @@
-//! The training step by itself: the work of a worker without a job, a store and other members.
+//! The training step, and inference.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};

@@ -1,0 +1,62 @@
+//! `perennial bench collective`.
+
+use perennial_plan::Spec;
+use perennial_worker::bench::CollectiveBench;
+use serde_json::json;
+
+use super::{CLASSES, Times, print};
+use crate::output::Output;
+
+/// The exact sum over all slots, beside a plain ring of the same gradient
+///
+/// Members are threads of this process, joined by TCP.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[arg(long, default_value = "casvit_t", value_name = "NAME")]
+    model: String,
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    members: u32,
+    /// Slots of a step; the job file's default where it is left out
+    #[arg(long, value_name = "N")]
+    slots: Option<u32>,
+    /// Sums that are timed, after one that is not
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+}
+
+pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
+    let mut spec = Spec::default();
+    spec.data.dir = "none".into();
+    spec.model.name.clone_from(&args.model);
+    spec.train.slots = args.slots.unwrap_or(spec.train.slots);
+    spec.validate()?;
+    let slots = spec.train.slots;
+    anyhow::ensure!(
+        args.members <= slots,
+        "`--members {}` are more than the {slots} slots: give `--slots` at least as many",
+        args.members
+    );
+    let network = perennial_model::Network::new(&spec.model, CLASSES)?;
+    let bench = CollectiveBench {
+        members: args.members as usize,
+        slots,
+        elements: network.table.parameters_len(),
+        rounds: args.rounds as usize,
+    };
+    let done = bench.run()?;
+    let [exact, ring] = [done.exact, done.ring].map(Times::new);
+    let megabytes = bench.elements as f64 * 4.0 / 1e6;
+    let ratio = exact.median_ms() / ring.median_ms();
+    let fields = json!({
+        "what": "collective",
+        "model": args.model,
+        "members": args.members,
+        "slots": slots,
+        "bytes": bench.elements * 4,
+        "rounds": args.rounds,
+        "ratio": ratio,
+    });
+    print(output, fields, [("exact", &exact), ("ring", &ring)], || {
+        format!("{megabytes:.0} MB: exact in {exact}, a plain ring in {ring}: {ratio:.2} times")
+    })
+}

@@ -376,6 +376,8 @@ mod tests {
         assert_eq!(newest.global_step, 6);
 
         let before = log.len() as u64 - 1;
+        // One after the newest is of steps that are still to come again, and pushes none out.
+        storage.prune(3, CLAIMING, before).await.unwrap();
         storage.prune(6, DEPOSED, before).await.unwrap();
         stored.load_manifest(3).await.unwrap();
         storage.prune(6, CLAIMING, before).await.unwrap();

@@ -39,3 +39,12 @@ pub enum Command {
     #[command(subcommand)]
     Checkpoint(commands::checkpoint::Command),
 }
+
+// === impl Command ===
+
+impl Command {
+    /// Whether it wants the spans of a profile.
+    pub fn is_profiled(&self) -> bool {
+        matches!(self, Self::Bench(command) if command.is_profiled())
+    }
+}

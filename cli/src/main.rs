@@ -20,6 +20,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -37,7 +38,7 @@ const LOG_VARIABLE: &str = "PERENNIAL_LOG";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_logging();
+    start_logging(cli.command.is_profiled());
     exit::conclude(dispatch(cli))
 }
 
@@ -61,7 +62,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-fn start_logging() {
+/// `profiled`: the spans of the profile are recorded, too.
+fn start_logging(profiled: bool) {
     let wished = std::env::var(LOG_VARIABLE).ok();
     let filter = wished
         .and_then(|targets| targets.parse().ok())
@@ -71,7 +73,7 @@ fn start_logging() {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     tracing_subscriber::registry()
-        .with(lines)
-        .with(filter)
+        .with(lines.with_filter(filter))
+        .with(profiled.then(commands::bench::recorder))
         .init();
 }

@@ -32,6 +32,23 @@ fn tensor(values: Vec<f32>, shape: Vec<usize>) -> Tensor {
     Tensor::from_data(TensorData::new(values, shape))
 }
 
+/// Shows an operation to whoever records the profile's spans (target [`PROFILE`](crate::PROFILE)): its floating-point
+/// operations where the count says something, and the bytes of its inputs and results.
+fn span(name: &'static str, flop: usize, values: usize) -> tracing::span::EnteredSpan {
+    let bytes = 4 * values;
+    tracing::trace_span!(target: crate::PROFILE, "operation", name, flop, bytes).entered()
+}
+
+/// Values of a tensor.
+fn len(tensor: &Tensor) -> usize {
+    tensor.shape().num_elements()
+}
+
+/// Multiplications and additions of a product of `x` with all of `weight` at each row.
+fn product_flop(x: &Tensor, weight: &Tensor) -> usize {
+    2 * len(x) * dims(weight)[0]
+}
+
 fn image(tensor: &Tensor) -> Image {
     let [batch, height, width, channels] = dims(tensor)
         .try_into()
@@ -46,6 +63,12 @@ fn image(tensor: &Tensor) -> Image {
 
 fn linear(x: Tensor, weight: Tensor, bias: Option<Tensor>) -> Tensor {
     let (x, weight, bias) = (contiguous(x), contiguous(weight), bias.map(contiguous));
+    let rows = len(&x) / (len(&weight) / dims(&weight)[0]);
+    let _span = span(
+        "linear",
+        product_flop(&x, &weight),
+        len(&x) + len(&weight) + rows * dims(&weight)[0],
+    );
     let mut shape = dims(&x);
     let outputs = dims(&weight)[0];
     let output = cpu::linear::forward(
@@ -60,6 +83,7 @@ fn linear(x: Tensor, weight: Tensor, bias: Option<Tensor>) -> Tensor {
 
 fn depthwise(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor {
     let [x, weight, bias] = [x, weight, bias].map(contiguous);
+    let _span = span("depthwise", 18 * len(&x), 2 * len(&x));
     let (shape, weight) = (image(&x), values(&weight));
     let output = cpu::depthwise::forward(shape, values(&x), weight, values(&bias), relu);
     tensor(output, dims(&x))
@@ -68,6 +92,11 @@ fn depthwise(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor {
 fn conv_stride2(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor {
     let [x, weight, bias] = [x, weight, bias].map(contiguous);
     let shape = cpu::conv::output_image(image(&x), dims(&weight)[0]);
+    let _span = span(
+        "conv, stride 2",
+        shape.len() * 18 * image(&x).channels,
+        len(&x) + shape.len(),
+    );
     let (weight, bias) = (values(&weight), values(&bias));
     let output = cpu::conv::forward(image(&x), values(&x), weight, bias, relu);
     tensor(
@@ -110,6 +139,7 @@ impl KernelOps for Flex {
     ) -> (Tensor, Tensor, Tensor) {
         let (x, gamma, beta) = (contiguous(x), contiguous(gamma), contiguous(beta));
         let channels = dims(&gamma)[0];
+        let _span = span("batch norm", 0, 2 * len(&x));
         let (mean, variance) = cpu::norm::moments(values(&x), channels);
         let output = cpu::norm::normalize(
             values(&x),
@@ -129,6 +159,12 @@ impl KernelOps for Flex {
 
     fn kernel_gelu_linear_bias(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
         let [x, weight, bias] = [x, weight, bias].map(contiguous);
+        let rows = len(&x) * dims(&weight)[0] / len(&weight);
+        let _span = span(
+            "gelu and linear",
+            product_flop(&x, &weight),
+            len(&x) + len(&weight) + rows * dims(&weight)[0],
+        );
         let mut shape = dims(&x);
         let outputs = dims(&weight)[0];
         let output = cpu::gelu::linear(values(&x), values(&weight), values(&bias), outputs);
@@ -138,6 +174,7 @@ impl KernelOps for Flex {
 
     fn kernel_spatial_gate(x: Tensor, hidden: Tensor, weight: Tensor) -> Tensor {
         let (x, hidden, weight) = (contiguous(x), contiguous(hidden), contiguous(weight));
+        let _span = span("spatial gate", 0, 3 * len(&x));
         tensor(
             cpu::spatial_gate::forward(values(&x), values(&hidden), values(&weight)),
             dims(&x),
@@ -146,6 +183,7 @@ impl KernelOps for Flex {
 
     fn kernel_channel_gate(x: Tensor, weight: Tensor) -> Tensor {
         let (x, weight) = (contiguous(x), contiguous(weight));
+        let _span = span("channel gate", 0, 2 * len(&x));
         tensor(
             cpu::channel_gate::forward(image(&x), values(&x), values(&weight)),
             dims(&x),
@@ -156,6 +194,11 @@ impl KernelOps for Flex {
 impl KernelGradients for Flex {
     fn kernel_linear_backward(x: Tensor, weight: Tensor, grad: Tensor) -> (Tensor, Tensor) {
         let (x, weight, grad) = (contiguous(x), contiguous(weight), contiguous(grad));
+        let _span = span(
+            "linear, backward",
+            2 * product_flop(&x, &weight),
+            2 * (len(&x) + len(&weight) + len(&grad)),
+        );
         let (dx, dw) =
             cpu::linear::backward(values(&x), values(&weight), values(&grad), dims(&weight)[0]);
         (tensor(dx, dims(&x)), tensor(dw, dims(&weight)))
@@ -163,6 +206,7 @@ impl KernelGradients for Flex {
 
     fn kernel_bias_backward(grad: Tensor) -> Tensor {
         let grad = contiguous(grad);
+        let _span = span("bias, backward", 0, len(&grad));
         let channels = *dims(&grad).last().expect("an activation has axes");
         tensor(
             cpu::linear::column_sums(values(&grad), channels),
@@ -176,6 +220,7 @@ impl KernelGradients for Flex {
         grad: Tensor,
     ) -> (Tensor, Tensor, Tensor) {
         let (x, weight, grad) = (contiguous(x), contiguous(weight), contiguous(grad));
+        let _span = span("depthwise, backward", 36 * len(&x), 4 * len(&x));
         let shape = image(&x);
         let dx = cpu::depthwise::input_gradient(shape, values(&weight), values(&grad));
         let (dw, db) = cpu::depthwise::weight_gradient(shape, values(&x), values(&grad));
@@ -188,6 +233,11 @@ impl KernelGradients for Flex {
 
     fn kernel_conv_stride2_backward(x: Tensor, weight: Tensor, grad: Tensor) -> (Tensor, Tensor) {
         let (x, weight, grad) = (contiguous(x), contiguous(weight), contiguous(grad));
+        let _span = span(
+            "conv, stride 2, backward",
+            len(&grad) * 36 * image(&x).channels,
+            2 * (len(&x) + len(&grad)),
+        );
         let (dx, dw) = cpu::conv::backward(
             image(&x),
             values(&x),
@@ -209,6 +259,7 @@ impl KernelGradients for Flex {
         grad: Tensor,
     ) -> (Tensor, Tensor, Tensor) {
         let [x, gamma, beta, grad] = [x, gamma, beta, grad].map(contiguous);
+        let _span = span("batch norm, backward", 0, 3 * len(&x));
         let moments = (values(&mean), values(&variance));
         let (dx, dgamma, dbeta) = cpu::norm::backward(
             values(&x),
@@ -228,6 +279,11 @@ impl KernelGradients for Flex {
 
     fn kernel_gelu_linear_backward(x: Tensor, weight: Tensor, grad: Tensor) -> (Tensor, Tensor) {
         let [x, weight, grad] = [x, weight, grad].map(contiguous);
+        let _span = span(
+            "gelu and linear, backward",
+            2 * product_flop(&x, &weight),
+            2 * (len(&x) + len(&weight) + len(&grad)),
+        );
         let outputs = dims(&weight)[0];
         let (dx, dw) =
             cpu::gelu::linear_backward(values(&x), values(&weight), values(&grad), outputs);
@@ -241,6 +297,7 @@ impl KernelGradients for Flex {
         grad: Tensor,
     ) -> (Tensor, Tensor, Tensor) {
         let [x, hidden, weight, grad] = [x, hidden, weight, grad].map(contiguous);
+        let _span = span("spatial gate, backward", 0, 5 * len(&x));
         let (dx, dh, dw) = cpu::spatial_gate::backward(
             values(&x),
             values(&hidden),
@@ -256,6 +313,7 @@ impl KernelGradients for Flex {
 
     fn kernel_channel_gate_backward(x: Tensor, weight: Tensor, grad: Tensor) -> (Tensor, Tensor) {
         let (x, weight, grad) = (contiguous(x), contiguous(weight), contiguous(grad));
+        let _span = span("channel gate, backward", 0, 3 * len(&x));
         let (dx, dw) =
             cpu::channel_gate::backward(image(&x), values(&x), values(&weight), values(&grad));
         (tensor(dx, dims(&x)), tensor(dw, dims(&weight)))

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
+use perennial_kernels::PROFILE;
 use perennial_model::{Bound, DropPathKey, Network};
 use perennial_plan::Spec;
 use perennial_plan::order::slot_range;
@@ -47,13 +48,16 @@ impl StepBench {
         let mut times = Vec::new();
         for step in 0..WARM_UP + self.steps {
             let inputs = slots.clone();
+            let timed = step >= WARM_UP;
             let began = Instant::now();
+            let span = timed.then(|| span("step"));
             if self.inference {
                 self.infer(&network, &replica, &cores, inputs);
             } else {
                 self.step(&network, &mut replica, &cores, inputs, step as u64)?;
             }
-            if step >= WARM_UP {
+            drop(span);
+            if timed {
                 times.push(began.elapsed());
             }
         }
@@ -89,8 +93,12 @@ impl StepBench {
     ) -> Result<(), WorkerError> {
         let (seed, slots) = (self.spec.seed, self.spec.train.slots);
         let size = self.spec.data.image_size as usize;
-        let bound = Bound::new(&network.table, &replica.weights, &Device::flex());
+        let bound = {
+            let _span = span("parameters as tensors");
+            Bound::new(&network.table, &replica.weights, &Device::flex())
+        };
         let outcomes = on_all(cores, inputs, |(slot, input)| {
+            let _span = span("slot");
             let key = DropPathKey {
                 seed,
                 global_step,
@@ -99,12 +107,15 @@ impl StepBench {
             (slot, slot_gradient(network, &bound, input, size, key))
         });
         drop(bound);
+        let summing = span("sum of slots");
         let sums = contribution(network, slots, 0..slots, outcomes)?;
         let roots = sums
             .gradients
             .nodes
             .values()
             .zip(sums.statistics.nodes.values());
+        drop(summing);
+        let _span = span("optimizer and hash");
         let rate = self.spec.optimizer.learning_rate;
         for (gradient, statistics) in roots {
             replica.apply(&network.table, gradient, statistics, rate)?;
@@ -122,12 +133,23 @@ impl StepBench {
         let size = self.spec.data.image_size as usize;
         let bound = Bound::for_inference(&network.table, &replica.weights, &Device::flex());
         on_all(cores, inputs, |(_, input)| {
+            let _span = span("slot");
             infer(network, &bound, input.images, size)
         });
     }
 }
 
-fn on_all<T: Send, R: Send>(cores: &Cores, items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+/// Shows a part of the step to whoever records the profile.
+fn span(name: &'static str) -> tracing::span::EnteredSpan {
+    tracing::trace_span!(target: PROFILE, "operation", name).entered()
+}
+
+/// Works on every item, one at a time on each core.
+pub(super) fn on_all<T: Send, R: Send>(
+    cores: &Cores,
+    items: Vec<T>,
+    work: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
     let mut items = items.into_iter();
     let next = || items.next().map(Ok::<T, Infallible>);
     match cores.for_each(next, work) {

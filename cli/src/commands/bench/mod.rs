@@ -3,6 +3,7 @@
 mod checkpoint;
 mod collective;
 mod loader;
+mod profile;
 mod step;
 
 use std::time::Duration;
@@ -11,6 +12,8 @@ use serde_json::{Map, Value, json};
 
 use crate::output::Output;
 
+pub use profile::recorder;
+
 /// Times a part of the training on this machine
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -18,6 +21,15 @@ pub enum Command {
     Loader(loader::Args),
     Checkpoint(checkpoint::Args),
     Collective(collective::Args),
+}
+
+// === impl Command ===
+
+impl Command {
+    /// Whether it wants the spans of a profile.
+    pub fn is_profiled(&self) -> bool {
+        matches!(self, Self::Step(args) if args.is_profiled())
+    }
 }
 
 /// Of the plant seedlings.

@@ -1,9 +1,12 @@
 //! `perennial bench step`.
 
+use std::path::PathBuf;
+
 use perennial_plan::Spec;
-use perennial_worker::bench::StepBench;
+use perennial_worker::bench::{CorePeak, StepBench};
 use serde_json::json;
 
+use super::profile::Profile;
 use super::{CLASSES, Times, print, threads};
 use crate::output::Output;
 
@@ -32,6 +35,20 @@ pub struct Args {
     /// Logits alone, with the normalisations folded
     #[arg(long)]
     inference: bool,
+    /// Where the time goes: a table, and in FILE what happened when, for chrome://tracing or ui.perfetto.dev
+    ///
+    /// The rates are also told as shares of what a core of this machine does in a large matrix product and in a
+    /// copy of much memory, measured before.
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+}
+
+// === impl Args ===
+
+impl Args {
+    pub fn is_profiled(&self) -> bool {
+        self.profile.is_some()
+    }
 }
 
 pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
@@ -50,9 +67,17 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
         steps: args.steps as usize,
         inference: args.inference,
     };
+    let peak = match args.profile {
+        Some(_) => Some(CorePeak::measure(bench.threads)?),
+        None => None,
+    };
     let times = Times::new(bench.run()?);
+    let profile = peak.map(|peak| Profile::recorded(peak, bench.threads));
+    if let (Some(file), Some(profile)) = (&args.profile, &profile) {
+        profile.write(file)?;
+    }
     let rate = f64::from(args.batch) / times.median().as_secs_f64();
-    let peak = peak_rss_mb();
+    let peak_rss = peak_rss_mb();
     let fields = json!({
         "what": if args.inference { "inference" } else { "training" },
         "model": args.model,
@@ -62,11 +87,13 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
         "threads": bench.threads,
         "steps": args.steps,
         "images_per_second": rate,
-        "peak_rss_mb": peak,
+        "peak_rss_mb": peak_rss,
+        "profile": profile.as_ref().map(Profile::record),
     });
     print(output, fields, [("step", &times)], || {
-        let memory = peak.map_or(String::new(), |peak| format!("; {peak:.0} MB at most"));
-        format!("{rate:.1} images/s: a step takes {times}{memory}")
+        let memory = peak_rss.map_or(String::new(), |peak| format!("; {peak:.0} MB at most"));
+        let table = profile.map_or(String::new(), |profile| format!("\n\n{profile}"));
+        format!("{rate:.1} images/s: a step takes {times}{memory}{table}")
     })
 }
 

@@ -106,9 +106,6 @@ pub fn input_gradient(shape: Image, weight: &[f32], grad: &[f32]) -> Vec<f32> {
     convolve(shape, grad, &taps, &start, floor(false))
 }
 
-/// Channels whose sums stay in registers.
-const LANES: usize = 8;
-
 /// The gradients of `weight` and `bias`.
 pub fn weight_gradient(shape: Image, x: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let channels = shape.channels;
@@ -124,15 +121,9 @@ pub fn weight_gradient(shape: Image, x: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<
                 .chunks_exact(shape.picture())
                 .zip(grad.chunks_exact(shape.picture()));
             for (x, grad) in pictures {
-                let mut first = 0;
-                while first + LANES <= channels {
-                    accumulate::<LANES>(shape, x, grad, first, &mut sums);
-                    first += LANES;
-                }
-                while first < channels {
-                    accumulate::<1>(shape, x, grad, first, &mut sums);
-                    first += 1;
-                }
+                for_blocks!(channels, first, N => {
+                    accumulate::<N>(shape, x, grad, first, &mut sums);
+                });
             }
         },
     );

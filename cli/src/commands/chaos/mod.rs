@@ -25,7 +25,7 @@ use self::cluster::{Cluster, Recipe, Setup};
 use self::disturb::{Drama, StoreFaults};
 use self::outcome::{Hashes, Interregnum, Outcome, Row, Struck};
 use self::plan::{Fault, Plan};
-use self::seen::{Again, Seen, Strike};
+use self::seen::{Again, Seen, Strike, pace_between};
 use super::train::{refuse_workers, share_of_cores};
 use crate::exit::Interrupted;
 use crate::job::{DEFAULT_STORE, absolute_url, block_on};
@@ -314,6 +314,9 @@ impl Trial {
             })
             .collect();
         let images_per_second = stretch.images as f64 / stretch.seconds();
+        let images_per_step = account.as_ref().map_or(0.0, |(account, _)| {
+            account.samples as f64 / account.steps.max(1) as f64
+        });
         let same_weights = disturbed == alone;
 
         let mut failures = Vec::new();
@@ -364,6 +367,8 @@ impl Trial {
             images_per_second,
             capacity,
             goodput: images_per_second / (speed.images_per_second * capacity),
+            images_per_second_between_faults: pace_between(strikes, seen)
+                .map(|pace| pace * images_per_step),
             seconds: stretch.seconds(),
             undisturbed: alone,
             disturbed,

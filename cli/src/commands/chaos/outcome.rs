@@ -33,6 +33,9 @@ pub struct Outcome {
     pub capacity: f64,
     /// Committed pictures over those that the undisturbed run commits with that capacity.
     pub goodput: f64,
+    /// Committed pictures a second of this run between its faults, where they leave time for that: the speed of a
+    /// shared machine changes from one run to the next.
+    pub images_per_second_between_faults: Option<f64>,
     pub seconds: f64,
     pub undisturbed: Hashes,
     pub disturbed: Hashes,
@@ -245,6 +248,13 @@ impl Outcome {
                 duration(self.seconds)
             ),
         );
+        if let Some(between) = self.images_per_second_between_faults {
+            let share = percent(self.images_per_second / between);
+            fact(
+                "between the faults",
+                format!("{between:.1} images/s, of which the whole run has {share}"),
+            );
+        }
         if !self.ended_by_themselves.is_empty() {
             fact(
                 "ended by themselves",

@@ -133,6 +133,37 @@ impl Strike {
     }
 }
 
+/// How long after a fault was dealt with and had passed the run is as if it had not been: whoever was lost is a
+/// member again by then.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// Steps a second between the faults, far enough from each: what this machine does in this very run when nothing
+/// is amiss. None where faults leave no such time.
+pub fn pace_between(strikes: &[Strike], seen: &[Seen]) -> Option<f64> {
+    let disturbed: Vec<(Duration, Duration)> = strikes
+        .iter()
+        .map(|strike| {
+            let recovered = strike.at + strike.recovered(seen).unwrap_or(Duration::MAX / 2);
+            let over = strike.over.unwrap_or_default();
+            (strike.at, recovered.max(over) + SETTLED)
+        })
+        .collect();
+    let steps = seen
+        .iter()
+        .filter_map(|seen| Some((seen.at, seen.global_step()?)));
+    let (mut count, mut time) = (0, Duration::ZERO);
+    for ((from, before), (to, after)) in steps.clone().zip(steps.skip(1)) {
+        let quiet = disturbed
+            .iter()
+            .all(|(begin, end)| to < *begin || from > *end);
+        if quiet && after > before {
+            count += after - before;
+            time += to - from;
+        }
+    }
+    (count > 0).then(|| count as f64 / time.as_secs_f64())
+}
+
 // === impl Workforce ===
 
 impl Workforce {
@@ -217,6 +248,30 @@ impl Again {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_pace_between_faults_is_that_of_the_steps_far_from_all() {
+        let strike = |at| Strike {
+            fault: Fault::Store,
+            at: s(at),
+            victim: 0,
+            over: Some(s(at + 4)),
+            happened: true,
+            failed_requests: 1,
+            is_shown: false,
+        };
+        // A step a second, but none while the store fails and for two seconds more.
+        let failing = |at: &u64| (20..26).contains(at) || (60..66).contains(at);
+        let steps = (0..100).filter(|at| !failing(at)).enumerate();
+        let seen: Vec<Seen> = steps
+            .map(|(step, at)| Seen::step(s(at), 1, step as u64))
+            .collect();
+        let pace = |strikes: &[Strike]| pace_between(strikes, &seen);
+        assert_eq!(pace(&[strike(20), strike(60)]), Some(1.0));
+        assert!(pace(&[strike(20)]).unwrap() < 1.0);
+        let all: Vec<Strike> = (0..10).map(|tenth| strike(10 * tenth)).collect();
+        assert_eq!(pace(&all), None);
+    }
 
     const fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)

@@ -63,7 +63,8 @@ FAULTS = {
     "a_worker_that_hears_and_is_not_heard": Fault(
         lambda switch: switch.block([WORKERS[2]], [each for each in EVERYONE if each != WORKERS[2]]), 15, "cut", 3
     ),
-    "200_ms_delay": Fault(lambda switch: switch.delay(0.2), 20, "delayed", 4),
+    # A step takes about seven seconds: TCP begins slowly after every pause.
+    "200_ms_delay": Fault(lambda switch: switch.delay(0.2), 40, "delayed", 4),
     "5_percent_loss": Fault(lambda switch: switch.lose(0.05, seed=1), 20, "lost", 4),
 }
 

@@ -95,8 +95,14 @@ impl Storage {
 
     /// Whether the log has an entry of a term after `term`, at or after `position`.
     pub async fn has_later_term(&self, position: u64, term: u64) -> Result<bool, StoreError> {
-        let entries: Vec<LogRecord> = self.job.read_log(position).await?;
-        Ok(entries.iter().any(|record| record.term > term))
+        let mut position = position;
+        while let Some(record) = self.job.log_entry::<LogRecord>(position).await? {
+            if record.term > term {
+                return Ok(true);
+            }
+            position += 1;
+        }
+        Ok(false)
     }
 
     /// Does what the machine asks for, in its order, and says how it went.

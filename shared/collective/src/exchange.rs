@@ -4,6 +4,7 @@
 //! owner finishes the tree for its range, then sends the result to everybody. The bytes on the wire are
 //! those of a ring when each member holds one node.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use perennial_plan::order::slot_range;
@@ -41,6 +42,19 @@ pub(crate) fn all_reduce(
         gradients: contribution.gradients.len,
         statistics: contribution.statistics.len,
     };
+    if world_size == 1 {
+        let Contribution {
+            mut gradients,
+            mut statistics,
+            control,
+            ..
+        } = contribution;
+        return Ok(Reduced {
+            gradients: finish(shape.slots, &mut gradients.nodes, shape.gradients),
+            statistics: finish(shape.slots, &mut statistics.nodes, shape.statistics),
+            control,
+        });
+    }
     let vectors = contribution.gradients.nodes.into_iter();
     let own = Scatter {
         control: contribution.control,
@@ -88,11 +102,7 @@ pub(crate) fn all_reduce(
         Slice::plus(left, right, &buffers)
     })
     .unwrap_or_else(|| Slice::new(vec![0.0; own_gradients.len()], None));
-    let finished_statistics = tree::fold(root, &mut parts.statistics, &mut |mut left, right| {
-        add(&mut left, &right);
-        left
-    })
-    .unwrap_or_else(|| vec![0.0; own_statistics.len()]);
+    let finished_statistics = finish(shape.slots, &mut parts.statistics, own_statistics.len());
 
     for &peer in &peers {
         let result = encode_result(finished_gradients.clone(), &finished_statistics);
@@ -126,6 +136,14 @@ pub(crate) fn all_reduce(
 /// The part of a vector of `len` elements that `owner` finishes.
 fn range_of(len: usize, world_size: usize, owner: usize) -> Range<usize> {
     slot_range(0..len, world_size as u32, owner as u32)
+}
+
+fn finish<T: Element>(slots: u32, nodes: &mut BTreeMap<Node, Vec<T>>, len: usize) -> Vec<T> {
+    let sum = tree::fold(Node::root(slots), nodes, &mut |mut left, right| {
+        add(&mut left, &right);
+        left
+    });
+    sum.unwrap_or_else(|| vec![T::default(); len])
 }
 
 fn check<T: Element>(slots: u32, partial: &Partial<T>) -> Result<(), CollectiveError> {

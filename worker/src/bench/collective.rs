@@ -2,7 +2,6 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,13 +42,12 @@ impl CollectiveBench {
         let (endpoints, addresses): (Vec<_>, Vec<_>) = endpoints.into_iter().unzip();
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         let ring = Ring::all(self.members).map_err(no_ring)?;
-        let gate = Barrier::new(self.members);
         let members: Vec<Result<CollectiveTimes, WorkerError>> = thread::scope(|scope| {
-            let (addresses, gate) = (&addresses, &gate);
+            let addresses = &addresses;
             let members = endpoints.into_iter().zip(ring).enumerate();
             let members: Vec<_> = members
                 .map(|(rank, (endpoint, ring))| {
-                    scope.spawn(move || self.member(rank, &endpoint, addresses, ring, gate))
+                    scope.spawn(move || self.member(rank, &endpoint, addresses, ring))
                 })
                 .collect();
             members
@@ -67,7 +65,6 @@ impl CollectiveBench {
         endpoint: &TcpEndpoint,
         addresses: &[String],
         mut ring: Ring,
-        gate: &Barrier,
     ) -> Result<CollectiveTimes, WorkerError> {
         let config = MeshConfig {
             job: "bench".into(),
@@ -86,18 +83,18 @@ impl CollectiveBench {
         };
         for round in 0..=self.rounds {
             let contribution = self.contribution(rank, &value)?;
-            gate.wait();
+            together(&mut mesh)?;
             let began = Instant::now();
             let reduced = mesh.all_reduce(contribution)?;
-            gate.wait();
+            together(&mut mesh)?;
             let exact = began.elapsed();
             drop(reduced);
 
             let mut summed = value.clone();
-            gate.wait();
+            together(&mut mesh)?;
             let began = Instant::now();
             ring.all_reduce(&mut summed).map_err(no_ring)?;
-            gate.wait();
+            together(&mut mesh)?;
             if round > 0 {
                 times.exact.push(exact);
                 times.ring.push(began.elapsed());
@@ -131,6 +128,15 @@ impl CollectiveBench {
             control: 0,
         })
     }
+}
+
+/// Waits for all members. One that has failed is found missing, where a barrier would wait for it for ever.
+fn together(mesh: &mut impl Collective) -> Result<(), WorkerError> {
+    mesh.all_reduce(Contribution {
+        slots: 1,
+        ..Contribution::default()
+    })?;
+    Ok(())
 }
 
 fn no_ring(error: io::Error) -> WorkerError {

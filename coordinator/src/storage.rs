@@ -1,7 +1,5 @@
 //! The machine's wishes to the store, and what a run finds there at its start.
 
-use std::sync::Arc;
-
 use chrono::{SecondsFormat, Utc};
 use perennial_plan::Spec;
 use perennial_plan::invariants::Invariant;
@@ -22,6 +20,8 @@ pub(crate) struct Opened {
     pub resume: Option<ResumePoint>,
     /// From position 0 on.
     pub log: Vec<LogRecord>,
+    /// What it says.
+    pub replayed: Replayed,
 }
 
 /// A job's folder and what is written there.
@@ -31,8 +31,6 @@ pub(crate) struct Storage {
     store_url: String,
     spec: Spec,
     command: Option<String>,
-    /// What the log had when it was read.
-    replayed: Arc<Replayed>,
 }
 
 // === impl Storage ===
@@ -79,7 +77,6 @@ impl Storage {
             None => job.create_spec(spec).await?,
         }
         let resume = resume.map(|manifest| resume_point(manifest, &replayed));
-        let replayed = Arc::new(replayed);
         Ok(Opened {
             resume: resume.transpose()?,
             log,
@@ -88,8 +85,8 @@ impl Storage {
                 store_url: config.store_url.clone(),
                 spec: spec.clone(),
                 command: config.command.clone(),
-                replayed,
             },
+            replayed,
         })
     }
 
@@ -105,16 +102,18 @@ impl Storage {
         Ok(false)
     }
 
-    /// Does what the machine asks for, in its order, and says how it went.
+    /// Does what the machine asks for, in its order, and says how it went. The first entry of the log is the claim of
+    /// whoever has `replayed` what the log had before.
     pub async fn work_through(
         self,
         mut orders: UnboundedReceiver<Effect>,
+        mut replayed: Option<Replayed>,
         reply: impl Fn(Event) + Send + 'static,
     ) {
         while let Some(order) = orders.recv().await {
             let answer = match order {
                 Effect::AppendLog { position, record } => {
-                    Some(self.append_log(position, &record).await)
+                    Some(self.append_log(position, &record, &mut replayed).await)
                 }
                 Effect::CommitCheckpoint(commit) => Some(self.commit(&commit).await),
                 Effect::WriteReport(input) => Some(self.write_report(&input).await),
@@ -134,22 +133,34 @@ impl Storage {
         }
     }
 
-    async fn append_log(&self, position: u64, record: &LogRecord) -> Event {
+    async fn append_log(
+        &self,
+        position: u64,
+        record: &LogRecord,
+        replayed: &mut Option<Replayed>,
+    ) -> Event {
         match self.job.append_log(position, record).await {
-            Ok(()) if matches!(record.entry, LogEntry::Term { .. }) => self.claimed().await,
-            Ok(()) => Event::LogAppended,
+            Ok(()) => match replayed {
+                Some(before) => {
+                    let event = self.claimed(before).await;
+                    // It is as large as the job is long, and of no more use.
+                    replayed.take_if(|_| matches!(event, Event::Claimed(_)));
+                    event
+                }
+                None => Event::LogAppended,
+            },
             Err(StoreError::LogRaceLost { .. }) => Event::LogRaceLost,
             Err(error) => Event::LogFailed(error.to_string()),
         }
     }
 
     /// The one before may have committed another checkpoint until now, and removed those before it.
-    async fn claimed(&self) -> Event {
+    async fn claimed(&self, replayed: &Replayed) -> Event {
         let found = async {
-            let steps = self.replayed.steps.len() as u64;
+            let steps = replayed.steps.len() as u64;
             let newest = self.job.newest_checkpoint_up_to(steps).await?;
             newest
-                .map(|manifest| resume_point(manifest, &self.replayed).map(Box::new))
+                .map(|manifest| resume_point(manifest, replayed).map(Box::new))
                 .transpose()
         };
         match found.await {
@@ -371,11 +382,13 @@ mod tests {
             storage,
             resume,
             log,
+            replayed,
         } = Storage::open(&config).await.unwrap();
         assert_eq!(resume.map(|resume| resume.global_step), Some(3));
         commit(&config.store, &stored, 6).await;
         let claim = record(CLAIMING, job::term());
-        let claimed = storage.append_log(log.len() as u64, &claim).await;
+        let end = log.len() as u64;
+        let claimed = storage.append_log(end, &claim, &mut Some(replayed)).await;
         let Event::Claimed(Some(newest)) = claimed else {
             panic!("{claimed:?}");
         };

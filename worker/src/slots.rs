@@ -1,6 +1,7 @@
 //! Slots side by side, each on one core, and their sums.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Mutex;
 
@@ -74,6 +75,16 @@ impl Cores {
         results
             .into_inner()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// [`Cores::for_each`] on all of `items`, none of which can fail to come.
+    pub fn for_all<T: Send, R: Send>(&self, items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+        let mut items = items.into_iter();
+        let next = || items.next().map(Ok::<T, Infallible>);
+        match self.for_each(next, work) {
+            Ok(results) => results,
+            Err(never) => match never {},
+        }
     }
 }
 

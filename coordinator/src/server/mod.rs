@@ -152,6 +152,7 @@ impl Court<'_> {
             storage,
             resume,
             log,
+            replayed,
         } = opened;
         let config = self.config;
         let machine = Machine::new(
@@ -175,13 +176,13 @@ impl Court<'_> {
             tokio::spawn(
                 storage
                     .clone()
-                    .work_through(work, reply_to(self.inbox.clone())),
+                    .work_through(work, None, reply_to(self.inbox.clone())),
             ),
-            tokio::spawn(
-                storage
-                    .clone()
-                    .work_through(log_work, reply_to(self.inbox.clone())),
-            ),
+            tokio::spawn(storage.clone().work_through(
+                log_work,
+                Some(replayed),
+                reply_to(self.inbox.clone()),
+            )),
         ];
         let mut government = Government {
             machine,

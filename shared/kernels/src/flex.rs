@@ -44,9 +44,21 @@ fn len(tensor: &Tensor) -> usize {
     tensor.shape().num_elements()
 }
 
-/// Multiplications and additions of a product of `x` with all of `weight` at each row.
-fn product_flop(x: &Tensor, weight: &Tensor) -> usize {
-    2 * len(x) * dims(weight)[0]
+/// [`span`] of so many products of the size of `x` times `weight`.
+fn product_span(
+    name: &'static str,
+    products: usize,
+    x: &Tensor,
+    weight: &Tensor,
+) -> tracing::span::EnteredSpan {
+    let outputs = dims(weight)[0];
+    let out = len(x) * outputs / len(weight) * outputs;
+    let flop = 2 * len(x) * outputs;
+    span(
+        name,
+        products * flop,
+        products * (len(x) + len(weight) + out),
+    )
 }
 
 fn image(tensor: &Tensor) -> Image {
@@ -63,12 +75,7 @@ fn image(tensor: &Tensor) -> Image {
 
 fn linear(x: Tensor, weight: Tensor, bias: Option<Tensor>) -> Tensor {
     let (x, weight, bias) = (contiguous(x), contiguous(weight), bias.map(contiguous));
-    let rows = len(&x) / (len(&weight) / dims(&weight)[0]);
-    let _span = span(
-        "linear",
-        product_flop(&x, &weight),
-        len(&x) + len(&weight) + rows * dims(&weight)[0],
-    );
+    let _span = product_span("linear", 1, &x, &weight);
     let mut shape = dims(&x);
     let outputs = dims(&weight)[0];
     let output = cpu::linear::forward(
@@ -159,12 +166,7 @@ impl KernelOps for Flex {
 
     fn kernel_gelu_linear_bias(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
         let [x, weight, bias] = [x, weight, bias].map(contiguous);
-        let rows = len(&x) * dims(&weight)[0] / len(&weight);
-        let _span = span(
-            "gelu and linear",
-            product_flop(&x, &weight),
-            len(&x) + len(&weight) + rows * dims(&weight)[0],
-        );
+        let _span = product_span("gelu and linear", 1, &x, &weight);
         let mut shape = dims(&x);
         let outputs = dims(&weight)[0];
         let output = cpu::gelu::linear(values(&x), values(&weight), values(&bias), outputs);
@@ -194,11 +196,7 @@ impl KernelOps for Flex {
 impl KernelGradients for Flex {
     fn kernel_linear_backward(x: Tensor, weight: Tensor, grad: Tensor) -> (Tensor, Tensor) {
         let (x, weight, grad) = (contiguous(x), contiguous(weight), contiguous(grad));
-        let _span = span(
-            "linear, backward",
-            2 * product_flop(&x, &weight),
-            2 * (len(&x) + len(&weight) + len(&grad)),
-        );
+        let _span = product_span("linear, backward", 2, &x, &weight);
         let (dx, dw) =
             cpu::linear::backward(values(&x), values(&weight), values(&grad), dims(&weight)[0]);
         (tensor(dx, dims(&x)), tensor(dw, dims(&weight)))
@@ -279,11 +277,7 @@ impl KernelGradients for Flex {
 
     fn kernel_gelu_linear_backward(x: Tensor, weight: Tensor, grad: Tensor) -> (Tensor, Tensor) {
         let [x, weight, grad] = [x, weight, grad].map(contiguous);
-        let _span = span(
-            "gelu and linear, backward",
-            2 * product_flop(&x, &weight),
-            2 * (len(&x) + len(&weight) + len(&grad)),
-        );
+        let _span = product_span("gelu and linear, backward", 2, &x, &weight);
         let outputs = dims(&weight)[0];
         let (dx, dw) =
             cpu::gelu::linear_backward(values(&x), values(&weight), values(&grad), outputs);

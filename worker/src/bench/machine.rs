@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use perennial_kernels::cpu::matmul::{Matrix, product};
 
-use super::step::on_all;
 use crate::error::WorkerError;
 use crate::slots::Cores;
 
@@ -30,7 +29,7 @@ impl CorePeak {
     pub fn measure(threads: usize) -> Result<Self, WorkerError> {
         let cores = Cores::new(threads)?;
         let all: Vec<()> = vec![(); threads];
-        let measured = on_all(&cores, all, |()| {
+        let measured = cores.for_all(all, |()| {
             let matrix = vec![0.5f32; SIDE * SIDE];
             let mut copy = vec![0.0f32; COPIED];
             let source = vec![1.0f32; COPIED];

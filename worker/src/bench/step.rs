@@ -1,6 +1,5 @@
 //! The training step, and inference.
 
-use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
@@ -97,7 +96,7 @@ impl StepBench {
             let _span = span("parameters as tensors");
             Bound::new(&network.table, &replica.weights, &Device::flex())
         };
-        let outcomes = on_all(cores, inputs, |(slot, input)| {
+        let outcomes = cores.for_all(inputs, |(slot, input)| {
             let _span = span("slot");
             let key = DropPathKey {
                 seed,
@@ -132,7 +131,7 @@ impl StepBench {
     ) {
         let size = self.spec.data.image_size as usize;
         let bound = Bound::for_inference(&network.table, &replica.weights, &Device::flex());
-        on_all(cores, inputs, |(_, input)| {
+        cores.for_all(inputs, |(_, input)| {
             let _span = span("slot");
             infer(network, &bound, input.images, size)
         });
@@ -142,18 +141,4 @@ impl StepBench {
 /// Shows a part of the step to whoever records the profile.
 fn span(name: &'static str) -> tracing::span::EnteredSpan {
     tracing::trace_span!(target: PROFILE, "operation", name).entered()
-}
-
-/// Works on every item, one at a time on each core.
-pub(super) fn on_all<T: Send, R: Send>(
-    cores: &Cores,
-    items: Vec<T>,
-    work: impl Fn(T) -> R + Sync,
-) -> Vec<R> {
-    let mut items = items.into_iter();
-    let next = || items.next().map(Ok::<T, Infallible>);
-    match cores.for_each(next, work) {
-        Ok(results) => results,
-        Err(never) => match never {},
-    }
 }

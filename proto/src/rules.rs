@@ -5,18 +5,18 @@ use std::time::Duration;
 use perennial_plan::{Cursor, Spec};
 
 /// How often either end says that it lives.
-pub const HEARTBEAT: Duration = Duration::from_millis(300);
+pub const HEARTBEAT: Duration = Duration::from_millis(200);
 
 /// Silence after which the other end counts as lost. All others wait for a worker that hangs, while one that
 /// is given up too early loses nothing but the time in which it copies what it missed: so it is short.
-pub const LEASE: Duration = Duration::from_millis(1500);
+pub const LEASE: Duration = Duration::from_millis(1000);
 
 /// A coordinator that gave no sign of life for so long does not rule any more, for a standby.
 pub const SILENCE: Duration = Duration::from_secs(2);
 
 /// A process that finds so much time between two of its ticks was itself paused, and holds nobody's
 /// silence against them.
-pub const OWN_PAUSE: Duration = Duration::from_millis(700);
+pub const OWN_PAUSE: Duration = Duration::from_millis(500);
 
 /// The control flags of a sum, by which members agree on what follows the step at hand.
 pub mod control {

@@ -42,9 +42,9 @@ const STORE_FAULTS: &str = "rate=0.5,slow=300ms";
 
 /// Train a job under faults, and prove that they make no difference
 ///
-/// Trains it three times: with one worker and with all of them undisturbed, then with all of them and a
-/// standby coordinator while faults strike. Fails when the weights differ, a sample was lost or repeated,
-/// or a fault that was planned did not happen.
+/// Trains it with one worker, undisturbed, for the weights; then with all of them and a standby coordinator
+/// while faults strike, and for a minute before and after that undisturbed, for the speed. Fails when the
+/// weights differ, a sample was lost or repeated, or a fault that was planned did not happen.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -158,7 +158,7 @@ impl Args {
     }
 }
 
-/// The three runs of a job.
+/// The runs of a job.
 struct Trial {
     args: Args,
     spec: Spec,
@@ -166,12 +166,6 @@ struct Trial {
     threads: usize,
     store: String,
     output: Output,
-}
-
-/// How fast an undisturbed run is.
-struct Speed {
-    images_per_second: f64,
-    step_seconds: f64,
 }
 
 // === impl Trial ===
@@ -183,12 +177,17 @@ impl Trial {
         let alone = self.undisturbed_weights().await?;
         self.say(&format!("  {}", alone.weights_sha256))?;
         self.say(&format!("▸ {workers} workers, undisturbed: how fast it is"))?;
-        let speed = self.undisturbed_speed().await?;
-        self.say(&format!("  {:.1} images/s", speed.images_per_second))?;
+        let before = self.undisturbed_speed("undisturbed").await?;
+        self.say(&format!("  {:.1} images/s", before.images_per_second()))?;
         self.say(&format!(
             "▸ {workers} workers and a standby coordinator under faults"
         ))?;
-        self.disturbed(alone, &speed).await
+        let disturbed = self.disturbed(before.step_seconds()).await?;
+        // A machine's speed drifts: what is compared lies around what it is compared with.
+        self.say(&format!("▸ {workers} workers, undisturbed, once more"))?;
+        let after = self.undisturbed_speed("undisturbed-again").await?;
+        self.say(&format!("  {:.1} images/s", after.images_per_second()))?;
+        self.sum_up(disturbed, alone, &[before, after]).await
     }
 
     fn say(&self, line: &str) -> anyhow::Result<()> {
@@ -226,8 +225,8 @@ impl Trial {
         hashes(cluster.job()).await
     }
 
-    async fn undisturbed_speed(&self) -> anyhow::Result<Speed> {
-        let mut cluster = Cluster::start(&self.recipe, self.setup("undisturbed")).await?;
+    async fn undisturbed_speed(&self, run: &'static str) -> anyhow::Result<Stretch> {
+        let mut cluster = Cluster::start(&self.recipe, self.setup(run)).await?;
         let mut first = None;
         watch(&mut cluster, |seen| {
             if matches!(seen.event, JobEvent::Step { .. }) {
@@ -238,14 +237,10 @@ impl Trial {
         })
         .await?;
         cluster.end().await;
-        let stretch = self.stretch(&cluster.seen)?;
-        Ok(Speed {
-            images_per_second: stretch.images as f64 / stretch.seconds(),
-            step_seconds: stretch.seconds() / stretch.steps as f64,
-        })
+        self.stretch(&cluster.seen)
     }
 
-    async fn disturbed(&self, alone: Hashes, speed: &Speed) -> anyhow::Result<Outcome> {
+    async fn disturbed(&self, step_seconds: f64) -> anyhow::Result<Disturbed<'_>> {
         let files = tempfile::tempdir().context("cannot make a temporary folder")?;
         let store = StoreFaults {
             switch: files.path().join("the-store-fails"),
@@ -271,7 +266,7 @@ impl Trial {
             &mut cluster,
             plan.clone(),
             count.is_some(),
-            speed.step_seconds,
+            step_seconds,
             store,
         );
         drama
@@ -286,17 +281,24 @@ impl Trial {
             .map(|planned| planned.fault)
             .take(count.unwrap_or(strikes.len()))
             .collect();
-        self.sum_up(cluster, &strikes, &planned, alone, speed).await
+        Ok(Disturbed {
+            cluster,
+            strikes,
+            planned,
+        })
     }
 
     async fn sum_up(
         &self,
-        mut cluster: Cluster<'_>,
-        strikes: &[Strike],
-        planned: &[Fault],
+        disturbed: Disturbed<'_>,
         alone: Hashes,
-        speed: &Speed,
+        around: &[Stretch; 2],
     ) -> anyhow::Result<Outcome> {
+        let Disturbed {
+            mut cluster,
+            strikes,
+            planned,
+        } = disturbed;
         let disturbed = hashes(cluster.job()).await?;
         let log = cluster.read_log().await?;
         let account = Account::of(&self.spec, log);
@@ -310,10 +312,11 @@ impl Trial {
             .iter()
             .map(|kind| {
                 let planned = planned.iter().filter(|fault| *fault == kind).count();
-                Row::of(*kind, planned, strikes, seen)
+                Row::of(*kind, planned, &strikes, seen)
             })
             .collect();
-        let images_per_second = stretch.images as f64 / stretch.seconds();
+        let images_per_second = stretch.images_per_second();
+        let undisturbed = Stretch::mean_images_per_second(around);
         let images_per_step = account.as_ref().map_or(0.0, |(account, _)| {
             account.samples as f64 / account.steps.max(1) as f64
         });
@@ -355,7 +358,7 @@ impl Trial {
             workers: self.args.workers,
             threads: self.threads,
             store: self.store.clone(),
-            without_coordinator: Interregnum::of(strikes, seen, steps.unwrap_or_default()),
+            without_coordinator: Interregnum::of(&strikes, seen, steps.unwrap_or_default()),
             faults: rows,
             strikes: strikes
                 .iter()
@@ -363,11 +366,11 @@ impl Trial {
                 .collect(),
             computed_again: Again::of(seen),
             account: account.ok().map(|(account, _)| account),
-            undisturbed_images_per_second: speed.images_per_second,
+            undisturbed_images_per_second: undisturbed,
             images_per_second,
             capacity,
-            goodput: images_per_second / (speed.images_per_second * capacity),
-            images_per_second_between_faults: pace_between(strikes, seen)
+            goodput: images_per_second / (undisturbed * capacity),
+            images_per_second_between_faults: pace_between(&strikes, seen)
                 .map(|pace| pace * images_per_step),
             seconds: stretch.seconds(),
             undisturbed: alone,
@@ -430,6 +433,13 @@ impl Trial {
     }
 }
 
+/// The run under faults, once it is over.
+struct Disturbed<'r> {
+    cluster: Cluster<'r>,
+    strikes: Vec<Strike>,
+    planned: Vec<Fault>,
+}
+
 /// A part of a run.
 struct Stretch {
     from: Duration,
@@ -443,6 +453,19 @@ struct Stretch {
 impl Stretch {
     fn seconds(&self) -> f64 {
         (self.to - self.from).as_secs_f64()
+    }
+
+    fn images_per_second(&self) -> f64 {
+        self.images as f64 / self.seconds()
+    }
+
+    fn step_seconds(&self) -> f64 {
+        self.seconds() / self.steps as f64
+    }
+
+    /// Each counts as much as the other, however long it is.
+    fn mean_images_per_second(stretches: &[Self; 2]) -> f64 {
+        stretches.iter().map(Self::images_per_second).sum::<f64>() / 2.0
     }
 }
 

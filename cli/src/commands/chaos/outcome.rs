@@ -17,7 +17,7 @@ pub struct Outcome {
     pub seed: u64,
     pub workers: u32,
     pub threads: usize,
-    /// Where the three runs are kept.
+    /// Where the runs are kept.
     pub store: String,
     pub faults: Vec<Row>,
     pub strikes: Vec<Struck>,
@@ -25,7 +25,7 @@ pub struct Outcome {
     pub without_coordinator: Option<Interregnum>,
     pub computed_again: Again,
     pub account: Option<Account>,
-    /// Committed pictures a second of the undisturbed run with the same number of workers.
+    /// Committed pictures a second of undisturbed runs with the same number of workers, before and after.
     pub undisturbed_images_per_second: f64,
     pub images_per_second: f64,
     /// Of the time from the first step to the last, how much a machine with the workers that were there is

@@ -167,7 +167,7 @@ impl Bench {
     pub fn pass(&mut self, seconds: f64, silent: &[ConnectionId]) {
         let until = self.now + Duration::from_secs_f64(seconds);
         while self.now < until {
-            self.now = (self.now + Duration::from_millis(500)).min(until);
+            self.now = (self.now + Duration::from_millis(250)).min(until);
             for worker in self.connected.clone() {
                 if !silent.contains(&worker) {
                     self.say(worker, v1::Heartbeat {});

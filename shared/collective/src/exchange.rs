@@ -2,7 +2,8 @@
 //!
 //! Reduce-scatter and all-gather: each member sends each range of the vector to that range's owner, the
 //! owner finishes the tree for its range, then sends the result to everybody. The bytes on the wire are
-//! those of a ring when each member holds one node.
+//! those of a ring when each member holds one node. A range goes in pieces, so that one is summed and sent
+//! on, still in the cache, while the next one comes.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,12 +13,29 @@ use perennial_plan::tree::{self, Node};
 
 use crate::element::{Element, add};
 use crate::error::CollectiveError;
-use crate::message::{Message, Scatter, Shape, are_disjoint_nodes, decode_result, encode_result};
+use crate::message::{
+    Message, Piece, Scatter, Shape, are_disjoint_nodes, decode_result, encode_result,
+};
 use crate::slice::{Buffers, Slice};
 use crate::{Contribution, Partial, Reduced};
 
-/// Messages that each member sends to each other one in a sum.
-pub(crate) const MESSAGES: u64 = 2;
+/// Pieces of a range at most.
+const PIECES: usize = 16;
+/// Numbers in a piece at least, where there are several.
+const PIECE: usize = 1 << 18;
+
+/// Messages that each member sends to each other one in a sum, at most.
+pub(crate) const MESSAGES: usize = 2 * PIECES;
+
+/// Messages that each member sends to each other one in this sum.
+pub(crate) fn messages(contribution: &Contribution, world_size: usize) -> u64 {
+    2 * pieces(contribution.gradients.len, world_size) as u64
+}
+
+/// Pieces of each range: the same number for all owners.
+fn pieces(len: usize, world_size: usize) -> usize {
+    (len / world_size / PIECE).clamp(1, PIECES)
+}
 
 /// Ordered messages between the members of one generation.
 pub(crate) trait Link {
@@ -68,74 +86,104 @@ pub(crate) fn all_reduce(
     let peers: Vec<usize> = (1..world_size)
         .map(|distance| (rank + distance) % world_size)
         .collect();
-    let gradient_range = |owner| range_of(shape.gradients, world_size, owner);
-    let statistic_range = |owner| range_of(shape.statistics, world_size, owner);
-    for &peer in &peers {
-        let part = own.cut(&gradient_range(peer), &statistic_range(peer));
-        link.send(peer, part.encode(shape))?;
-    }
-
-    let (own_gradients, own_statistics) = (gradient_range(rank), statistic_range(rank));
-    let mut parts = own.cut(&own_gradients, &own_statistics);
-    let spent = own.gradients.into_values().next();
-    for &peer in &peers {
-        let message = link.receive(peer)?;
-        let scatter = Scatter::decode(message, shape, own_gradients.len(), own_statistics.len());
-        let scatter = scatter.map_err(|reason| CollectiveError::Protocol { rank: peer, reason })?;
-        parts.control |= scatter.control;
-        let before = parts.gradients.len() + parts.statistics.len();
-        let more = scatter.gradients.len() + scatter.statistics.len();
-        parts.gradients.extend(scatter.gradients);
-        parts.statistics.extend(scatter.statistics);
-        let disjoint = before + more == parts.gradients.len() + parts.statistics.len()
-            && are_disjoint_nodes(shape.slots, parts.gradients.keys())
-            && are_disjoint_nodes(shape.slots, parts.statistics.keys());
-        if !disjoint {
-            return Err(CollectiveError::Protocol {
-                rank: peer,
-                reason: "it sums slots that another member sums too".to_owned(),
-            });
+    let count = pieces(shape.gradients, world_size);
+    let piece = |owner: usize, index: usize| Piece {
+        gradients: piece_of(shape.gradients, world_size, owner, count, index),
+        statistics: piece_of(shape.statistics, world_size, owner, count, index),
+    };
+    for index in 0..count {
+        for &peer in &peers {
+            let part = own.cut(&piece(peer, index));
+            link.send(peer, part.encode(shape))?;
         }
     }
-    let root = Node::root(shape.slots);
-    let finished_gradients = tree::fold(root, &mut parts.gradients, &mut |left, right| {
-        Slice::plus(left, right, &buffers)
-    })
-    .unwrap_or_else(|| Slice::new(vec![0.0; own_gradients.len()], None));
-    let finished_statistics = finish(shape.slots, &mut parts.statistics, own_statistics.len());
 
-    for &peer in &peers {
-        let result = encode_result(finished_gradients.clone(), &finished_statistics);
-        link.send(peer, result)?;
+    let mut control = own.control;
+    let mut finished = Vec::with_capacity(count);
+    for index in 0..count {
+        let piece = piece(rank, index);
+        let mut parts = own.cut(&piece);
+        for &peer in &peers {
+            let message = link.receive(peer)?;
+            take_in(&mut parts, message, shape, &piece)
+                .map_err(|reason| CollectiveError::Protocol { rank: peer, reason })?;
+        }
+        control |= parts.control;
+        let root = Node::root(shape.slots);
+        let gradients = tree::fold(root, &mut parts.gradients, &mut |left, right| {
+            Slice::plus(left, right, &buffers)
+        });
+        let gradients =
+            gradients.unwrap_or_else(|| Slice::new(vec![0.0; piece.gradients.len()], None));
+        let statistics = finish(shape.slots, &mut parts.statistics, piece.statistics.len());
+        for &peer in &peers {
+            link.send(peer, encode_result(gradients.clone(), &statistics))?;
+        }
+        finished.push((piece, gradients, statistics));
     }
-    let mut statistics = vec![0.0; shape.statistics];
-    statistics[own_statistics].copy_from_slice(&finished_statistics);
-    let mut results = Vec::with_capacity(peers.len());
-    for &peer in &peers {
-        results.push((peer, link.receive(peer)?));
+
+    let spent = own.gradients.into_values().next();
+    let mut results = Vec::with_capacity(count * peers.len());
+    for index in 0..count {
+        for &peer in &peers {
+            results.push((peer, piece(peer, index), link.receive(peer)?));
+        }
     }
     // All peers have what they were sent of this member's vectors by now.
     let memory = spent.and_then(Slice::reclaim);
     let mut gradients = memory.unwrap_or_else(|| vec![0.0; shape.gradients]);
-    gradients[own_gradients].copy_from_slice(finished_gradients.values());
-    for (peer, result) in results {
+    let mut statistics = vec![0.0; shape.statistics];
+    for (piece, own_gradients, own_statistics) in finished {
+        gradients[piece.gradients].copy_from_slice(own_gradients.values());
+        statistics[piece.statistics].copy_from_slice(&own_statistics);
+    }
+    for (peer, piece, result) in results {
         decode_result(
             &result,
-            &mut gradients[gradient_range(peer)],
-            &mut statistics[statistic_range(peer)],
+            &mut gradients[piece.gradients],
+            &mut statistics[piece.statistics],
         )
         .map_err(|reason| CollectiveError::Protocol { rank: peer, reason })?;
     }
     Ok(Reduced {
         gradients,
         statistics,
-        control: parts.control,
+        control,
     })
 }
 
-/// The part of a vector of `len` elements that `owner` finishes.
-fn range_of(len: usize, world_size: usize, owner: usize) -> Range<usize> {
-    slot_range(0..len, world_size as u32, owner as u32)
+/// Adds what a peer has of a piece; the error says what is wrong with it.
+fn take_in(
+    parts: &mut Scatter,
+    message: Message,
+    shape: Shape,
+    piece: &Piece,
+) -> Result<(), String> {
+    let scatter = Scatter::decode(message, shape, piece)?;
+    parts.control |= scatter.control;
+    let before = parts.gradients.len() + parts.statistics.len();
+    let more = scatter.gradients.len() + scatter.statistics.len();
+    parts.gradients.extend(scatter.gradients);
+    parts.statistics.extend(scatter.statistics);
+    let disjoint = before + more == parts.gradients.len() + parts.statistics.len()
+        && are_disjoint_nodes(shape.slots, parts.gradients.keys())
+        && are_disjoint_nodes(shape.slots, parts.statistics.keys());
+    if disjoint {
+        return Ok(());
+    }
+    Err("it sums slots that another member sums too".to_owned())
+}
+
+/// The `index`-th of `count` pieces of that part of a vector of `len` elements that `owner` finishes.
+fn piece_of(
+    len: usize,
+    world_size: usize,
+    owner: usize,
+    count: usize,
+    index: usize,
+) -> Range<usize> {
+    let range = slot_range(0..len, world_size as u32, owner as u32);
+    slot_range(range, count as u32, index as u32)
 }
 
 fn finish<T: Element>(slots: u32, nodes: &mut BTreeMap<Node, Vec<T>>, len: usize) -> Vec<T> {

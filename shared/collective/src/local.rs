@@ -3,7 +3,7 @@
 use std::sync::mpsc::{self, Sender};
 
 use crate::error::CollectiveError;
-use crate::exchange::{self, Link, MESSAGES};
+use crate::exchange::{self, Link};
 use crate::inbox::{Event, Inbox};
 use crate::message::Message;
 use crate::slice::Buffers;
@@ -81,7 +81,7 @@ impl Collective for Local {
     }
 
     fn all_reduce(&mut self, contribution: Contribution) -> Result<Reduced, CollectiveError> {
-        self.expected += MESSAGES;
+        self.expected += exchange::messages(&contribution, self.peers.len());
         exchange::all_reduce(self, contribution)
     }
 }

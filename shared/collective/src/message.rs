@@ -1,4 +1,4 @@
-//! The two messages of a sum: what a member has of a range, for its owner, and the owner's result.
+//! The two messages of a sum: what a member has of a piece, for its owner, and the owner's result.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,7 +16,14 @@ pub(crate) struct Message {
     pub bodies: Vec<Slice>,
 }
 
-/// What a member has of a range: its nodes with their sums.
+/// Which elements of the two vectors a message is about.
+#[derive(Debug, Clone)]
+pub(crate) struct Piece {
+    pub gradients: Range<usize>,
+    pub statistics: Range<usize>,
+}
+
+/// What a member has of a piece: its nodes with their sums.
 #[derive(Debug)]
 pub(crate) struct Scatter {
     pub control: u64,
@@ -35,17 +42,17 @@ pub(crate) struct Shape {
 // === impl Scatter ===
 
 impl Scatter {
-    /// What it holds of these ranges.
-    pub fn cut(&self, gradients: &Range<usize>, statistics: &Range<usize>) -> Self {
+    /// What it holds of this piece.
+    pub fn cut(&self, piece: &Piece) -> Self {
         let slices = self.gradients.iter();
         let vectors = self.statistics.iter();
         Self {
             control: self.control,
             gradients: slices
-                .map(|(node, slice)| (*node, slice.part(gradients)))
+                .map(|(node, slice)| (*node, slice.part(&piece.gradients)))
                 .collect(),
             statistics: vectors
-                .map(|(node, values)| (*node, values[statistics.clone()].to_vec()))
+                .map(|(node, values)| (*node, values[piece.statistics.clone()].to_vec()))
                 .collect(),
         }
     }
@@ -71,13 +78,8 @@ impl Scatter {
         }
     }
 
-    /// Reads a message of ranges with these numbers of elements; the error says what is wrong with it.
-    pub fn decode(
-        message: Message,
-        shape: Shape,
-        gradients: usize,
-        statistics: usize,
-    ) -> Result<Self, String> {
+    /// Reads a message about this piece; the error says what is wrong with it.
+    pub fn decode(message: Message, shape: Shape, piece: &Piece) -> Result<Self, String> {
         let mut reader = Reader(&message.head);
         let slots = reader.u32()?;
         let theirs = Shape {
@@ -93,9 +95,9 @@ impl Scatter {
         let statistic_count = reader.u32()?;
         let gradient_nodes = reader.nodes(gradient_count, slots)?;
         let statistic_nodes = reader.nodes(statistic_count, slots)?;
-        let statistics = reader.parts(statistic_nodes, statistics)?;
+        let statistics = reader.parts(statistic_nodes, piece.statistics.len())?;
         reader.end()?;
-        check_bodies(&message.bodies, gradient_nodes.len(), gradients)?;
+        check_bodies(&message.bodies, gradient_nodes.len(), piece.gradients.len())?;
         Ok(Self {
             control,
             gradients: gradient_nodes.into_iter().zip(message.bodies).collect(),
@@ -114,7 +116,7 @@ fn check_bodies(bodies: &[Slice], count: usize, len: usize) -> Result<(), String
     ))
 }
 
-/// The finished ranges of one owner.
+/// A finished piece of one owner.
 pub(crate) fn encode_result(gradients: Slice, statistics: &[f64]) -> Message {
     let mut head = Vec::new();
     f64::write(statistics, &mut head);
@@ -124,7 +126,7 @@ pub(crate) fn encode_result(gradients: Slice, statistics: &[f64]) -> Message {
     }
 }
 
-/// Reads an owner's finished ranges into their places.
+/// Reads an owner's finished piece into its place.
 pub(crate) fn decode_result(
     message: &Message,
     gradients: &mut [f32],

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::element::add;
 
 /// Vectors that wait to be used again; more are let go.
-const SPARE: usize = 16;
+const SPARE: usize = 64;
 
 /// Memory for what comes from the peers, used again from sum to sum.
 #[derive(Debug, Clone, Default)]

@@ -33,7 +33,7 @@ pub(crate) use patience::Patience;
 
 /// Messages that may wait for a peer to read them. A member sends no message of the next sum but one
 /// before the peer has read all of this one's, so the queue never fills while the peers work.
-const QUEUE: usize = 2 * MESSAGES as usize;
+const QUEUE: usize = 2 * MESSAGES;
 
 /// A member of a full mesh of TCP connections.
 #[derive(Debug)]
@@ -206,7 +206,7 @@ impl Collective for Tcp {
         if self.failed {
             return Err(CollectiveError::Broken);
         }
-        self.expected += MESSAGES;
+        self.expected += exchange::messages(&contribution, self.links.len());
         self.deadline = Instant::now() + self.timeout;
         let result = exchange::all_reduce(self, contribution);
         self.failed = result.is_err();

@@ -167,3 +167,27 @@ fn a_process_of_the_same_name_is_another_worker() {
     bench.say(3, step(1, cursor(0, 0)));
     assert!(bench.warnings().last().unwrap().contains("GEN-2"));
 }
+
+#[test]
+fn a_checkpoint_behind_which_the_job_went_back_while_it_was_committed_does_not_count() {
+    let mut bench = Bench::running(1);
+    bench.epoch_with_checkpoint(0);
+    bench.epoch(1);
+    bench.parts(6);
+    assert_eq!(bench.commits(), [3, 6]);
+    bench.lose(1);
+    bench.join(2);
+    bench.pass(4.0, &[]);
+    let standing = |bench: &Bench| {
+        let status = bench.machine.status();
+        (status.generation, status.global_step, status.checkpoint)
+    };
+    assert_eq!(standing(&bench), (2, 3, Some(3)));
+    bench.event(Event::CheckpointCommitted { global_step: 6 });
+    assert_eq!(standing(&bench), (2, 3, Some(3)));
+    // The job comes to it again.
+    bench.epoch(1);
+    bench.parts(6);
+    bench.event(Event::CheckpointCommitted { global_step: 6 });
+    assert_eq!(standing(&bench), (2, 6, Some(6)));
+}

@@ -22,8 +22,10 @@ pub enum Command {
     Train(commands::train::Args),
     Coordinator(commands::coordinator::Args),
     Worker(commands::worker::Args),
-    Scale(commands::scale::ScaleArgs),
-    Drain(commands::scale::DrainArgs),
+    Status(commands::status::Args),
+    Scale(commands::operate::ScaleArgs),
+    Drain(commands::operate::DrainArgs),
+    Stop(commands::operate::StopArgs),
     Report(commands::report::Args),
     Audit(commands::audit::Args),
     Chaos(commands::chaos::Args),
@@ -38,6 +40,8 @@ pub enum Command {
     /// List, verify or export the checkpoints of a job
     #[command(subcommand)]
     Checkpoint(commands::checkpoint::Command),
+    Completions(commands::shell::CompletionsArgs),
+    Man(commands::shell::ManArgs),
 }
 
 // === impl Command ===

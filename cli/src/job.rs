@@ -25,23 +25,37 @@ pub const DEFAULT_STORE: &str = "perennial-store";
 impl Place {
     /// The job, which must be there. Creates nothing.
     pub async fn open(&self) -> anyhow::Result<Job> {
-        let name = settings::job_name(&self.job)?;
-        let url = &self.store;
-        if !url.contains("://") && !Path::new(url).is_dir() {
-            bail!("store `{url}` is not there: name the one of the job with --store");
-        }
-        let store = Store::open(url)?;
-        let job = store.job(&name)?;
-        if job.spec().await?.is_some() {
-            return Ok(job);
-        }
-        let others = store.jobs().await?;
-        let others = match others.as_slice() {
-            [] => "it has no job at all".to_string(),
-            names => format!("it has {}", names.join(", ")),
-        };
-        bail!("no job `{name}` in store `{url}`: {others}");
+        self.open_other(&self.job).await
     }
+
+    /// Another job of the same store.
+    pub async fn open_other(&self, job: &str) -> anyhow::Result<Job> {
+        open(&self.store, job).await
+    }
+}
+
+/// The store, which must be there. Creates nothing.
+pub fn open_store(url: &str) -> anyhow::Result<Store> {
+    if !url.contains("://") && !Path::new(url).is_dir() {
+        bail!("store `{url}` is not there: name the one of the job with --store");
+    }
+    Ok(Store::open(url)?)
+}
+
+/// The job of this name, or of this job file, in the store. Creates nothing.
+pub async fn open(url: &str, job: &str) -> anyhow::Result<Job> {
+    let name = settings::job_name(job)?;
+    let store = open_store(url)?;
+    let job = store.job(&name)?;
+    if job.spec().await?.is_some() {
+        return Ok(job);
+    }
+    let others = store.jobs().await?;
+    let others = match others.as_slice() {
+        [] => "it has no job at all".to_string(),
+        names => format!("it has {}", names.join(", ")),
+    };
+    bail!("no job `{name}` in store `{url}`: {others}");
 }
 
 /// The address of a store for other processes: a folder's absolute path, an URL as it is.

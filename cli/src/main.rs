@@ -49,8 +49,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Train(args) => commands::train::run(args, output),
         Command::Coordinator(args) => commands::coordinator::run(args, output),
         Command::Worker(args) => commands::worker::run(args),
-        Command::Scale(args) => commands::scale::scale(&args, output),
-        Command::Drain(args) => commands::scale::drain(&args, output),
+        Command::Status(args) => commands::status::run(&args, output),
+        Command::Scale(args) => commands::operate::scale(&args, output),
+        Command::Drain(args) => commands::operate::drain(&args, output),
+        Command::Stop(args) => commands::operate::stop(&args, output),
         Command::Evaluate(args) => commands::evaluate::run(args, output),
         Command::Predict(args) => commands::predict::run(args, output),
         Command::Chaos(args) => commands::chaos::run(args, output),
@@ -59,6 +61,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Bench(command) => commands::bench::run(command, output),
         Command::Data(command) => commands::data::run(command, output),
         Command::Checkpoint(command) => commands::checkpoint::run(command, output),
+        Command::Completions(args) => commands::shell::completions(&args),
+        Command::Man(args) => commands::shell::man(&args),
     }
 }
 

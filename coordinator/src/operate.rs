@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use perennial_proto::v1::coordinator_client::CoordinatorClient;
-use perennial_proto::v1::{DrainRequest, ScaleReply, ScaleRequest};
+use perennial_proto::v1::{
+    DrainRequest, ScaleReply, ScaleRequest, StatusReply, StatusRequest, StopRequest,
+};
 use perennial_store::{Job, StoreError};
 use tonic::transport::{Channel, Endpoint};
 
@@ -47,6 +49,24 @@ pub async fn drain(job: &Job, worker: &str) -> Result<(), OperateError> {
     }
 }
 
+/// Ends the run at the next step boundary, with a checkpoint.
+pub async fn stop(job: &Job) -> Result<(), OperateError> {
+    let mut client = connect(job).await?;
+    match client.stop(StopRequest {}).await {
+        Ok(_) => Ok(()),
+        Err(status) => Err(OperateError::Refused(status.message().to_string())),
+    }
+}
+
+/// Where the coordinator at `address` says that the job stands.
+pub async fn status_at(job: &Job, address: &str) -> Result<StatusReply, OperateError> {
+    let mut client = connect_to(job, address).await?;
+    let reply = client.status(StatusRequest {}).await;
+    reply
+        .map(tonic::Response::into_inner)
+        .map_err(|status| OperateError::Refused(status.message().to_string()))
+}
+
 async fn connect(job: &Job) -> Result<CoordinatorClient<Channel>, OperateError> {
     let log: Vec<LogRecord> = job.read_log(0).await?;
     let ruling = log.iter().rev().find_map(|record| match &record.entry {
@@ -54,9 +74,13 @@ async fn connect(job: &Job) -> Result<CoordinatorClient<Channel>, OperateError> 
         _ => None,
     });
     let address = ruling.ok_or_else(|| OperateError::NotStarted(job.name().to_string()))?;
+    connect_to(job, &address).await
+}
+
+async fn connect_to(job: &Job, address: &str) -> Result<CoordinatorClient<Channel>, OperateError> {
     let unreachable = |error: tonic::transport::Error| OperateError::Unreachable {
         job: job.name().to_string(),
-        address: address.clone(),
+        address: address.to_string(),
         cause: std::error::Error::source(&error)
             .map_or_else(|| error.to_string(), ToString::to_string),
     };

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
-use perennial_report::Report;
+use perennial_report::{Comparison, Report};
+use perennial_store::Job;
 
 use crate::file::write_new;
 use crate::job::{Place, block_on};
@@ -21,6 +22,9 @@ pub struct Args {
     /// The report of this step instead of the newest
     #[arg(long)]
     step: Option<u64>,
+    /// Put the newest reports of these jobs beside this one's, with the keys in which the job files differ
+    #[arg(long, value_name = "JOB", num_args = 1.., conflicts_with_all = ["format", "step", "out"])]
+    compare: Vec<String>,
     /// Write to a new file instead of stdout
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -34,7 +38,11 @@ enum Format {
 }
 
 pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
-    let report = block_on(load(&args))?;
+    if !args.compare.is_empty() {
+        let comparison = block_on(compare(&args))?;
+        return output.print(&comparison, || output::table(&comparison.table()));
+    }
+    let report = block_on(async { load(&args.place.open().await?, args.step).await })?;
     let document = match (args.format, output.json) {
         (None, true) => one_line(&report.to_json_pretty())?,
         (Some(Format::Text), _) | (None, false) => report.to_text(),
@@ -51,10 +59,18 @@ fn one_line(json: &str) -> anyhow::Result<String> {
     Ok(serde_json::from_str::<serde_json::Value>(json)?.to_string())
 }
 
-async fn load(args: &Args) -> anyhow::Result<Report> {
-    let job = args.place.open().await?;
+async fn compare(args: &Args) -> anyhow::Result<Comparison> {
+    let mut reports = vec![load(&args.place.open().await?, None).await?];
+    for other in &args.compare {
+        reports.push(load(&args.place.open_other(other).await?, None).await?);
+    }
+    Ok(Comparison::of(&reports))
+}
+
+/// The report of this step, or the newest.
+async fn load(job: &Job, step: Option<u64>) -> anyhow::Result<Report> {
     let steps = job.report_steps().await?;
-    let step = match (args.step, steps.last()) {
+    let step = match (step, steps.last()) {
         (_, None) => bail!(
             "job `{}` has no report yet: it gets one when it has finished or stopped after an epoch",
             job.name()

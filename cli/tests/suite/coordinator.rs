@@ -1,9 +1,9 @@
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Ran, command, run, workshop};
+use crate::support::{Ran, command, names, run, workshop};
 
 /// A coordinator that waits for workers.
 struct Waiting(Child);
@@ -114,4 +114,83 @@ fn a_port_in_use_and_an_address_that_is_none_are_named() {
     let line = ["coordinator", "job.toml", "--listen", "nonsense"];
     let sentence = run(folder.path(), &line).refused(1);
     assert!(sentence.contains("`nonsense`"), "{sentence}");
+}
+
+/// The body of the answer to `GET /metrics`.
+fn scrape(address: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    body.to_string()
+}
+
+/// What the dashboard shows is what the coordinator tells.
+#[test]
+fn a_running_job_is_watched_and_stopped_from_another_terminal() {
+    let folder = workshop();
+    let address = free_address();
+    let mut waiting = Waiting::start(folder.path(), &address, false);
+    let status = |arguments: &[&str]| run(folder.path(), &[&["status"], arguments].concat());
+    // It listens before it has written that it rules.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let seen = loop {
+        let told = status(&["tiny", "--json"]);
+        if told.stdout.contains("\"waiting\"") {
+            break told.json();
+        }
+        assert!(Instant::now() < deadline, "{told:?}");
+    };
+    assert_eq!(seen["coordinator"], address.as_str(), "{seen}");
+    assert_eq!(seen["total_steps"], serde_json::Value::Null, "{seen}");
+    let all = status(&[]).ok();
+    let row = all.lines().nth(1).unwrap();
+    assert!(row.starts_with("tiny  waiting"), "{all}");
+
+    let metrics = scrape(&address);
+    let on = "perennial_phase{job=\"tiny\",phase=\"waiting\"} 1.0";
+    assert!(metrics.lines().any(|line| line == on), "{metrics}");
+    let dashboard = include_str!("../../../deploy/grafana/perennial.json");
+    let shown = dashboard.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let shown: Vec<&str> = shown
+        .filter(|word| word.starts_with("perennial_"))
+        .collect();
+    assert!(shown.len() > 10, "{shown:?}");
+    for name in shown {
+        // A counter's samples end in `_total`, its name does not; there are no workers and no epochs yet.
+        let name = name.strip_suffix("_total").unwrap_or(name);
+        let told = metrics.contains(&format!("# TYPE {name} "));
+        let not_yet = ["perennial_workers", "perennial_val_top1"].contains(&name)
+            || name.starts_with("perennial_worker_");
+        assert!(told || not_yet, "`{name}` is not in {metrics}");
+    }
+
+    let stopping = run(folder.path(), &["stop", "tiny"]).ok();
+    assert!(stopping.starts_with("job `tiny` stops"), "{stopping}");
+    let ran = waiting.end();
+    assert_eq!(ran.code, Some(130), "{ran:?}");
+    assert!(ran.stdout.contains("stopped after step 0"), "{ran:?}");
+    let sentence = run(folder.path(), &["stop", "tiny"]).refused(1);
+    assert!(sentence.contains(&address), "{sentence}");
+    let over = status(&["tiny"]).ok();
+    assert!(over.contains("--resume"), "{over}");
+}
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = run(folder.path(), &["completions", "bash"]).ok();
+    run(folder.path(), &["man", "pages/man1"]).ok();
+    let pages = names(&folder.path().join("pages/man1"));
+    for command in ["train", "status", "stop", "scale", "chaos", "bench-step"] {
+        let page = format!("perennial-{command}.1");
+        assert!(pages.contains(&page), "no {page} in {pages:?}");
+        let word = command.rsplit('-').next().unwrap();
+        assert!(script.contains(&format!("__{word}")), "no {word}");
+    }
+    let sentence = run(folder.path(), &["man", "/dev/null/pages"]).refused(1);
+    assert!(sentence.contains("/dev/null/pages"), "{sentence}");
 }

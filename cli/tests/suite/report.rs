@@ -1,6 +1,6 @@
 use perennial_report::{DataSummary, Evaluation, FORMAT_VERSION, ModelSummary, Report};
 
-use crate::support::{Kept, names, spec};
+use crate::support::{Kept, names, run, spec};
 
 fn report(global_step: u64) -> Report {
     Report {
@@ -112,4 +112,30 @@ fn a_report_that_is_damaged_is_named() {
         sentence.starts_with("report of step 10 of job `tiny`: "),
         "{sentence}"
     );
+}
+
+#[test]
+fn reports_of_several_jobs_are_put_side_by_side() {
+    let kept = kept();
+    let folder = kept.folder.path();
+    let line = ["report", "tiny", "--store", "store", "--compare", "tiny"];
+    let table = run(folder, &line).ok();
+    let head = table.lines().next().unwrap();
+    assert_eq!(
+        head.split_whitespace().collect::<Vec<_>>(),
+        ["tiny", "tiny"]
+    );
+    let steps = table
+        .lines()
+        .find(|line| line.starts_with("steps"))
+        .unwrap();
+    assert_eq!(
+        steps.split_whitespace().collect::<Vec<_>>(),
+        ["steps", "20", "20"]
+    );
+    let json = run(folder, &[&line[..], &["--json"]].concat()).json();
+    assert_eq!(json["jobs"], serde_json::json!(["tiny", "tiny"]));
+    let line = ["report", "tiny", "--store", "store", "--compare", "other"];
+    let sentence = run(folder, &line).refused(1);
+    assert!(sentence.contains("no job `other`"), "{sentence}");
 }

@@ -4,6 +4,7 @@
 //! log apart from everything else, and answer with events: a slow store never holds up the workers, and a
 //! checkpoint never holds up a change of membership.
 
+mod metrics;
 mod service;
 mod standby;
 
@@ -11,6 +12,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use axum::routing::get;
 use perennial_plan::Spec;
 use perennial_proto::v1::coordinator_server::CoordinatorServer;
 use perennial_proto::v1::{Refused, StatusReply};
@@ -21,12 +23,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tonic::Status;
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use crate::machine::{Config, ConnectionId, Effect, Event, Machine, Outcome};
 use crate::storage::{Opened, Storage};
 use crate::{CoordinatorError, JobEvent};
+use metrics::Metrics;
 use service::{Incoming, Outgoing, Service};
 use standby::{Turn, wait_for_turn};
 
@@ -81,11 +85,17 @@ pub async fn serve(
         let _ = bound.send(local);
     }
     let (shut_down, shutting_down) = oneshot::channel::<()>();
-    let service = CoordinatorServer::new(Service::new(inbox.clone()))
-        .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let service = Service::new(inbox.clone());
+    let scraped = service.clone();
+    let grpc = CoordinatorServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let routes = Routes::new(grpc)
+        .into_axum_router()
+        .route("/metrics", get(move || scraped.metrics()));
     let serving = tokio::spawn(
         Server::builder()
-            .add_service(service)
+            // Prometheus comes by HTTP/1.
+            .accept_http1(true)
+            .add_routes(routes.into())
             .serve_with_incoming_shutdown(
                 TcpIncoming::from(listener).with_nodelay(Some(true)),
                 async {
@@ -191,6 +201,7 @@ impl Court<'_> {
             orders,
             entries,
             events: self.events.clone(),
+            metrics: Metrics::new(&config.spec.name),
         };
         let outcome = government
             .govern(effects, &storage, &self.inbox, incoming, stop)
@@ -215,6 +226,7 @@ struct Government {
     orders: UnboundedSender<Effect>,
     entries: UnboundedSender<Effect>,
     events: UnboundedSender<JobEvent>,
+    metrics: Metrics,
 }
 
 // === impl Government ===
@@ -279,6 +291,15 @@ impl Government {
                 let _ = answer.send(self.machine.status());
                 None
             }
+            Incoming::Metrics(answer) => {
+                let _ = answer.send(self.metrics.text(&self.machine.status()));
+                None
+            }
+            // It may end the run at once.
+            Incoming::Wish(Event::StopRequested, answer) => {
+                let _ = answer.send(Ok(self.machine.status()));
+                Some(Event::StopRequested)
+            }
             Incoming::Wish(event, answer) => {
                 if let Some(refusal) = self.why_not(&event) {
                     let _ = answer.send(Err(refusal));
@@ -326,7 +347,10 @@ impl Government {
                     }
                 }
                 Effect::Close(connection) => drop(self.outgoing.remove(&connection)),
-                Effect::Emit(event) => drop(self.events.send(event)),
+                Effect::Emit(event) => {
+                    self.metrics.take(&event);
+                    let _ = self.events.send(event);
+                }
                 Effect::End(outcome) => return Some(outcome),
                 entry @ Effect::AppendLog { .. } => drop(self.entries.send(entry)),
                 order => drop(self.orders.send(order)),
@@ -359,18 +383,21 @@ fn turn_away(came: Incoming, job: &str) {
             };
             let _ = way.send(Ok(refused.into()));
         }
-        Incoming::Status(answer) => {
-            let _ = answer.send(StatusReply {
-                job: job.to_string(),
-                phase: "standby".to_string(),
-                reason: "another coordinator rules".to_string(),
-                ..StatusReply::default()
-            });
-        }
+        Incoming::Status(answer) => drop(answer.send(standby(job))),
+        Incoming::Metrics(answer) => drop(answer.send(Metrics::new(job).text(&standby(job)))),
         Incoming::Wish(_, answer) => {
             let _ = answer.send(Err(Status::unavailable("this coordinator is a standby")));
         }
         Incoming::Event(_) => {}
+    }
+}
+
+fn standby(job: &str) -> StatusReply {
+    StatusReply {
+        job: job.to_string(),
+        phase: "standby".to_string(),
+        reason: "another coordinator rules".to_string(),
+        ..StatusReply::default()
     }
 }
 

@@ -1,17 +1,23 @@
 //! The gRPC service: it passes on what comes and knows nothing.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response as HttpResponse};
 
 use perennial_proto::v1::coordinator_server::Coordinator;
 use perennial_proto::v1::{
     CoordinatorMessage, DrainReply, DrainRequest, ScaleReply, ScaleRequest, StatusReply,
-    StatusRequest, WorkerMessage,
+    StatusRequest, StopReply, StopRequest, WorkerMessage,
 };
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::metrics;
 use crate::machine::{ConnectionId, Event};
 
 /// The way to one worker. Dropping it ends the stream.
@@ -22,13 +28,16 @@ pub(super) enum Incoming {
     Connected(ConnectionId, Outgoing),
     Event(Event),
     Status(oneshot::Sender<StatusReply>),
+    /// For a Prometheus server.
+    Metrics(oneshot::Sender<String>),
     /// A wish of an operator; the error says why it cannot be.
     Wish(Event, oneshot::Sender<Result<StatusReply, Status>>),
 }
 
+#[derive(Clone)]
 pub(super) struct Service {
     inbox: UnboundedSender<Incoming>,
-    connections: AtomicU64,
+    connections: Arc<AtomicU64>,
 }
 
 // === impl Service ===
@@ -37,7 +46,17 @@ impl Service {
     pub fn new(inbox: UnboundedSender<Incoming>) -> Self {
         Self {
             inbox,
-            connections: AtomicU64::new(0),
+            connections: Arc::default(),
+        }
+    }
+
+    /// The answer to `GET /metrics`.
+    pub async fn metrics(self) -> HttpResponse {
+        let (answer, text) = oneshot::channel();
+        let _ = self.inbox.send(Incoming::Metrics(answer));
+        match text.await {
+            Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+            Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
         }
     }
 
@@ -114,6 +133,11 @@ impl Coordinator for Service {
         let worker = request.into_inner().worker;
         self.wish(Event::DrainRequested(worker)).await?;
         Ok(Response::new(DrainReply {}))
+    }
+
+    async fn stop(&self, _: Request<StopRequest>) -> Result<Response<StopReply>, Status> {
+        self.wish(Event::StopRequested).await?;
+        Ok(Response::new(StopReply {}))
     }
 }
 

@@ -7,6 +7,7 @@
 //! [`ClassificationReport`] is scikit-learn's, to the byte.
 
 mod classification;
+mod compare;
 mod confusion;
 mod format;
 mod html;
@@ -16,6 +17,7 @@ mod text;
 pub use classification::{
     ClassScores, ClassificationReport, Overall, Scores, classification_report,
 };
+pub use compare::{Comparison, Fact, Row};
 pub use confusion::{ConfusedPair, confusion_matrix, most_confused};
 pub use report::{
     DataSummary, EpochRecord, Evaluation, FORMAT_VERSION, Mistake, ModelSummary, Report,

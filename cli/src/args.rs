@@ -40,8 +40,8 @@ pub enum Command {
     /// List, verify or export the checkpoints of a job
     #[command(subcommand)]
     Checkpoint(commands::checkpoint::Command),
-    Completions(commands::shell::CompletionsArgs),
-    Man(commands::shell::ManArgs),
+    Completions(commands::completions::CompletionsArgs),
+    Man(commands::completions::ManArgs),
 }
 
 // === impl Command ===

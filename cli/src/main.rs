@@ -61,8 +61,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Bench(command) => commands::bench::run(command, output),
         Command::Data(command) => commands::data::run(command, output),
         Command::Checkpoint(command) => commands::checkpoint::run(command, output),
-        Command::Completions(args) => commands::shell::completions(&args),
-        Command::Man(args) => commands::shell::man(&args),
+        Command::Completions(args) => commands::completions::completions(&args),
+        Command::Man(args) => commands::completions::man(&args),
     }
 }
 

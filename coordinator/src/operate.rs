@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use perennial_proto::v1::coordinator_client::CoordinatorClient;
 use perennial_proto::v1::{
-    DrainRequest, ScaleReply, ScaleRequest, StatusReply, StatusRequest, StopRequest,
+    DrainReply, DrainRequest, ScaleReply, ScaleRequest, StatusReply, StatusRequest, StopReply,
+    StopRequest,
 };
 use perennial_store::{Job, StoreError};
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status};
 
 use crate::log::{LogEntry, LogRecord};
 
@@ -33,37 +35,31 @@ pub enum OperateError {
 /// Sets the wanted number of workers.
 pub async fn scale(job: &Job, workers: u32) -> Result<ScaleReply, OperateError> {
     let mut client = connect(job).await?;
-    let reply = client.scale(ScaleRequest { workers }).await;
-    reply
-        .map(tonic::Response::into_inner)
-        .map_err(|status| OperateError::Refused(status.message().to_string()))
+    answer(client.scale(ScaleRequest { workers }).await)
 }
 
 /// Lets a worker leave at the next step boundary.
 pub async fn drain(job: &Job, worker: &str) -> Result<(), OperateError> {
     let mut client = connect(job).await?;
     let worker = worker.to_string();
-    match client.drain(DrainRequest { worker }).await {
-        Ok(_) => Ok(()),
-        Err(status) => Err(OperateError::Refused(status.message().to_string())),
-    }
+    answer(client.drain(DrainRequest { worker }).await).map(|DrainReply {}| ())
 }
 
 /// Ends the run at the next step boundary, with a checkpoint.
 pub async fn stop(job: &Job) -> Result<(), OperateError> {
     let mut client = connect(job).await?;
-    match client.stop(StopRequest {}).await {
-        Ok(_) => Ok(()),
-        Err(status) => Err(OperateError::Refused(status.message().to_string())),
-    }
+    answer(client.stop(StopRequest {}).await).map(|StopReply {}| ())
 }
 
 /// Where the coordinator at `address` says that the job stands.
 pub async fn status_at(job: &Job, address: &str) -> Result<StatusReply, OperateError> {
     let mut client = connect_to(job, address).await?;
-    let reply = client.status(StatusRequest {}).await;
+    answer(client.status(StatusRequest {}).await)
+}
+
+fn answer<T>(reply: Result<Response<T>, Status>) -> Result<T, OperateError> {
     reply
-        .map(tonic::Response::into_inner)
+        .map(Response::into_inner)
         .map_err(|status| OperateError::Refused(status.message().to_string()))
 }
 

@@ -339,18 +339,11 @@ mod tests {
 
     fn replayed() -> Replayed {
         let step = |step| StepRecord {
-            epoch: 0,
             step,
             generation: 1,
             samples: 8,
-            loss_sum: 0.0,
-            top1: 0,
-            top5: 0,
-            learning_rate: 0.0,
-            grad_norm: 0.0,
-            replica_hash: 0,
             seconds: 0.5,
-            confirmed: Vec::new(),
+            ..StepRecord::default()
         };
         Replayed {
             term: 2,

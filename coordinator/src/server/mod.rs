@@ -31,7 +31,7 @@ use crate::machine::{Config, ConnectionId, Effect, Event, Machine, Outcome};
 use crate::storage::{Opened, Storage};
 use crate::{CoordinatorError, JobEvent};
 use metrics::Metrics;
-use service::{Incoming, Outgoing, Service};
+use service::{Answer, Incoming, Outgoing, Service};
 use standby::{Turn, wait_for_turn};
 
 const TICK: Duration = Duration::from_millis(100);
@@ -247,45 +247,48 @@ impl Government {
         let mut looks = tokio::time::interval(LOOK);
         let mut may_stop = true;
         loop {
-            let event = tokio::select! {
+            let (event, answer) = tokio::select! {
                 biased;
                 Some(came) = incoming.recv() => match self.receive(came) {
-                    Some(event) => event,
+                    Some(received) => received,
                     None => continue,
                 },
                 stopped = stop.wait_for(|stop| *stop), if may_stop => {
                     may_stop = false;
                     match stopped {
-                        Ok(_) => Event::StopRequested,
+                        Ok(_) => (Event::StopRequested, None),
                         // Nobody is left who could ask for a stop.
                         Err(_) => continue,
                     }
                 }
-                _ = ticks.tick() => Event::Tick,
+                _ = ticks.tick() => (Event::Tick, None),
                 _ = looks.tick() => {
                     self.look_for_rivals(storage, inbox);
                     continue;
                 }
             };
             let effects = self.machine.handle(self.clock.elapsed(), event);
+            if let Some(answer) = answer {
+                let _ = answer.send(Ok(self.machine.status()));
+            }
             if let Some(outcome) = self.carry_out(effects) {
                 return outcome;
             }
         }
     }
 
-    /// What the machine has to know of what came.
-    fn receive(&mut self, came: Incoming) -> Option<Event> {
+    /// What the machine has to know of what came, and who wants to hear where the job stands after it.
+    fn receive(&mut self, came: Incoming) -> Option<(Event, Option<Answer>)> {
         match came {
             Incoming::Connected(connection, way) => {
                 self.outgoing.insert(connection, way);
-                Some(Event::Connected(connection))
+                Some((Event::Connected(connection), None))
             }
             Incoming::Event(event) => {
                 if let Event::Disconnected(connection, _) = &event {
                     self.outgoing.remove(connection);
                 }
-                Some(event)
+                Some((event, None))
             }
             Incoming::Status(answer) => {
                 let _ = answer.send(self.machine.status());
@@ -295,21 +298,12 @@ impl Government {
                 let _ = answer.send(self.metrics.text(&self.machine.status()));
                 None
             }
-            // It may end the run at once.
-            Incoming::Wish(Event::StopRequested, answer) => {
-                let _ = answer.send(Ok(self.machine.status()));
-                Some(Event::StopRequested)
-            }
             Incoming::Wish(event, answer) => {
                 if let Some(refusal) = self.why_not(&event) {
                     let _ = answer.send(Err(refusal));
                     return None;
                 }
-                let effects = self.machine.handle(self.clock.elapsed(), event);
-                let _ = answer.send(Ok(self.machine.status()));
-                // The end comes with a later event: a wish does not end a run.
-                let _ = self.carry_out(effects);
-                None
+                Some((event, Some(answer)))
             }
         }
     }

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response as HttpResponse};
-
 use perennial_proto::v1::coordinator_server::Coordinator;
 use perennial_proto::v1::{
     CoordinatorMessage, DrainReply, DrainRequest, ScaleReply, ScaleRequest, StatusReply,
@@ -31,8 +30,11 @@ pub(super) enum Incoming {
     /// For a Prometheus server.
     Metrics(oneshot::Sender<String>),
     /// A wish of an operator; the error says why it cannot be.
-    Wish(Event, oneshot::Sender<Result<StatusReply, Status>>),
+    Wish(Event, Answer),
 }
+
+/// The way back to an operator.
+pub(super) type Answer = oneshot::Sender<Result<StatusReply, Status>>;
 
 #[derive(Clone)]
 pub(super) struct Service {

@@ -4,9 +4,9 @@ mod support;
 
 use std::ops::Range;
 
-use perennial_collective::{Collective, Contribution, Local, Partial, Reduced, SlotSum};
+use perennial_collective::{Collective, Contribution, Local, Partial, Reduced};
 use proptest::prelude::*;
-use support::{GRADIENTS, STATISTICS, contribution, in_parallel, tcp_group};
+use support::{GRADIENTS, contribution, contribution_of, in_parallel, tcp_group};
 
 const STEPS: u32 = 3;
 
@@ -150,30 +150,10 @@ fn a_vector_that_goes_in_pieces_has_the_bits_of_a_member_alone() {
     // Two pieces and a bit for each of three members, and statistics of a length of their own.
     const LENGTH: usize = 3 * (2 << 18) + 17;
     const SLOTS: u32 = 5;
-    let long = |owned: Range<u32>| {
-        let value =
-            |slot: u32, i: usize| ((slot as usize * 31 + i) as f32).sin() * 10f32.powi(slot as i32);
-        let mut gradients = SlotSum::new(SLOTS, owned.clone());
-        let mut statistics = SlotSum::new(SLOTS, owned.clone());
-        for slot in owned {
-            let gradient = (0..LENGTH).map(|i| value(slot, i)).collect();
-            let statistic = (0..STATISTICS).map(|i| f64::from(value(slot, i)) / 3.0);
-            gradients.add(slot, Some(gradient)).unwrap();
-            statistics.add(slot, Some(statistic.collect())).unwrap();
-        }
-        Contribution {
-            slots: SLOTS,
-            gradients: Partial {
-                len: LENGTH,
-                nodes: gradients.finish().unwrap(),
-            },
-            statistics: Partial {
-                len: STATISTICS,
-                nodes: statistics.finish().unwrap(),
-            },
-            control: 0,
-        }
-    };
+    let value =
+        |slot: u32, i: usize| ((slot as usize * 31 + i) as f32).sin() * 10f32.powi(slot as i32);
+    let gradient = |slot: u32| Some((0..LENGTH).map(|i| value(slot, i)).collect());
+    let long = |owned: Range<u32>| contribution_of(SLOTS, owned, LENGTH, gradient);
     let alone = Local::group(1)
         .remove(0)
         .all_reduce(long(0..SLOTS))

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::Cursor;
 
 /// A step that was applied, as all members saw it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
     pub epoch: u32,
     pub step: u32,

@@ -72,14 +72,7 @@ mod tests {
             step,
             generation: 1,
             samples,
-            loss_sum: 0.0,
-            top1: 0,
-            top5: 0,
-            learning_rate: 0.0,
-            grad_norm: 0.0,
-            replica_hash: 0,
-            seconds: 0.0,
-            confirmed: Vec::new(),
+            ..StepRecord::default()
         };
         let epoch = |epoch| [(0, 4), (1, 4), (2, 2)].map(|(step, n)| record(epoch, step, n));
         [epoch(0), epoch(1)].concat()

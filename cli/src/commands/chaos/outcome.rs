@@ -289,18 +289,11 @@ mod tests {
 
     fn record(step: u32, seconds: f64) -> StepRecord {
         StepRecord {
-            epoch: 0,
             step,
             generation: 1,
             samples: 4,
-            loss_sum: 0.0,
-            top1: 0,
-            top5: 0,
-            learning_rate: 0.0,
-            grad_norm: 0.0,
-            replica_hash: 0,
             seconds,
-            confirmed: Vec::new(),
+            ..StepRecord::default()
         }
     }
 

@@ -73,10 +73,23 @@ pub fn gradients_of(slot: u32, step: u32) -> Option<Vec<f32>> {
 }
 
 pub fn contribution(slots: u32, owned: Range<u32>, step: u32, control: u64) -> Contribution {
+    Contribution {
+        control,
+        ..contribution_of(slots, owned, GRADIENTS, |slot| gradients_of(slot, step))
+    }
+}
+
+/// Vectors of `len` numbers for the slots that have one, and statistics made of the first of them.
+pub fn contribution_of(
+    slots: u32,
+    owned: Range<u32>,
+    len: usize,
+    gradient_of: impl Fn(u32) -> Option<Vec<f32>>,
+) -> Contribution {
     let mut gradients = SlotSum::new(slots, owned.clone());
     let mut statistics = SlotSum::new(slots, owned.clone());
     for slot in owned {
-        let value = gradients_of(slot, step);
+        let value = gradient_of(slot);
         let statistic = value.as_ref().map(|v| {
             v[..STATISTICS]
                 .iter()
@@ -89,13 +102,13 @@ pub fn contribution(slots: u32, owned: Range<u32>, step: u32, control: u64) -> C
     Contribution {
         slots,
         gradients: Partial {
-            len: GRADIENTS,
+            len,
             nodes: gradients.finish().unwrap(),
         },
         statistics: Partial {
             len: STATISTICS,
             nodes: statistics.finish().unwrap(),
         },
-        control,
+        control: 0,
     }
 }

@@ -141,8 +141,8 @@ impl Depthwise {
         let weight = pass.bound.kernel(self.weight);
         let bias = pass.bound.vector(self.bias);
         match self.activation {
-            Activation::Relu if !pass.is_training() => ops::depthwise_relu(x, weight, bias),
-            _ => ops::depthwise(x, weight, bias),
+            Activation::Relu if !pass.is_training() => ops::depthwise_relu(x, weight, bias, 1),
+            _ => ops::depthwise(x, weight, bias, 1),
         }
     }
 

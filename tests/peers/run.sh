@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Holds the program against real peers: SeaweedFS as its store, PyTorch as its reader of weights.
+# Holds the program against real peers: SeaweedFS as its store, PyTorch and onnxruntime as its readers of weights.
 #
 #     PERENNIAL=target/release/perennial PYTHON=VENV/bin/python WEED=VENV/bin/weed tests/peers/run.sh
 #
@@ -7,7 +7,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-: "${PERENNIAL:?the program}" "${PYTHON:?a Python 3 with torch, safetensors, pillow and boto3}" "${WEED:?the server of SeaweedFS}"
+: "${PERENNIAL:?the program}" "${PYTHON:?a Python 3 with the packages of requirements.txt and torch}" "${WEED:?the server of SeaweedFS}"
 PERENNIAL=$(realpath "$PERENNIAL")
 # shellcheck source-path=SCRIPTDIR source=seaweedfs.sh
 source "$here/seaweedfs.sh"
@@ -154,6 +154,26 @@ torch_loads_the_weights_and_agrees_on_logits() {
     logits_agree --ema || fail "the average of the weights"
 }
 
+# `onnx_agrees VARIANT [OPTION...]`: an exported model in onnxruntime and the weights in the program, on every picture.
+onnx_agrees() {
+    local model=$1.onnx count
+    count=$(wc -l <predictions.jsonl)
+    shift
+    "$PERENNIAL" export-onnx "$@" "$model" >onnx.txt || return 1
+    "$PYTHON" "$here/check_onnx.py" "$model" "predictions$kind.jsonl" . --least "$count"
+}
+
+onnxruntime_computes_the_same_logits_from_an_export() {
+    local kind=
+    (($(wc -l <predictions.jsonl) >= 100)) || fail "fewer than a hundred pictures"
+    onnx_agrees free --weights weights.safetensors || fail "the weights, any batch"
+    onnx_agrees fixed --weights weights.safetensors --batch 16 || fail "the weights, a fixed batch"
+    onnx_agrees bytes peers --store s3://jobs/two --normalise || fail "the checkpoint, with normalisation inside"
+    kind=--ema
+    onnx_agrees average peers --store s3://jobs/two --ema || fail "the average of the weights"
+    onnx_agrees fixed-bytes --weights weights--ema.safetensors --normalise --batch 7 || fail "the average, fixed, from bytes"
+}
+
 check() {
     local start=$SECONDS
     "$1"
@@ -167,3 +187,4 @@ check two_workers_on_s3_equal_one_on_a_folder
 check a_wrong_key_is_refused_in_one_sentence
 check killed_in_mid_epoch_and_resumed_on_s3_it_ends_the_same
 check torch_loads_the_weights_and_agrees_on_logits
+check onnxruntime_computes_the_same_logits_from_an_export

@@ -9,6 +9,7 @@ pub mod coordinator;
 pub mod data;
 pub mod demo;
 pub mod evaluate;
+pub mod export_onnx;
 pub mod operate;
 pub mod predict;
 pub mod report;

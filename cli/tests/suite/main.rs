@@ -5,6 +5,7 @@ mod checkpoint;
 mod coordinator;
 mod data;
 mod job_file;
+mod onnx;
 mod report;
 mod support;
 mod train;

@@ -27,6 +27,7 @@ pub enum Command {
     Drain(commands::operate::DrainArgs),
     Stop(commands::operate::StopArgs),
     Report(commands::report::Args),
+    Curves(commands::curves::Args),
     Audit(commands::audit::Args),
     Chaos(commands::chaos::Args),
     Evaluate(commands::evaluate::Args),

@@ -14,6 +14,7 @@ mod output;
 mod run;
 mod settings;
 mod shell;
+mod tensorboard;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -57,6 +58,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Predict(args) => commands::predict::run(args, output),
         Command::Chaos(args) => commands::chaos::run(args, output),
         Command::Report(args) => commands::report::run(args, output),
+        Command::Curves(args) => commands::curves::run(&args, output),
         Command::Audit(args) => commands::audit::run(&args, output),
         Command::Bench(command) => commands::bench::run(command, output),
         Command::Data(command) => commands::data::run(command, output),

@@ -6,6 +6,7 @@ pub mod chaos;
 pub mod checkpoint;
 pub mod completions;
 pub mod coordinator;
+pub mod curves;
 pub mod data;
 pub mod demo;
 pub mod evaluate;

@@ -3,6 +3,7 @@
 mod audit;
 mod checkpoint;
 mod coordinator;
+mod curves;
 mod data;
 mod job_file;
 mod onnx;

@@ -6,6 +6,7 @@ mod coordinator;
 mod curves;
 mod data;
 mod job_file;
+mod log;
 mod onnx;
 mod report;
 mod support;

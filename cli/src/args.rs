@@ -41,6 +41,7 @@ pub enum Command {
     /// List, verify or export the checkpoints of a job
     #[command(subcommand)]
     Checkpoint(commands::checkpoint::Command),
+    Doctor(commands::doctor::Args),
     ExportOnnx(commands::export_onnx::Args),
     Completions(commands::completions::CompletionsArgs),
     Man(commands::completions::ManArgs),

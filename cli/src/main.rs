@@ -55,6 +55,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Bench(command) => commands::bench::run(command, output),
         Command::Data(command) => commands::data::run(command, output),
         Command::Checkpoint(command) => commands::checkpoint::run(command, output),
+        Command::Doctor(args) => commands::doctor::run(&args, output),
         Command::ExportOnnx(args) => commands::export_onnx::run(&args, output),
         Command::Completions(args) => commands::completions::completions(&args),
         Command::Man(args) => commands::completions::man(&args),

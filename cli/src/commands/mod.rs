@@ -9,6 +9,7 @@ pub mod coordinator;
 pub mod curves;
 pub mod data;
 pub mod demo;
+pub mod doctor;
 pub mod evaluate;
 pub mod export_onnx;
 pub mod operate;

@@ -5,6 +5,7 @@ mod checkpoint;
 mod coordinator;
 mod curves;
 mod data;
+mod doctor;
 mod job_file;
 mod log;
 mod onnx;

@@ -3,8 +3,12 @@
 mod audit;
 mod checkpoint;
 mod coordinator;
+mod curves;
 mod data;
+mod doctor;
 mod job_file;
+mod log;
+mod onnx;
 mod report;
 mod support;
 mod train;

@@ -24,6 +24,7 @@ use std::time::Duration;
 use perennial_session::{Reporter, connect};
 
 pub use error::WorkerError;
+pub use member::refuse_reduction;
 pub use numerics::numerics_class;
 
 use crate::ears::{Ears, Work};

@@ -27,6 +27,7 @@ use tracing::Span;
 use tracing::field::Empty;
 
 pub use error::WorkerError;
+pub use member::refuse_reduction;
 pub use numerics::numerics_class;
 
 use crate::ears::{Ears, Work};

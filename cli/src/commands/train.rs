@@ -57,6 +57,7 @@ pub fn execute(
     let spec = sources.resolve()?;
     let workers = args.workers.unwrap_or(spec.elastic.min_workers);
     refuse_workers(&spec, workers)?;
+    perennial_worker::refuse_reduction(&spec)?;
     // What is wrong with the folder is better told before anything is written.
     DataSet::open(&spec.data)?;
 

@@ -108,6 +108,24 @@ fn what_comes_from_outside_is_escaped_everywhere() {
 }
 
 #[test]
+fn a_report_of_fast_sums_says_that_the_weights_depend_on_the_workers() {
+    let mut report = common::report();
+    let said = |report: &Report, sentence: &str| {
+        [report.to_text(), report.to_html()].map(|page| page.contains(sentence))
+    };
+    let warning = "fast: the weights depend on the workers";
+    assert_eq!(said(&report, warning), [false, false]);
+    report.spec["train"]["reduction"] = "exact".into();
+    assert_eq!(said(&report, warning), [false, false]);
+    report.spec["train"]["reduction"] = "fast".into();
+    assert_eq!(said(&report, warning), [true, true]);
+    assert_eq!(
+        said(&report, "gets weights with these hashes"),
+        [false, false]
+    );
+}
+
+#[test]
 fn a_thumbnail_that_is_no_picture_is_not_shown() {
     let mut report = common::report();
     let mistakes = &mut report.ema.as_mut().unwrap().mistakes;

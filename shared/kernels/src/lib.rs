@@ -10,6 +10,7 @@
 mod autodiff;
 pub mod cpu;
 mod flex;
+pub mod memory;
 pub mod ops;
 
 /// What may follow a batch normalisation in the same pass over memory.

@@ -71,7 +71,8 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
         Some(_) => Some(CorePeak::measure(bench.threads)?),
         None => None,
     };
-    let times = Times::new(bench.run()?);
+    let (times, page_faults) = bench.run()?;
+    let times = Times::new(times);
     let profile = peak.map(|peak| Profile::recorded(peak, bench.threads));
     if let (Some(file), Some(profile)) = (&args.profile, &profile) {
         profile.write(file)?;
@@ -88,6 +89,7 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
         "steps": args.steps,
         "images_per_second": rate,
         "peak_rss_mb": peak_rss,
+        "page_faults_per_step": page_faults,
         "profile": profile.as_ref().map(Profile::record),
     });
     print(output, fields, [("step", &times)], || {

@@ -52,9 +52,7 @@ impl WorkerError {
     /// Whether every other worker would meet the same.
     pub(crate) fn is_fatal(&self) -> bool {
         match self {
-            Self::Data(error) => {
-                !matches!(error, DataError::Io { .. } | DataError::MissingFolder(_))
-            }
+            Self::Data(error) => !error.may_be_local(),
             Self::Network(_)
             | Self::Weights { .. }
             | Self::Train(_)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Holds the program against real peers: SeaweedFS as its store, PyTorch as its reader of weights.
+# Holds the program against real peers: SeaweedFS as its store, PyTorch as its reader of weights, webdataset as its
+# reader of packs.
 #
 #     PERENNIAL=target/release/perennial PYTHON=VENV/bin/python WEED=VENV/bin/weed tests/peers/run.sh
 #
@@ -7,7 +8,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-: "${PERENNIAL:?the program}" "${PYTHON:?a Python 3 with torch, safetensors, pillow and boto3}" "${WEED:?the server of SeaweedFS}"
+: "${PERENNIAL:?the program}" "${PYTHON:?a Python 3 with torch, safetensors, pillow, boto3, scikit-learn and webdataset}" "${WEED:?the server of SeaweedFS}"
 PERENNIAL=$(realpath "$PERENNIAL")
 # shellcheck source-path=SCRIPTDIR source=seaweedfs.sh
 source "$here/seaweedfs.sh"
@@ -154,6 +155,23 @@ torch_loads_the_weights_and_agrees_on_logits() {
     logits_agree --ema || fail "the average of the weights"
 }
 
+webdataset_reads_the_shards() {
+    "$PERENNIAL" data pack "$data" packed --shard-size 1 || fail "the packing"
+    "$PYTHON" "$here/check_pack.py" packed "$data" || fail "webdataset reads something else"
+}
+
+a_pack_on_s3_trains_to_the_weights_of_its_folder() {
+    local folder packed
+    folder=$(both_hashes folder.jsonl)
+    "$PERENNIAL" data pack "$data" s3://jobs/pictures --shard-size 1 || fail "the packing"
+    "$PERENNIAL" data pack "$data" s3://jobs/pictures --shard-size 1 --json >again.json || fail "packing again"
+    [[ $("$PYTHON" -c 'import json; print(json.load(open("again.json"))["found"] > 1)') == True ]] || fail "all was packed again"
+    data=s3://jobs/pictures XDG_CACHE_HOME=$work PERENNIAL_STORE_FAULTS=seed=3,rate=0.1 \
+        train s3://jobs/packed 2 packed.jsonl || fail "the run on a pack"
+    packed=$(both_hashes packed.jsonl) || fail "the run on a pack told no hashes"
+    [[ $folder == "$packed" ]] || fail "$folder on a folder, $packed on its pack"
+}
+
 check() {
     local start=$SECONDS
     "$1"
@@ -167,3 +185,5 @@ check two_workers_on_s3_equal_one_on_a_folder
 check a_wrong_key_is_refused_in_one_sentence
 check killed_in_mid_epoch_and_resumed_on_s3_it_ends_the_same
 check torch_loads_the_weights_and_agrees_on_logits
+check webdataset_reads_the_shards
+check a_pack_on_s3_trains_to_the_weights_of_its_folder

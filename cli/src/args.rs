@@ -35,7 +35,7 @@ pub enum Command {
     /// Time a part of the training on this machine
     #[command(subcommand)]
     Bench(commands::bench::Command),
-    /// Split, measure or draw a folder of pictures
+    /// Split, pack, measure or draw a folder of pictures
     #[command(subcommand)]
     Data(commands::data::Command),
     /// List, verify or export the checkpoints of a job

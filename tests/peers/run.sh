@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Holds the program against real peers: SeaweedFS as its store, PyTorch and onnxruntime as its readers of weights,
-# TensorBoard as its reader of curves.
+# TensorBoard as its reader of curves, webdataset as that of its packs.
 #
 #     PERENNIAL=target/release/perennial PYTHON=VENV/bin/python WEED=VENV/bin/weed tests/peers/run.sh
 #
@@ -184,6 +184,23 @@ tensorboard_reads_the_numbers_of_the_job() {
     "$PYTHON" "$here/check_events.py" killed/peers --events killed.jsonl --events resumed.jsonl || fail "the resumed run"
 }
 
+webdataset_reads_the_shards() {
+    "$PERENNIAL" data pack "$data" packed --shard-size 1 || fail "the packing"
+    "$PYTHON" "$here/check_pack.py" packed "$data" || fail "webdataset reads something else"
+}
+
+a_pack_on_s3_trains_to_the_weights_of_its_folder() {
+    local folder packed
+    folder=$(both_hashes folder.jsonl)
+    "$PERENNIAL" data pack "$data" s3://jobs/pictures --shard-size 1 || fail "the packing"
+    "$PERENNIAL" data pack "$data" s3://jobs/pictures --shard-size 1 --json >again.json || fail "packing again"
+    [[ $("$PYTHON" -c 'import json; print(json.load(open("again.json"))["found"] > 1)') == True ]] || fail "all was packed again"
+    data=s3://jobs/pictures XDG_CACHE_HOME=$work PERENNIAL_STORE_FAULTS=seed=3,rate=0.1 \
+        train s3://jobs/packed 2 packed.jsonl || fail "the run on a pack"
+    packed=$(both_hashes packed.jsonl) || fail "the run on a pack told no hashes"
+    [[ $folder == "$packed" ]] || fail "$folder on a folder, $packed on its pack"
+}
+
 check() {
     local start=$SECONDS
     "$1"
@@ -199,3 +216,5 @@ check killed_in_mid_epoch_and_resumed_on_s3_it_ends_the_same
 check torch_loads_the_weights_and_agrees_on_logits
 check onnxruntime_computes_the_same_logits_from_an_export
 check tensorboard_reads_the_numbers_of_the_job
+check webdataset_reads_the_shards
+check a_pack_on_s3_trains_to_the_weights_of_its_folder

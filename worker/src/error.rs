@@ -58,9 +58,7 @@ impl WorkerError {
     /// Whether every other worker would meet the same.
     pub(crate) fn is_fatal(&self) -> bool {
         match self {
-            Self::Data(error) => {
-                !matches!(error, DataError::Io { .. } | DataError::MissingFolder(_))
-            }
+            Self::Data(error) => !error.may_be_local(),
             Self::Collective(CollectiveError::Library(_) | CollectiveError::Device(_)) => false,
             Self::Network(_)
             | Self::Weights { .. }

@@ -101,7 +101,7 @@ impl Worker {
         let cores = Cores::new(options.threads)?;
         let data = job.pipeline.data();
         reporter.send(Report::Ready(Ready {
-            data_fingerprint: data.fingerprint(),
+            data_fingerprint: data.fingerprint()?,
             train_samples: data.train.len() as u64,
             val_samples: data.val.len() as u64,
             classes: data.classes.clone(),

@@ -90,6 +90,7 @@ impl<'a> Sources<'a> {
     pub fn resolve(&self) -> Result<Spec, SettingsError> {
         let mut spec = self.load()?;
         spec.data.dir = absolute(&spec.data.dir);
+        spec.data.cache_dir = absolute(&spec.data.cache_dir);
         spec.validate()?;
         Ok(spec)
     }

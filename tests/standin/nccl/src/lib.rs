@@ -5,7 +5,7 @@
 //! sometimes fail: a call while another one is in progress, or on a communicator that is gone, is an error.
 //! What it measures or prints says nothing about NCCL.
 //!
-//! `STANDIN_NCCL_FAULTS`, a list with commas, makes it fail: see [`faults`]. `STANDIN_NCCL_VERSION` is the number
+//! `STANDIN_NCCL_FAULTS`, a list with commas, makes it fail: see `faults.rs`. `STANDIN_NCCL_VERSION` is the number
 //! that it says to be.
 #![allow(unsafe_code)]
 // What callers promise is what `nccl.h` asks for.

@@ -3,42 +3,9 @@
 
 mod support;
 
-use std::path::Path;
 use std::time::Duration;
 
-use support::{Bench, JOB, Running, is_alive, run, s3_variables, signal, wait_until};
-
-/// A server of S3 in this process, with a bucket called `bucket`.
-fn serve_s3(folder: &Path) -> (String, tokio::runtime::Runtime) {
-    std::fs::create_dir_all(folder.join("bucket")).unwrap();
-    let files = s3s_fs::FileSystem::new(folder).unwrap();
-    let mut service = s3s::service::S3ServiceBuilder::new(files);
-    service.set_auth(s3s::auth::SimpleAuth::from_single("key", "secret"));
-    let service = service.build();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let listener = runtime
-        .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
-        .unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    runtime.spawn(async move {
-        while let Ok((socket, _)) = listener.accept().await {
-            let service = service.clone();
-            tokio::spawn(async move {
-                let server = hyper_util::server::conn::auto::Builder::new(
-                    hyper_util::rt::TokioExecutor::new(),
-                );
-                let _ = server
-                    .serve_connection(hyper_util::rt::TokioIo::new(socket), service)
-                    .await;
-            });
-        }
-    });
-    (endpoint, runtime)
-}
+use support::{Bench, JOB, Running, is_alive, run, s3_variables, serve_s3, signal, wait_until};
 
 #[test]
 fn the_weights_do_not_depend_on_workers_threads_kills_or_the_store() {
@@ -82,7 +49,7 @@ fn the_weights_do_not_depend_on_workers_threads_kills_or_the_store() {
     assert_eq!(resumed.hashes(), hashes, "killed and resumed");
 
     // On object storage, stopped on request and gone on with.
-    let (endpoint, _server) = serve_s3(&bench.folder.path().join("s3"));
+    let (endpoint, _server) = serve_s3(&bench.folder.path().join("s3"), "secret");
     let variables = s3_variables(&endpoint, "secret");
     let mut stopped = Running::start(bench.train("s3://bucket/jobs", 1, 2).envs(&variables));
     stopped.wait_for(|event| event["event"] == "step" && event["global_step"].as_u64() >= Some(4));

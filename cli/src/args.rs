@@ -40,6 +40,9 @@ pub enum Command {
     /// List, verify or export the checkpoints of a job
     #[command(subcommand)]
     Checkpoint(commands::checkpoint::Command),
+    /// Make certificates and tokens for several machines
+    #[command(subcommand)]
+    Certs(commands::certs::Command),
     Completions(commands::completions::CompletionsArgs),
     Man(commands::completions::ManArgs),
 }

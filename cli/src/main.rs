@@ -12,6 +12,7 @@ mod job;
 mod job_file;
 mod output;
 mod run;
+mod security;
 mod settings;
 mod shell;
 
@@ -60,6 +61,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Audit(args) => commands::audit::run(&args, output),
         Command::Bench(command) => commands::bench::run(command, output),
         Command::Data(command) => commands::data::run(command, output),
+        Command::Certs(command) => commands::certs::run(command, output),
         Command::Checkpoint(command) => commands::checkpoint::run(command, output),
         Command::Completions(args) => commands::completions::completions(&args),
         Command::Man(args) => commands::completions::man(&args),

@@ -12,6 +12,8 @@ pub enum WorkerError {
     #[error("the generation broke: {reason}")]
     Broken { reason: String, lost: Vec<Lost> },
     #[error(transparent)]
+    Security(#[from] perennial_secure::SecurityError),
+    #[error(transparent)]
     Session(#[from] SessionError),
     #[error(transparent)]
     Data(#[from] DataError),
@@ -72,6 +74,7 @@ impl WorkerError {
             ),
             Self::Ended(_)
             | Self::Broken { .. }
+            | Self::Security(_)
             | Self::Session(_)
             | Self::File(_)
             | Self::Thread(_) => false,

@@ -1,6 +1,7 @@
 //! The program as its users meet it: what it prints, where, and how it exits.
 
 mod audit;
+mod certs;
 mod checkpoint;
 mod coordinator;
 mod data;

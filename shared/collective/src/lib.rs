@@ -20,6 +20,7 @@ mod message;
 mod silence;
 mod slice;
 mod slot_sum;
+mod stream;
 mod tcp;
 mod transfer;
 
@@ -31,6 +32,7 @@ pub use element::Element;
 pub use error::CollectiveError;
 pub use local::Local;
 pub use slot_sum::SlotSum;
+pub use stream::MeshTls;
 pub use tcp::{AbortHandle, MeshConfig, Tcp, TcpEndpoint, Traffic};
 pub use transfer::{Delta, ReplicaFollower, ReplicaServer, ReplicaSource, Snapshot, Update};
 

@@ -27,6 +27,7 @@ pub enum Command {
     Drain(commands::operate::DrainArgs),
     Stop(commands::operate::StopArgs),
     Report(commands::report::Args),
+    Curves(commands::curves::Args),
     Audit(commands::audit::Args),
     Chaos(commands::chaos::Args),
     Evaluate(commands::evaluate::Args),
@@ -43,6 +44,8 @@ pub enum Command {
     /// Make certificates and tokens for several machines
     #[command(subcommand)]
     Certs(commands::certs::Command),
+    Doctor(commands::doctor::Args),
+    ExportOnnx(commands::export_onnx::Args),
     Completions(commands::completions::CompletionsArgs),
     Man(commands::completions::ManArgs),
 }

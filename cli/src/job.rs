@@ -3,7 +3,10 @@
 use std::future::Future;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
+use perennial_coordinator::log::LogRecord;
+use perennial_coordinator::replay::Replayed;
+use perennial_plan::Spec;
 use perennial_store::{Job, Store};
 
 use crate::settings;
@@ -56,6 +59,17 @@ pub async fn open(url: &str, job: &str) -> anyhow::Result<Job> {
         names => format!("it has {}", names.join(", ")),
     };
     bail!("no job `{name}` in store `{url}`: {others}");
+}
+
+/// The job's spec and what its log says of it.
+pub async fn replay(job: &Job) -> anyhow::Result<(Spec, Replayed)> {
+    let spec = job.spec().await?.unwrap_or_default();
+    let log: Vec<LogRecord> = job.read_log(0).await?;
+    let replayed = Replayed::of(&spec, &log).map_err(|violation| {
+        let name = job.name();
+        anyhow!("the log of job `{name}` breaks a rule: {violation}; see `audit {name}`")
+    })?;
+    Ok((spec, replayed))
 }
 
 /// The address of a store for other processes: a folder's absolute path, an URL as it is.

@@ -26,6 +26,9 @@ pub mod v1 {
         Regroup, Follow, Ack, Release);
 }
 
+/// The target of spans whose fields (`job`, `generation`, `member`) stand on each line of a structured log.
+pub const LOG_CONTEXT: &str = "perennial::context";
+
 /// The largest message that either end takes, in bytes: an epoch's evaluation grows with the data.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;
 

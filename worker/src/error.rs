@@ -1,3 +1,4 @@
+use perennial_collective::CollectiveError;
 use perennial_data::DataError;
 use perennial_proto::v1::{Failed, Lost};
 use perennial_session::{Report, SessionError};
@@ -29,11 +30,16 @@ pub enum WorkerError {
     #[error(transparent)]
     Store(#[from] perennial_store::StoreError),
     #[error(transparent)]
-    Collective(#[from] perennial_collective::CollectiveError),
+    Collective(#[from] CollectiveError),
     #[error(transparent)]
     Train(#[from] perennial_train::TrainError),
     #[error(transparent)]
     Invariant(#[from] perennial_plan::invariants::Violation),
+    #[error(
+        "job file: `train.reduction` is \"fast\", which only sums over NCCL between GPUs can be; \
+         these workers sum over TCP, which is \"exact\": set it to that"
+    )]
+    Reduction,
     #[error("cannot start a thread: {0}")]
     Thread(String),
     #[error("{0}")]
@@ -57,10 +63,12 @@ impl WorkerError {
             Self::Data(error) => {
                 !matches!(error, DataError::Io { .. } | DataError::MissingFolder(_))
             }
+            Self::Collective(CollectiveError::Library(_) | CollectiveError::Device(_)) => false,
             Self::Network(_)
             | Self::Weights { .. }
             | Self::Train(_)
             | Self::Invariant(_)
+            | Self::Reduction
             | Self::Inference(_)
             | Self::Collective(_) => true,
             Self::Store(error) => matches!(

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use perennial_data::augment::Transform;
 use perennial_data::{DataSet, Pipeline, Side, read_picture};
-use perennial_model::{Bound, ModelCard, Network, Weights, files};
+use perennial_model::{Bound, ModelCard, Network, Weights, files, onnx};
 use perennial_plan::Spec;
 use perennial_plan::tensors::weights_sha256;
 use perennial_report::Evaluation;
@@ -143,6 +143,11 @@ impl Classifier {
             }
         }
         Ok(())
+    }
+
+    /// The network with these weights as an ONNX model.
+    pub fn to_onnx(&self, input: onnx::Input) -> Vec<u8> {
+        onnx::encode(&self.network, &self.weights, &self.card, input)
     }
 
     /// The hash by which weights are compared.

@@ -22,10 +22,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use perennial_collective::MeshTls;
+use perennial_proto::LOG_CONTEXT;
 use perennial_secure::Security;
 use perennial_session::{Reporter, connect};
+use tracing::Span;
+use tracing::field::Empty;
 
 pub use error::WorkerError;
+pub use member::refuse_reduction;
 pub use numerics::numerics_class;
 
 use crate::ears::{Ears, Work};
@@ -101,16 +105,35 @@ pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
 /// Does as the session says until it says that all is over, and how.
 fn obey(options: &WorkerOptions, ears: &Ears, reporter: &Reporter) -> Result<(), String> {
     let mut worker: Option<Worker> = None;
+    let mut context = Span::none().entered();
     loop {
         match (ears.next(), &worker) {
             (Work::Exit(end), _) => return end,
             (Work::Prepare { spec, store_url }, _) => {
+                let job = spec.name.as_str();
+                context = tracing::error_span!(
+                    target: LOG_CONTEXT,
+                    parent: None,
+                    "worker",
+                    job,
+                    generation = Empty,
+                    member = Empty
+                )
+                .entered();
                 match Worker::prepare(options, *spec, &store_url, reporter) {
                     Ok(prepared) => worker = Some(prepared),
                     Err(error) => reporter.send(error.report()),
                 }
             }
-            (Work::Train(assignment, turn), Some(worker)) => worker.train(&assignment, &turn),
+            (Work::Train(assignment, turn), Some(worker)) => {
+                let generation = &assignment.generation;
+                context.record("generation", generation.id);
+                context.record(
+                    "member",
+                    generation.members[assignment.rank].worker.as_str(),
+                );
+                worker.train(&assignment, &turn);
+            }
             (Work::Follow(source, turn), Some(worker)) => worker.follow(&source, &turn),
             // A worker that could not be prepared has said so, and its end is on its way.
             (Work::Train(..) | Work::Follow(..), None) => {}

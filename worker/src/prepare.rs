@@ -15,6 +15,7 @@ use perennial_train::LearningRate;
 use crate::WorkerOptions;
 use crate::checkpointing::CheckpointWriter;
 use crate::error::WorkerError;
+use crate::member::refuse_reduction;
 use crate::shared::SharedReplica;
 use crate::slots::Cores;
 
@@ -88,6 +89,7 @@ impl Worker {
         store_url: &str,
         reporter: &Reporter,
     ) -> Result<Self, WorkerError> {
+        refuse_reduction(&spec)?;
         let job = Arc::new(JobContext::open(spec, store_url)?);
         let replica = Arc::new(SharedReplica::default());
         let (sums, copies) = (&options.collective, &options.replica);

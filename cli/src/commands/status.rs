@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use perennial_coordinator::log::LogRecord;
 use perennial_coordinator::operate;
 use perennial_coordinator::replay::Replayed;
 use perennial_plan::Spec;
@@ -14,7 +13,7 @@ use perennial_secure::Security;
 use perennial_store::{Job, Store};
 use serde::Serialize;
 
-use crate::job::{DEFAULT_STORE, block_on, open, open_store};
+use crate::job::{DEFAULT_STORE, block_on, open, open_store, replay};
 use crate::output::{Output, counted, duration, percent, table, thousands};
 use crate::security::Person;
 
@@ -115,14 +114,7 @@ struct Worker {
 
 impl Standing {
     async fn of(job: &Job, security: &Security) -> anyhow::Result<Self> {
-        let spec = job.spec().await?.unwrap_or_default();
-        let log: Vec<LogRecord> = job.read_log(0).await?;
-        let replayed = Replayed::of(&spec, &log).map_err(|violation| {
-            let name = job.name();
-            anyhow::anyhow!(
-                "the log of job `{name}` breaks a rule: {violation}; see `audit {name}`"
-            )
-        })?;
+        let (spec, replayed) = replay(job).await?;
         let answer = match &replayed {
             Replayed { term: 0, .. } | Replayed { ended: Some(_), .. } => None,
             Replayed { address, .. } => Some(ask(job, security, address).await),

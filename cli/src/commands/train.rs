@@ -1,5 +1,7 @@
 //! `perennial train`.
 
+use std::path::PathBuf;
+
 use anyhow::bail;
 use perennial_coordinator::{Access, ServeConfig};
 use perennial_data::DataSet;
@@ -13,6 +15,7 @@ use crate::output::Output;
 use crate::run::{LocalWorkers, run as run_job};
 use crate::settings;
 use crate::shell::{CommandLine, this_program};
+use crate::tensorboard::Recorder;
 
 /// Train a job on this machine: a coordinator and worker processes
 #[derive(Debug, clap::Args)]
@@ -31,11 +34,18 @@ pub struct Args {
     /// Go on from the newest checkpoint
     #[arg(long)]
     pub resume: bool,
+    /// Also write losses, accuracies and the like to a new event file of TensorBoard in DIR/JOB
+    #[arg(long, value_name = "DIR")]
+    pub tensorboard: Option<PathBuf>,
 }
 
 pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
     let mut viewer = Viewer::new(output);
-    execute(&args, |event| viewer.show(event))
+    let mut recorder = Recorder::new(args.tensorboard.clone());
+    execute(&args, |event| {
+        recorder.record(event);
+        viewer.show(event);
+    })
 }
 
 /// Trains as `args` say and tells `show` what happens.
@@ -47,6 +57,7 @@ pub fn execute(
     let spec = sources.resolve()?;
     let workers = args.workers.unwrap_or(spec.elastic.min_workers);
     refuse_workers(&spec, workers)?;
+    perennial_worker::refuse_reduction(&spec)?;
     // What is wrong with the folder is better told before anything is written.
     DataSet::open(&spec.data)?;
 
@@ -119,7 +130,11 @@ impl Args {
             .option_if_some("--data", self.file.data.as_ref().map(|data| data.display()))
             .option_if_some("--on-bad-image", self.file.on_bad_image.as_deref())
             .option_if_some("--workers", self.workers)
-            .option_if_some("--threads", self.threads);
+            .option_if_some("--threads", self.threads)
+            .option_if_some(
+                "--tensorboard",
+                self.tensorboard.as_ref().map(|dir| dir.display()),
+            );
         self.file
             .set
             .iter()

@@ -43,6 +43,12 @@ pub enum SettingsError {
         origin: String,
         message: String,
     },
+    #[error("variable `{name}` is `{value}`, but must be {expected}")]
+    Variable {
+        name: &'static str,
+        value: String,
+        expected: &'static str,
+    },
     #[error(transparent)]
     Impossible(#[from] SpecError),
     #[error("settings cannot be put together: {0}")]

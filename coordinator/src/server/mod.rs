@@ -20,13 +20,15 @@ use axum::routing::get;
 use perennial_plan::Spec;
 use perennial_proto::v1::coordinator_server::CoordinatorServer;
 use perennial_proto::v1::{Refused, StatusReply};
-use perennial_proto::{MAX_MESSAGE_BYTES, VERSION};
+use perennial_proto::{LOG_CONTEXT, MAX_MESSAGE_BYTES, VERSION};
 use perennial_store::Store;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tonic::Status;
 use tonic::service::Routes;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use crate::machine::{Config, ConnectionId, Effect, Event, Machine, Outcome};
 use crate::storage::{Opened, Storage};
@@ -70,6 +72,18 @@ pub struct ServeConfig {
 /// Runs a job to its end. `bound` gets the address once workers can connect; `stop` becoming true ends
 /// the run at the next step, with a checkpoint.
 pub async fn serve(
+    config: ServeConfig,
+    bound: oneshot::Sender<SocketAddr>,
+    events: UnboundedSender<JobEvent>,
+    stop: watch::Receiver<bool>,
+) -> Result<Outcome, CoordinatorError> {
+    let job = config.spec.name.as_str();
+    let context = tracing::error_span!(target: LOG_CONTEXT, "coordinator", job, generation = Empty);
+    let serving = serve_job(config, bound, events, stop);
+    serving.instrument(context).await
+}
+
+async fn serve_job(
     config: ServeConfig,
     bound: oneshot::Sender<SocketAddr>,
     events: UnboundedSender<JobEvent>,
@@ -174,17 +188,10 @@ impl Court<'_> {
         let (orders, work) = unbounded_channel();
         let (entries, log_work) = unbounded_channel();
         let working = [
-            tokio::spawn(
-                storage
-                    .clone()
-                    .work_through(work, None, reply_to(self.inbox.clone())),
-            ),
-            tokio::spawn(storage.clone().work_through(
-                log_work,
-                Some(replayed),
-                reply_to(self.inbox.clone()),
-            )),
-        ];
+            (storage.clone()).work_through(work, None, reply_to(self.inbox.clone())),
+            (storage.clone()).work_through(log_work, Some(replayed), reply_to(self.inbox.clone())),
+        ]
+        .map(|work| tokio::spawn(work.in_current_span()));
         let mut government = Government {
             machine,
             clock,
@@ -333,6 +340,9 @@ impl Government {
                 }
                 Effect::Close(connection) => drop(self.outgoing.remove(&connection)),
                 Effect::Emit(event) => {
+                    if let JobEvent::Started { generation, .. } = &event {
+                        Span::current().record("generation", generation);
+                    }
                     self.metrics.take(&event);
                     let _ = self.events.send(event);
                 }
@@ -348,13 +358,14 @@ impl Government {
     fn look_for_rivals(&self, storage: &Storage, inbox: &UnboundedSender<Incoming>) {
         let (storage, inbox) = (storage.clone(), inbox.clone());
         let (position, term) = (self.machine.log_position(), self.machine.term());
-        tokio::spawn(async move {
+        let look = async move {
             match storage.has_later_term(position, term).await {
                 Ok(true) => drop(inbox.send(Incoming::Event(Event::LogRaceLost))),
                 Ok(false) => {}
                 Err(error) => tracing::debug!(%error, "the log cannot be looked at now"),
             }
-        });
+        };
+        tokio::spawn(look.in_current_span());
     }
 }
 

@@ -105,12 +105,15 @@ impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodi
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        stride: usize,
     ) -> FloatTensor<Self> {
-        record_layer::<B, C>(
-            [x, weight, bias],
-            B::kernel_depthwise,
-            |[x, weight], grad| B::kernel_depthwise_backward(x, weight, grad).into(),
-        )
+        let inputs = [x, weight, bias];
+        let [x, weight, bias] = inputs.each_ref().map(|input| input.primitive().clone());
+        let saved = (x.clone(), weight.clone(), stride);
+        let output = B::kernel_depthwise(x, weight, bias, stride);
+        record::<B, C, _, _>(inputs, output, saved, |(x, weight, stride), grad| {
+            B::kernel_depthwise_backward(x, weight, stride, grad).into()
+        })
     }
 
     fn kernel_conv_stride2(
@@ -196,9 +199,10 @@ impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodi
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        stride: usize,
     ) -> FloatTensor<Self> {
         let [x, weight, bias] = [x, weight, bias].map(|input| input.into_primitive());
-        untracked::<B, C>(B::kernel_depthwise_relu(x, weight, bias))
+        untracked::<B, C>(B::kernel_depthwise_relu(x, weight, bias, stride))
     }
 
     fn kernel_conv_stride2_relu(

@@ -4,6 +4,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::TensorData;
 
+use crate::cpu::depthwise::Window;
 use crate::cpu::{self, Image};
 use crate::ops::{KernelGradients, KernelOps};
 
@@ -88,12 +89,24 @@ fn linear(x: Tensor, weight: Tensor, bias: Option<Tensor>) -> Tensor {
     tensor(output, shape)
 }
 
-fn depthwise(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor {
+fn window(weight: &Tensor, stride: usize) -> Window {
+    Window::new(dims(weight)[2], stride)
+}
+
+/// Operations of a depthwise convolution, or of one of its gradients.
+fn depthwise_flop(weight: &Tensor, out: Image) -> usize {
+    2 * out.len() * dims(weight)[2].pow(2)
+}
+
+fn depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: usize, relu: bool) -> Tensor {
     let [x, weight, bias] = [x, weight, bias].map(contiguous);
-    let _span = span("depthwise", 18 * len(&x), 2 * len(&x));
-    let (shape, weight) = (image(&x), values(&weight));
-    let output = cpu::depthwise::forward(shape, values(&x), weight, values(&bias), relu);
-    tensor(output, dims(&x))
+    let (shape, window) = (image(&x), window(&weight, stride));
+    let out = window.output_image(shape);
+    let flop = depthwise_flop(&weight, out);
+    let _span = span("depthwise", flop, len(&x) + out.len());
+    let (x, weight, bias) = (values(&x), values(&weight), values(&bias));
+    let output = cpu::depthwise::forward(shape, window, x, weight, bias, relu);
+    tensor(output, vec![out.batch, out.height, out.width, out.channels])
 }
 
 fn conv_stride2(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor {
@@ -121,12 +134,12 @@ impl KernelOps for Flex {
         linear(x, weight, Some(bias))
     }
 
-    fn kernel_depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
-        depthwise(x, weight, bias, false)
+    fn kernel_depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: usize) -> Tensor {
+        depthwise(x, weight, bias, stride, false)
     }
 
-    fn kernel_depthwise_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
-        depthwise(x, weight, bias, true)
+    fn kernel_depthwise_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: usize) -> Tensor {
+        depthwise(x, weight, bias, stride, true)
     }
 
     fn kernel_conv_stride2(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
@@ -215,13 +228,15 @@ impl KernelGradients for Flex {
     fn kernel_depthwise_backward(
         x: Tensor,
         weight: Tensor,
+        stride: usize,
         grad: Tensor,
     ) -> (Tensor, Tensor, Tensor) {
         let (x, weight, grad) = (contiguous(x), contiguous(weight), contiguous(grad));
-        let _span = span("depthwise, backward", 36 * len(&x), 4 * len(&x));
-        let shape = image(&x);
-        let dx = cpu::depthwise::input_gradient(shape, values(&weight), values(&grad));
-        let (dw, db) = cpu::depthwise::weight_gradient(shape, values(&x), values(&grad));
+        let (shape, window) = (image(&x), window(&weight, stride));
+        let flop = 2 * depthwise_flop(&weight, image(&grad));
+        let _span = span("depthwise, backward", flop, 2 * (len(&x) + len(&grad)));
+        let dx = cpu::depthwise::input_gradient(shape, window, values(&weight), values(&grad));
+        let (dw, db) = cpu::depthwise::weight_gradient(shape, window, values(&x), values(&grad));
         (
             tensor(dx, dims(&x)),
             tensor(dw, dims(&weight)),

@@ -19,6 +19,7 @@ pub trait KernelOps: Backend {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        stride: usize,
     ) -> FloatTensor<Self>;
     fn kernel_conv_stride2(
         x: FloatTensor<Self>,
@@ -38,6 +39,7 @@ pub trait KernelOps: Backend {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        stride: usize,
     ) -> FloatTensor<Self>;
     /// Not differentiable.
     fn kernel_conv_stride2_relu(
@@ -70,6 +72,7 @@ pub trait KernelGradients: Backend {
     fn kernel_depthwise_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
+        stride: usize,
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     fn kernel_conv_stride2_backward(
@@ -132,11 +135,12 @@ pub fn linear_bias<const D: usize, const W: usize>(
     Tensor::from_dispatch(Dispatch::kernel_linear_bias(x, weight, bias))
 }
 
-/// Depthwise 3x3 convolution, stride 1, padding 1. `x`: `[batch, height, width, channels]`,
-/// `weight`: `[channels, 1, 3, 3]`, `bias`: `[channels]`.
-pub fn depthwise(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+/// Depthwise convolution, padded by half its size. `x`: `[batch, height, width, channels]`, `weight`: `[channels, 1,
+/// size, size]` with a size of 3 or 7, `bias`: `[channels]`, `stride`: 1 or 2, result: `[batch, ceil(height /
+/// stride), ceil(width / stride), channels]`.
+pub fn depthwise(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, stride: usize) -> Tensor<4> {
     let [x, weight, bias] = dispatch((x, weight, bias));
-    Tensor::from_dispatch(Dispatch::kernel_depthwise(x, weight, bias))
+    Tensor::from_dispatch(Dispatch::kernel_depthwise(x, weight, bias, stride))
 }
 
 /// Dense 3x3 convolution, stride 2, padding 1. `x`: `[batch, height, width, in]`,
@@ -176,9 +180,14 @@ pub fn batch_norm(
 }
 
 /// [`depthwise`] and a ReLU. For inference only.
-pub fn depthwise_relu(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+pub fn depthwise_relu(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Tensor<1>,
+    stride: usize,
+) -> Tensor<4> {
     let [x, weight, bias] = dispatch((x, weight, bias));
-    Tensor::from_dispatch(Dispatch::kernel_depthwise_relu(x, weight, bias))
+    Tensor::from_dispatch(Dispatch::kernel_depthwise_relu(x, weight, bias, stride))
 }
 
 /// [`conv_stride2`] and a ReLU. For inference only.

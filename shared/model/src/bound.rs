@@ -29,6 +29,13 @@ enum BoundParameter {
     Parts(Vec<Tensor<4>>),
 }
 
+/// Weights for inference: each batch normalisation's work is done by the layer before or after it.
+pub(crate) struct Folded {
+    pub weights: Weights,
+    /// The biases that layers without one got, by weight: one for each part of it.
+    pub biases: BTreeMap<ParameterId, Vec<Vec<f32>>>,
+}
+
 /// The term under the square root of every batch normalisation.
 pub(crate) const EPSILON: f32 = 1e-5;
 
@@ -54,26 +61,16 @@ impl Bound {
     /// Copies `weights` to `device`, for inference: every batch normalisation, whose statistics are the running
     /// ones, is folded into the layer before or after it.
     pub fn for_inference(table: &Table, weights: &Weights, device: &Device) -> Self {
-        let mut weights = weights.clone();
-        let biases = (table.folds().iter())
-            .filter_map(|fold| {
-                let bias = fold_into_layer(table, fold, &mut weights);
-                if let Some(id) = fold.bias {
-                    let range = table.parameters()[id.0].range.clone();
-                    weights.parameters[range].copy_from_slice(&bias);
-                    return None;
-                }
-                let parts = table.parameters()[fold.weight.0].parts;
-                let length = bias.len() / parts;
-                let tensor = |bias: &[f32]| {
-                    Tensor::from_data(TensorData::new(bias.to_vec(), [length]), device)
-                };
-                Some((fold.weight, bias.chunks_exact(length).map(tensor).collect()))
-            })
+        let folded = Folded::new(table, weights);
+        let tensor = |bias: &Vec<f32>| {
+            Tensor::from_data(TensorData::new(bias.clone(), [bias.len()]), device)
+        };
+        let biases = (folded.biases.iter())
+            .map(|(weight, parts)| (*weight, parts.iter().map(tensor).collect()))
             .collect();
         Self {
             inference: Some(biases),
-            ..Self::new(table, &weights, device)
+            ..Self::new(table, &folded.weights, device)
         }
     }
 
@@ -158,6 +155,28 @@ impl Bound {
     pub(crate) fn part_bias(&self, id: ParameterId, index: usize) -> Option<Tensor<1>> {
         let biases = self.inference.as_ref()?.get(&id)?;
         Some(biases[index].clone())
+    }
+}
+
+// === impl Folded ===
+
+impl Folded {
+    pub fn new(table: &Table, weights: &Weights) -> Self {
+        let mut weights = weights.clone();
+        let biases = (table.folds().iter())
+            .filter_map(|fold| {
+                let bias = fold_into_layer(table, fold, &mut weights);
+                if let Some(id) = fold.bias {
+                    let range = table.parameters()[id.0].range.clone();
+                    weights.parameters[range].copy_from_slice(&bias);
+                    return None;
+                }
+                let parts = table.parameters()[fold.weight.0].parts;
+                let parts = bias.chunks_exact(bias.len() / parts);
+                Some((fold.weight, parts.map(<[f32]>::to_vec).collect()))
+            })
+            .collect();
+        Self { weights, biases }
     }
 }
 
@@ -296,7 +315,7 @@ impl<'a> Pass<'a> {
 
     /// `branch` with each sample kept with probability `1 - rate` and scaled by its inverse (Huang et
     /// al., "Deep networks with stochastic depth", 2016). `layer` numbers the branch in the network.
-    pub(crate) fn drop_path(&self, branch: Tensor<4>, rate: f32, layer: u64) -> Tensor<4> {
+    pub(crate) fn drop_branches(&self, branch: Tensor<4>, rate: f32, layer: u64) -> Tensor<4> {
         let Mode::Training(key) = self.mode else {
             return branch;
         };

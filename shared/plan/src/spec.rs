@@ -126,6 +126,8 @@ section! {
 pub enum Reduction {
     /// By the fixed tree over slots: the bits do not depend on the membership.
     Exact,
+    /// By the all-reduce of a library (NCCL, between GPUs): the weights depend on the workers.
+    Fast,
 }
 
 /// In which numbers the network computes.

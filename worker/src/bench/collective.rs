@@ -254,6 +254,7 @@ mod tests {
             slots: 4,
             elements: 1000,
             rounds: 2,
+            tls: None,
         };
         let times = bench.run().unwrap();
         assert_eq!((times.exact.len(), times.ring.len()), (2, 2));

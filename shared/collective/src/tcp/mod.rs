@@ -6,6 +6,8 @@
 //! cut off.
 
 mod abort;
+#[cfg(feature = "nccl")]
+mod agreement;
 mod frame;
 mod handshake;
 mod link;

@@ -49,7 +49,7 @@ fn the_weights_do_not_depend_on_workers_threads_kills_or_the_store() {
     assert_eq!(resumed.hashes(), hashes, "killed and resumed");
 
     // On object storage, stopped on request and gone on with.
-    let (endpoint, _server) = serve_s3(&bench.folder.path().join("s3"));
+    let (endpoint, _server) = serve_s3(&bench.folder.path().join("s3"), "secret");
     let variables = s3_variables(&endpoint, "secret");
     let mut stopped = Running::start(bench.train("s3://bucket/jobs", 1, 2).envs(&variables));
     stopped.wait_for(|event| event["event"] == "step" && event["global_step"].as_u64() >= Some(4));

@@ -39,7 +39,7 @@ fn a_job_ends_with_the_same_weights_on_a_pack_as_on_its_folder() {
     let bench = Bench::new(JOB);
     let folder = run(&mut bench.train(&bench.store("folder"), 1, 2));
     let hashes = folder.hashes();
-    let (endpoint, _server) = serve_s3(&bench.folder.path().join("s3"));
+    let (endpoint, _server) = serve_s3(&bench.folder.path().join("s3"), "secret");
     let variables = s3_variables(&endpoint, "secret");
     let cache = bench.folder.path().join("cache");
     let faults = |seed: u32| {
@@ -196,7 +196,7 @@ fn weights_say_the_same_of_a_pack_as_of_its_folder() {
         "--out",
     ]);
     assert!(export.arg(&weights).status().unwrap().success());
-    let (endpoint, _server) = serve_s3(&bench.folder.path().join("s3"));
+    let (endpoint, _server) = serve_s3(&bench.folder.path().join("s3"), "secret");
     let (local, url) = (bench.folder.path().join("pack"), "s3://bucket/pictures");
     packed(&bench.data, local.to_str().unwrap());
     let variables = s3_variables(&endpoint, "secret");

@@ -307,12 +307,12 @@ pub fn s3_variables(endpoint: &str, secret: &str) -> BTreeMap<&'static str, Stri
     ])
 }
 
-/// A server of S3 in this process, with a bucket called `bucket`.
-pub fn serve_s3(folder: &Path) -> (String, tokio::runtime::Runtime) {
+/// A server of S3 in this process, with a bucket called `bucket`; the key is `key`.
+pub fn serve_s3(folder: &Path, secret: &str) -> (String, tokio::runtime::Runtime) {
     std::fs::create_dir_all(folder.join("bucket")).unwrap();
     let files = s3s_fs::FileSystem::new(folder).unwrap();
     let mut service = s3s::service::S3ServiceBuilder::new(files);
-    service.set_auth(s3s::auth::SimpleAuth::from_single("key", "secret"));
+    service.set_auth(s3s::auth::SimpleAuth::from_single("key", secret));
     let service = service.build();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -41,6 +41,9 @@ pub enum Command {
     /// List, verify or export the checkpoints of a job
     #[command(subcommand)]
     Checkpoint(commands::checkpoint::Command),
+    /// Make certificates and tokens for several machines
+    #[command(subcommand)]
+    Certs(commands::certs::Command),
     Doctor(commands::doctor::Args),
     ExportOnnx(commands::export_onnx::Args),
     Completions(commands::completions::CompletionsArgs),

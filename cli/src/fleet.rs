@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::log;
+use crate::security::keep_local;
 
 /// Seconds for which a worker goes on when this process is gone.
 const PATIENCE: &str = "10";
@@ -70,6 +71,7 @@ impl Fleet {
                 .stdout(Stdio::null())
                 .stderr(Stdio::piped())
                 .kill_on_drop(true);
+            keep_local(command.as_std_mut());
             #[cfg(unix)]
             command.process_group(0);
             let child = command

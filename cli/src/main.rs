@@ -13,6 +13,7 @@ mod job_file;
 mod log;
 mod output;
 mod run;
+mod security;
 mod settings;
 mod shell;
 mod tensorboard;
@@ -54,6 +55,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Audit(args) => commands::audit::run(&args, output),
         Command::Bench(command) => commands::bench::run(command, output),
         Command::Data(command) => commands::data::run(command, output),
+        Command::Certs(command) => commands::certs::run(command, output),
         Command::Checkpoint(command) => commands::checkpoint::run(command, output),
         Command::Doctor(args) => commands::doctor::run(&args, output),
         Command::ExportOnnx(args) => commands::export_onnx::run(&args, output),

@@ -30,6 +30,8 @@ pub enum CoordinatorError {
     #[error("the history in the manifest of checkpoint {global_step} cannot be read: {cause}")]
     Unreadable { global_step: u64, cause: String },
     #[error(transparent)]
+    Security(#[from] perennial_secure::SecurityError),
+    #[error(transparent)]
     Store(#[from] perennial_store::StoreError),
 }
 

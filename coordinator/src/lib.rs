@@ -20,4 +20,4 @@ pub use event::JobEvent;
 pub use machine::Outcome;
 pub use report::build_report;
 pub use resume::{check_resume, check_same_job};
-pub use server::{ServeConfig, reachable, serve};
+pub use server::{Access, ServeConfig, reachable, serve};

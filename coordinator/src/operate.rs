@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use perennial_proto::v1::coordinator_client::CoordinatorClient;
+use perennial_proto::dial::{Address, Client, words_of};
 use perennial_proto::v1::{
     DrainReply, DrainRequest, ScaleReply, ScaleRequest, StatusReply, StatusRequest, StopReply,
     StopRequest,
 };
+use perennial_secure::Security;
 use perennial_store::{Job, StoreError};
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
 use crate::log::{LogEntry, LogRecord};
@@ -33,55 +33,62 @@ pub enum OperateError {
 }
 
 /// Sets the wanted number of workers.
-pub async fn scale(job: &Job, workers: u32) -> Result<ScaleReply, OperateError> {
-    let mut client = connect(job).await?;
+pub async fn scale(
+    job: &Job,
+    security: &Security,
+    workers: u32,
+) -> Result<ScaleReply, OperateError> {
+    let mut client = connect(job, security).await?;
     answer(client.scale(ScaleRequest { workers }).await)
 }
 
 /// Lets a worker leave at the next step boundary.
-pub async fn drain(job: &Job, worker: &str) -> Result<(), OperateError> {
-    let mut client = connect(job).await?;
+pub async fn drain(job: &Job, security: &Security, worker: &str) -> Result<(), OperateError> {
+    let mut client = connect(job, security).await?;
     let worker = worker.to_string();
     answer(client.drain(DrainRequest { worker }).await).map(|DrainReply {}| ())
 }
 
 /// Ends the run at the next step boundary, with a checkpoint.
-pub async fn stop(job: &Job) -> Result<(), OperateError> {
-    let mut client = connect(job).await?;
+pub async fn stop(job: &Job, security: &Security) -> Result<(), OperateError> {
+    let mut client = connect(job, security).await?;
     answer(client.stop(StopRequest {}).await).map(|StopReply {}| ())
 }
 
 /// Where the coordinator at `address` says that the job stands.
-pub async fn status_at(job: &Job, address: &str) -> Result<StatusReply, OperateError> {
-    let mut client = connect_to(job, address).await?;
+pub async fn status_at(
+    job: &Job,
+    security: &Security,
+    address: &str,
+) -> Result<StatusReply, OperateError> {
+    let mut client = connect_to(job, security, address).await?;
     answer(client.status(StatusRequest {}).await)
 }
 
 fn answer<T>(reply: Result<Response<T>, Status>) -> Result<T, OperateError> {
     reply
         .map(Response::into_inner)
-        .map_err(|status| OperateError::Refused(status.message().to_string()))
+        .map_err(|status| OperateError::Refused(words_of(&status)))
 }
 
-async fn connect(job: &Job) -> Result<CoordinatorClient<Channel>, OperateError> {
+async fn connect(job: &Job, security: &Security) -> Result<Client, OperateError> {
     let log: Vec<LogRecord> = job.read_log(0).await?;
     let ruling = log.iter().rev().find_map(|record| match &record.entry {
         LogEntry::Term { address, .. } => Some(address.clone()),
         _ => None,
     });
     let address = ruling.ok_or_else(|| OperateError::NotStarted(job.name().to_string()))?;
-    connect_to(job, &address).await
+    connect_to(job, security, &address).await
 }
 
-async fn connect_to(job: &Job, address: &str) -> Result<CoordinatorClient<Channel>, OperateError> {
-    let unreachable = |error: tonic::transport::Error| OperateError::Unreachable {
+async fn connect_to(job: &Job, security: &Security, address: &str) -> Result<Client, OperateError> {
+    let dialed = async {
+        let address = Address::in_log(address)?;
+        address.client(security, PATIENCE).await
+    };
+    dialed.await.map_err(|error| OperateError::Unreachable {
         job: job.name().to_string(),
         address: address.to_string(),
-        cause: std::error::Error::source(&error)
-            .map_or_else(|| error.to_string(), ToString::to_string),
-    };
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(unreachable)?;
-    let endpoint = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE);
-    let channel = endpoint.connect().await.map_err(unreachable)?;
-    Ok(CoordinatorClient::new(channel))
+        cause: error.to_string(),
+    })
 }

@@ -1,6 +1,7 @@
 //! What coordinator and workers say to each other ([`v1`]), and the rules of it that both ends must
-//! know ([`rules`]).
+//! know ([`rules`]); and how a coordinator is reached ([`dial`]).
 
+pub mod dial;
 mod generation;
 pub mod rules;
 

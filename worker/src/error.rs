@@ -13,6 +13,8 @@ pub enum WorkerError {
     #[error("the generation broke: {reason}")]
     Broken { reason: String, lost: Vec<Lost> },
     #[error(transparent)]
+    Security(#[from] perennial_secure::SecurityError),
+    #[error(transparent)]
     Session(#[from] SessionError),
     #[error(transparent)]
     Data(#[from] DataError),
@@ -78,6 +80,7 @@ impl WorkerError {
             ),
             Self::Ended(_)
             | Self::Broken { .. }
+            | Self::Security(_)
             | Self::Session(_)
             | Self::File(_)
             | Self::Thread(_) => false,

@@ -21,7 +21,9 @@ mod training;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use perennial_collective::MeshTls;
 use perennial_proto::LOG_CONTEXT;
+use perennial_secure::Security;
 use perennial_session::{Reporter, connect};
 use tracing::Span;
 use tracing::field::Empty;
@@ -36,8 +38,10 @@ use crate::prepare::Worker;
 /// How a worker runs.
 #[derive(Debug, Clone)]
 pub struct WorkerOptions {
-    /// Where coordinators of the job may be: `http://HOST:PORT`, or `HOST:PORT`.
+    /// Where coordinators of the job may be: `http://HOST:PORT`, `https://HOST:PORT`, or `HOST:PORT`.
     pub coordinators: Vec<String>,
+    /// How it speaks with coordinators and with the other members.
+    pub security: Security,
     /// Slots computed side by side, each on one core.
     pub threads: usize,
     /// The address at which other members reach this one, without a port.
@@ -78,8 +82,12 @@ impl Gate {
 
 /// Serves one job from joining to its end. The error is what ended it.
 pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
+    // Better now than when the data is read.
+    options.security.may_listen_at_host(&options.host)?;
+    MeshTls::of(&options.security)?;
     let session = connect(perennial_session::Options {
         coordinators: options.coordinators.clone(),
+        security: options.security.clone(),
         numerics: numerics_class(),
         threads: options.threads as u32,
         patience: options.patience,

@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod bench;
+pub mod certs;
 pub mod chaos;
 pub mod checkpoint;
 pub mod completions;

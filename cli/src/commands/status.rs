@@ -9,11 +9,13 @@ use perennial_plan::ledger::StepRecord;
 use perennial_plan::order::steps_per_epoch;
 use perennial_proto::v1::StatusReply;
 use perennial_report::EpochRecord;
+use perennial_secure::Security;
 use perennial_store::{Job, Store};
 use serde::Serialize;
 
 use crate::job::{DEFAULT_STORE, block_on, open, open_store, replay};
 use crate::output::{Output, counted, duration, percent, table, thousands};
+use crate::security::Person;
 
 /// Show where a job stands, or all jobs of a store
 ///
@@ -25,6 +27,8 @@ pub struct Args {
     /// The folder or s3://bucket/prefix where the job is kept
     #[arg(long, value_name = "URL", default_value = DEFAULT_STORE)]
     store: String,
+    #[command(flatten)]
+    person: Person,
 }
 
 /// The last steps from which the speed is told.
@@ -33,18 +37,20 @@ const RECENT: usize = 50;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
+    let security = args.person.security()?;
     let Some(job) = &args.job else {
-        let all = block_on(async { all(&open_store(&args.store)?).await })?;
+        let all = block_on(async { all(&open_store(&args.store)?, &security).await })?;
         return output.print(&all, || overview(&args.store, &all));
     };
-    let standing = block_on(async { Standing::of(&open(&args.store, job).await?).await })?;
+    let standing =
+        block_on(async { Standing::of(&open(&args.store, job).await?, &security).await })?;
     output.print(&standing, || standing.text())
 }
 
-async fn all(store: &Store) -> anyhow::Result<Vec<Standing>> {
+async fn all(store: &Store, security: &Security) -> anyhow::Result<Vec<Standing>> {
     let mut all = Vec::new();
     for name in store.jobs().await? {
-        all.push(Standing::of(&store.job(&name)?).await?);
+        all.push(Standing::of(&store.job(&name)?, security).await?);
     }
     Ok(all)
 }
@@ -107,11 +113,11 @@ struct Worker {
 // === impl Standing ===
 
 impl Standing {
-    async fn of(job: &Job) -> anyhow::Result<Self> {
+    async fn of(job: &Job, security: &Security) -> anyhow::Result<Self> {
         let (spec, replayed) = replay(job).await?;
         let answer = match &replayed {
             Replayed { term: 0, .. } | Replayed { ended: Some(_), .. } => None,
-            Replayed { address, .. } => Some(ask(job, address).await),
+            Replayed { address, .. } => Some(ask(job, security, address).await),
         };
         let checkpoint = job.checkpoint_steps().await?.last().copied();
         let report = job.report_steps().await?.last().copied();
@@ -275,11 +281,14 @@ fn ended(how: &str) -> &'static str {
     }
 }
 
-async fn ask(job: &Job, address: &str) -> Result<StatusReply, String> {
-    let asked = tokio::time::timeout(PATIENCE, operate::status_at(job, address)).await;
+async fn ask(job: &Job, security: &Security, address: &str) -> Result<StatusReply, String> {
+    let asked = tokio::time::timeout(PATIENCE, operate::status_at(job, security, address)).await;
     match asked {
         Ok(Ok(reply)) if reply.job == job.name() => Ok(reply),
         Ok(Err(operate::OperateError::Refused(reason))) => Err(reason),
+        Ok(Err(operate::OperateError::Unreachable { cause, .. })) => Err(format!(
+            "no coordinator answers at `{address}` ({cause}); `--resume` goes on with it"
+        )),
         _ => Err(format!(
             "no coordinator answers at `{address}`; `--resume` goes on with it"
         )),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::bail;
-use perennial_coordinator::ServeConfig;
+use perennial_coordinator::{Access, ServeConfig};
 use perennial_data::DataSet;
 use perennial_plan::Spec;
 use perennial_store::Store;
@@ -86,6 +86,7 @@ pub fn execute(
             resume: args.resume,
             standby: false,
             advertise: None,
+            access: Access::default(),
             resume_command,
             command: Some(command),
         };

@@ -2,6 +2,7 @@
 
 mod audit;
 mod bench;
+mod certs;
 mod checkpoint;
 mod coordinator;
 mod curves;

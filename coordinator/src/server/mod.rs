@@ -4,7 +4,11 @@
 //! log apart from everything else, and answer with events: a slow store never holds up the workers, and a
 //! checkpoint never holds up a change of membership.
 
+mod admission;
+mod door;
 mod metrics;
+mod pace;
+mod port;
 mod service;
 mod standby;
 
@@ -18,14 +22,11 @@ use perennial_proto::v1::coordinator_server::CoordinatorServer;
 use perennial_proto::v1::{Refused, StatusReply};
 use perennial_proto::{LOG_CONTEXT, MAX_MESSAGE_BYTES, VERSION};
 use perennial_store::Store;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tonic::Status;
 use tonic::service::Routes;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
@@ -33,6 +34,8 @@ use crate::machine::{Config, ConnectionId, Effect, Event, Machine, Outcome};
 use crate::storage::{Opened, Storage};
 use crate::{CoordinatorError, JobEvent};
 use metrics::Metrics;
+pub use port::Access;
+use port::Port;
 use service::{Answer, Incoming, Outgoing, Service};
 use standby::{Turn, wait_for_turn};
 
@@ -50,6 +53,7 @@ pub struct ServeConfig {
     /// Where others reach it, `HOST:PORT`; none: where it listens.
     pub advertise: Option<String>,
     pub spec: Spec,
+    pub access: Access,
     /// The wanted number of workers, unless the job's log has another.
     pub workers: u32,
     pub store: Store,
@@ -85,19 +89,15 @@ async fn serve_job(
     events: UnboundedSender<JobEvent>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<Outcome, CoordinatorError> {
-    let listener = listen(&config.listen).await?;
+    let port = Port::open(&config.listen, &config.access).await?;
     let first = if config.standby {
         None
     } else {
         Some(Storage::open(&config).await?)
     };
     let (inbox, mut incoming) = unbounded_channel();
-    let local = listener.local_addr().ok();
-    let advertised = config.advertise.clone();
-    let address = advertised.unwrap_or_else(|| local.map(reachable).unwrap_or_default());
-    if let Some(local) = local {
-        let _ = bound.send(local);
-    }
+    let address = port.told(config.advertise.as_deref());
+    let _ = bound.send(port.local);
     let (shut_down, shutting_down) = oneshot::channel::<()>();
     let service = Service::new(inbox.clone());
     let scraped = service.clone();
@@ -105,18 +105,9 @@ async fn serve_job(
     let routes = Routes::new(grpc)
         .into_axum_router()
         .route("/metrics", get(move || scraped.metrics()));
-    let serving = tokio::spawn(
-        Server::builder()
-            // Prometheus comes by HTTP/1.
-            .accept_http1(true)
-            .add_routes(routes.into())
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
-                async {
-                    let _ = shutting_down.await;
-                },
-            ),
-    );
+    let serving = port.serve(routes, Some(&config.spec.name), async {
+        let _ = shutting_down.await;
+    });
 
     let court = Court {
         config: &config,
@@ -404,16 +395,6 @@ fn standby(job: &str) -> StatusReply {
         reason: "another coordinator rules".to_string(),
         ..StatusReply::default()
     }
-}
-
-async fn listen(address: &str) -> Result<TcpListener, CoordinatorError> {
-    TcpListener::bind(address).await.map_err(|source| {
-        let address = address.to_string();
-        match source.kind() {
-            std::io::ErrorKind::AddrInUse => CoordinatorError::AddressInUse { address },
-            _ => CoordinatorError::Listen { address, source },
-        }
-    })
 }
 
 /// Where this machine itself reaches a listener at `address`.

@@ -23,6 +23,7 @@ pub mod nccl;
 mod silence;
 mod slice;
 mod slot_sum;
+mod stream;
 mod tcp;
 mod transfer;
 
@@ -34,6 +35,7 @@ pub use element::Element;
 pub use error::CollectiveError;
 pub use local::Local;
 pub use slot_sum::SlotSum;
+pub use stream::MeshTls;
 pub use tcp::{AbortHandle, MeshConfig, Tcp, TcpEndpoint, Traffic};
 pub use transfer::{Delta, ReplicaFollower, ReplicaServer, ReplicaSource, Snapshot, Update};
 

@@ -239,3 +239,16 @@ fn a_server_without_keys_says_which_variables_to_set() {
         "{error}"
     );
 }
+
+#[test]
+fn keys_in_an_address_are_refused_and_not_told() {
+    for url in [
+        "s3://KEY:MARKED@bucket/prefix",
+        "s3://MARKED@bucket",
+        "file://MARKED@x",
+    ] {
+        let refused = Store::open(url).unwrap_err().to_string();
+        assert!(!refused.contains("MARKED"), "{refused}");
+        assert!(refused.contains("AWS_SECRET_ACCESS_KEY"), "{refused}");
+    }
+}

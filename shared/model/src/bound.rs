@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use perennial_kernels::Precision;
 use perennial_plan::random::{Domain, Draw, Stream};
 
 use crate::table::{Fold, NormId, Parameter, ParameterId, Table, Weights};
@@ -13,6 +14,8 @@ use crate::table::{Fold, NormId, Parameter, ParameterId, Table, Weights};
 #[derive(Clone)]
 pub struct Bound {
     parameters: Vec<BoundParameter>,
+    /// Of the operands of products.
+    pub(crate) precision: Precision,
     /// None: for training. Else the biases that layers without one got with a batch normalisation, by weight,
     /// one for each part of it.
     inference: Option<BTreeMap<ParameterId, Vec<Tensor<1>>>>,
@@ -35,8 +38,8 @@ pub(crate) const EPSILON: f32 = 1e-5;
 // === impl Bound ===
 
 impl Bound {
-    /// Copies `weights` to `device`, for training.
-    pub fn new(table: &Table, weights: &Weights, device: &Device) -> Self {
+    /// Copies `weights` to `device`, for training with the operands of products in `precision`.
+    pub fn new(table: &Table, weights: &Weights, device: &Device, precision: Precision) -> Self {
         let parameters = (table.parameters().iter())
             .map(|parameter| {
                 let values = &weights.parameters[parameter.range.clone()];
@@ -46,13 +49,14 @@ impl Bound {
         let moments = table.norms().iter().enumerate();
         Self {
             parameters,
+            precision,
             inference: None,
             moments: moments.map(|(index, norm)| norm.moments(index)).collect(),
         }
     }
 
-    /// Copies `weights` to `device`, for inference: every batch normalisation, whose statistics are the running
-    /// ones, is folded into the layer before or after it.
+    /// Copies `weights` to `device`, for inference in `f32`: every batch normalisation, whose statistics are the
+    /// running ones, is folded into the layer before or after it.
     pub fn for_inference(table: &Table, weights: &Weights, device: &Device) -> Self {
         let mut weights = weights.clone();
         let biases = (table.folds().iter())
@@ -73,7 +77,7 @@ impl Bound {
             .collect();
         Self {
             inference: Some(biases),
-            ..Self::new(table, &weights, device)
+            ..Self::new(table, &weights, device, Precision::F32)
         }
     }
 
@@ -100,6 +104,7 @@ impl Bound {
             .collect();
         Self {
             parameters,
+            precision: self.precision,
             inference: None,
             moments: self.moments.clone(),
         }

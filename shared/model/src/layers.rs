@@ -75,8 +75,10 @@ impl Pointwise {
     pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
         let weight = pass.bound.kernel(self.weight);
         match self.bias {
-            Some(bias) => ops::linear_bias(x, weight, pass.bound.vector(bias)),
-            None => ops::linear(x, weight),
+            Some(bias) => {
+                ops::linear_bias(x, weight, pass.bound.vector(bias), pass.bound.precision)
+            }
+            None => ops::linear(x, weight, pass.bound.precision),
         }
     }
 
@@ -88,7 +90,7 @@ impl Pointwise {
     pub fn forward_activated(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
         let bias = self.bias.expect("layers after an activation have a bias");
         let (weight, bias) = (pass.bound.kernel(self.weight), pass.bound.vector(bias));
-        ops::gelu_linear_bias(x, weight, bias)
+        ops::gelu_linear_bias(x, weight, bias, pass.bound.precision)
     }
 
     /// The weight alone, for a gate that computes with it.
@@ -110,8 +112,8 @@ impl<const N: usize> PointwiseParts<N> {
     pub fn forward(&self, x: Tensor<4>, index: usize, pass: &Pass) -> Tensor<4> {
         let weight = pass.bound.part(self.weight, index);
         match pass.bound.part_bias(self.weight, index) {
-            Some(bias) => ops::linear_bias(x, weight, bias),
-            None => ops::linear(x, weight),
+            Some(bias) => ops::linear_bias(x, weight, bias, pass.bound.precision),
+            None => ops::linear(x, weight, pass.bound.precision),
         }
     }
 
@@ -176,7 +178,10 @@ impl Downsample {
         let bias = pass.bound.vector(self.bias);
         match self.norm.activation {
             Activation::Relu if !pass.is_training() => ops::conv_stride2_relu(x, weight, bias),
-            _ => self.norm.forward(ops::conv_stride2(x, weight, bias), pass),
+            _ => {
+                let x = ops::conv_stride2(x, weight, bias, pass.bound.precision);
+                self.norm.forward(x, pass)
+            }
         }
     }
 }
@@ -258,6 +263,7 @@ impl Linear {
             x,
             pass.bound.matrix(self.weight),
             pass.bound.vector(self.bias),
+            pass.bound.precision,
         )
     }
 }

@@ -74,3 +74,39 @@ fn the_weights_do_not_depend_on_workers_threads_kills_or_the_store() {
     assert_eq!(refused.status, Some(1));
     assert!(!bench.folder.path().join("s3/bucket/refused").exists());
 }
+
+#[test]
+fn the_weights_of_a_job_in_bf16_do_not_depend_on_workers_or_threads_and_are_not_those_of_f32() {
+    let bench = Bench::new(JOB);
+    let store = |name: &str| bench.store(name);
+    let train = |store: &str, workers, threads, precision: &str| {
+        let mut command = bench.train(store, workers, threads);
+        command.args(["--set", &format!("train.precision={precision}")]);
+        command.args([
+            "--set",
+            "train.epochs=1",
+            "--set",
+            "schedule.warmup_epochs=0",
+        ]);
+        command
+    };
+    let full = run(&mut train(&store("f32"), 1, 1, "f32"));
+    let alone = run(&mut train(&store("alone"), 1, 1, "bf16"));
+    assert_ne!(alone.hashes(), full.hashes(), "bf16 rounds");
+    for (workers, threads) in [(1, 2), (2, 1)] {
+        let name = format!("{workers}x{threads}");
+        let run = run(&mut train(&store(&name), workers, threads, "bf16"));
+        assert_eq!(run.hashes(), alone.hashes(), "{name}");
+    }
+
+    // Neither goes on with the other's checkpoint.
+    for (kept, precision) in [("f32", "bf16"), ("alone", "f32")] {
+        let refused = run(train(&store(kept), 1, 1, precision).arg("--resume"));
+        assert_eq!(refused.status, Some(1), "{refused:?}");
+        assert!(
+            refused.stderr.contains("train.precision"),
+            "{}",
+            refused.stderr
+        );
+    }
+}

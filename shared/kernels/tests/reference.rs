@@ -1,8 +1,10 @@
 //! Every operation on slices against a plain `f64` reference, and its gradients against central
 //! differences of that reference, on shapes that fill no block of a kernel.
 
+mod bf16;
 mod support;
 
+use perennial_kernels::Precision::F32;
 use perennial_kernels::cpu::{
     Image, channel_gate, conv, depthwise, gelu, linear, norm, spatial_gate,
 };
@@ -80,19 +82,19 @@ fn linear_and_its_gradients_agree_with_the_reference() {
         let expected = linear_reference(&wide(&x), &wide(&weight), &wide(&bias));
         assert_close(
             &what,
-            &linear::forward(&x, &weight, Some(&bias), outputs),
+            &linear::forward(&x, &weight, Some(&bias), outputs, F32),
             &expected,
             FORWARD,
         );
         let expected = linear_reference(&wide(&x), &wide(&weight), &vec![0.0; outputs]);
         assert_close(
             &what,
-            &linear::forward(&x, &weight, None, outputs),
+            &linear::forward(&x, &weight, None, outputs, F32),
             &expected,
             FORWARD,
         );
 
-        let (dx, dweight) = linear::backward(&x, &weight, &grad, outputs);
+        let (dx, dweight) = linear::backward(&x, &weight, &grad, outputs, F32);
         let gradients = [dx, dweight, linear::column_sums(&grad, outputs)];
         let reference = |point: &[Vec<f64>]| linear_reference(&point[0], &point[1], &point[2]);
         assert_gradients(&what, &[&x, &weight, &bias], &grad, &gradients, reference);
@@ -172,14 +174,14 @@ fn the_convolution_of_stride_two_and_its_gradients_agree_with_the_reference() {
         let expected = reference(&[wide(&x), wide(&weight), wide(&bias)]);
         assert_close(
             &what,
-            &conv::forward(shape, &x, &weight, &bias, false),
+            &conv::forward(shape, &x, &weight, &bias, false, F32),
             &expected,
             FORWARD,
         );
-        let found = conv::forward(shape, &x, &weight, &bias, true);
+        let found = conv::forward(shape, &x, &weight, &bias, true, F32);
         assert_close(&what, &found, &relu(&expected), FORWARD);
 
-        let (dx, dweight) = conv::backward(shape, &x, &weight, &grad, outputs);
+        let (dx, dweight) = conv::backward(shape, &x, &weight, &grad, outputs, F32);
         let gradients = [dx, dweight, linear::column_sums(&grad, outputs)];
         assert_gradients(&what, &[&x, &weight, &bias], &grad, &gradients, reference);
     }
@@ -295,9 +297,9 @@ fn a_linear_layer_after_gelu_and_its_gradients_agree_with_the_reference() {
             linear_reference(&activated, &point[1], &wide(&bias))
         };
         let expected = reference(&[wide(&x), wide(&weight)]);
-        let found = gelu::linear(&x, &weight, &bias, outputs);
+        let found = gelu::linear(&x, &weight, &bias, outputs, F32);
         assert_close(&what, &found, &expected, FORWARD);
-        let (dx, dw) = gelu::linear_backward(&x, &weight, &grad, outputs);
+        let (dx, dw) = gelu::linear_backward(&x, &weight, &grad, outputs, F32);
         assert_gradients(&what, &[&x, &weight], &grad, &[dx, dw], reference);
     }
 }

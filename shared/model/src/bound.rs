@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use perennial_kernels::Precision;
 use perennial_plan::random::{Domain, Draw, Stream};
 
 use crate::table::{Fold, NormId, Parameter, ParameterId, Table, Weights};
@@ -13,6 +14,8 @@ use crate::table::{Fold, NormId, Parameter, ParameterId, Table, Weights};
 #[derive(Clone)]
 pub struct Bound {
     parameters: Vec<BoundParameter>,
+    /// Of the operands of products.
+    pub(crate) precision: Precision,
     /// None: for training. Else the biases that layers without one got with a batch normalisation, by weight,
     /// one for each part of it.
     inference: Option<BTreeMap<ParameterId, Vec<Tensor<1>>>>,
@@ -42,8 +45,8 @@ pub(crate) const EPSILON: f32 = 1e-5;
 // === impl Bound ===
 
 impl Bound {
-    /// Copies `weights` to `device`, for training.
-    pub fn new(table: &Table, weights: &Weights, device: &Device) -> Self {
+    /// Copies `weights` to `device`, for training with the operands of products in `precision`.
+    pub fn new(table: &Table, weights: &Weights, device: &Device, precision: Precision) -> Self {
         let parameters = (table.parameters().iter())
             .map(|parameter| {
                 let values = &weights.parameters[parameter.range.clone()];
@@ -53,13 +56,14 @@ impl Bound {
         let moments = table.norms().iter().enumerate();
         Self {
             parameters,
+            precision,
             inference: None,
             moments: moments.map(|(index, norm)| norm.moments(index)).collect(),
         }
     }
 
-    /// Copies `weights` to `device`, for inference: every batch normalisation, whose statistics are the running
-    /// ones, is folded into the layer before or after it.
+    /// Copies `weights` to `device`, for inference in `f32`: every batch normalisation, whose statistics are the
+    /// running ones, is folded into the layer before or after it.
     pub fn for_inference(table: &Table, weights: &Weights, device: &Device) -> Self {
         let folded = Folded::new(table, weights);
         let tensor = |bias: &Vec<f32>| {
@@ -70,7 +74,7 @@ impl Bound {
             .collect();
         Self {
             inference: Some(biases),
-            ..Self::new(table, &folded.weights, device)
+            ..Self::new(table, &folded.weights, device, Precision::F32)
         }
     }
 
@@ -97,6 +101,7 @@ impl Bound {
             .collect();
         Self {
             parameters,
+            precision: self.precision,
             inference: None,
             moments: self.moments.clone(),
         }

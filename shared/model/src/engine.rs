@@ -47,15 +47,17 @@ impl Engine for Pass<'_> {
     fn pointwise(&self, x: Tensor<4>, layer: &Pointwise) -> Tensor<4> {
         let weight = self.bound.kernel(layer.weight);
         match layer.bias {
-            Some(bias) => ops::linear_bias(x, weight, self.bound.vector(bias)),
-            None => ops::linear(x, weight),
+            Some(bias) => {
+                ops::linear_bias(x, weight, self.bound.vector(bias), self.bound.precision)
+            }
+            None => ops::linear(x, weight, self.bound.precision),
         }
     }
 
     fn pointwise_activated(&self, x: Tensor<4>, layer: &Pointwise) -> Tensor<4> {
         let bias = layer.bias.expect("layers after an activation have a bias");
         let (weight, bias) = (self.bound.kernel(layer.weight), self.bound.vector(bias));
-        ops::gelu_linear_bias(x, weight, bias)
+        ops::gelu_linear_bias(x, weight, bias, self.bound.precision)
     }
 
     fn pointwise_part<const N: usize>(
@@ -66,8 +68,8 @@ impl Engine for Pass<'_> {
     ) -> Tensor<4> {
         let weight = self.bound.part(layer.weight, index);
         match self.bound.part_bias(layer.weight, index) {
-            Some(bias) => ops::linear_bias(x, weight, bias),
-            None => ops::linear(x, weight),
+            Some(bias) => ops::linear_bias(x, weight, bias, self.bound.precision),
+            None => ops::linear(x, weight, self.bound.precision),
         }
     }
 
@@ -85,7 +87,10 @@ impl Engine for Pass<'_> {
         let bias = self.bound.vector(layer.bias);
         match layer.norm.activation {
             Activation::Relu if !self.is_training() => ops::conv_stride2_relu(x, weight, bias),
-            _ => self.batch_norm(ops::conv_stride2(x, weight, bias), &layer.norm),
+            _ => {
+                let x = ops::conv_stride2(x, weight, bias, self.bound.precision);
+                self.batch_norm(x, &layer.norm)
+            }
         }
     }
 
@@ -133,6 +138,11 @@ impl Engine for Pass<'_> {
 
     fn linear(&self, x: Tensor<2>, layer: &Linear) -> Tensor<2> {
         let weight = self.bound.matrix(layer.weight);
-        ops::linear_bias(x, weight, self.bound.vector(layer.bias))
+        ops::linear_bias(
+            x,
+            weight,
+            self.bound.vector(layer.bias),
+            self.bound.precision,
+        )
     }
 }

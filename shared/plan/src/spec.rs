@@ -136,11 +136,33 @@ pub enum Reduction {
     Fast,
 }
 
-/// In which numbers the network computes.
+/// In which numbers the network trains. Weights, optimizer, normalisations, loss, gradients and sums are `f32` in
+/// each, and so is evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     F32,
+    /// The operands of matrix products are rounded to bfloat16.
+    Bf16,
+}
+
+// === impl Precision ===
+
+impl Precision {
+    /// As the job file names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// What the job file calls `name`.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::F32, Self::Bf16]
+            .into_iter()
+            .find(|precision| precision.name() == name)
+    }
 }
 
 section! {

@@ -11,6 +11,7 @@ use perennial_plan::random::{Domain, Draw, Stream};
 use perennial_train::{Replica, SlotInput, infer, slot_gradient};
 
 use crate::error::WorkerError;
+use crate::numerics::operands;
 use crate::slots::{Cores, contribution};
 
 /// Steps that are not counted: caches and memory fill.
@@ -105,7 +106,8 @@ impl StepBench {
         let size = self.spec.data.image_size as usize;
         let bound = {
             let _span = span("parameters as tensors");
-            Bound::new(&network.table, &replica.weights, &Device::flex())
+            let precision = operands(self.spec.train.precision);
+            Bound::new(&network.table, &replica.weights, &Device::flex(), precision)
         };
         let outcomes = cores.for_all(inputs, |(slot, input)| {
             let _span = span("slot");

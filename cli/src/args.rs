@@ -40,6 +40,7 @@ pub enum Command {
     /// List, verify or export the checkpoints of a job
     #[command(subcommand)]
     Checkpoint(commands::checkpoint::Command),
+    Doctor(commands::doctor::Args),
     Completions(commands::completions::CompletionsArgs),
     Man(commands::completions::ManArgs),
 }

@@ -61,6 +61,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Bench(command) => commands::bench::run(command, output),
         Command::Data(command) => commands::data::run(command, output),
         Command::Checkpoint(command) => commands::checkpoint::run(command, output),
+        Command::Doctor(args) => commands::doctor::run(&args, output),
         Command::Completions(args) => commands::completions::completions(&args),
         Command::Man(args) => commands::completions::man(&args),
     }
@@ -71,7 +72,11 @@ fn start_logging(profiled: bool) {
     let wished = std::env::var(LOG_VARIABLE).ok();
     let filter = wished
         .and_then(|targets| targets.parse().ok())
-        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN));
+        .unwrap_or_else(|| {
+            // What goes wrong on a GPU comes back as an error as well.
+            let targets = Targets::new().with_default(LevelFilter::WARN);
+            targets.with_target("cubecl", LevelFilter::OFF)
+        });
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())

@@ -32,6 +32,8 @@ pub enum WorkerError {
     Train(#[from] perennial_train::TrainError),
     #[error(transparent)]
     Invariant(#[from] perennial_plan::invariants::Violation),
+    #[error(transparent)]
+    Device(#[from] perennial_kernels::DeviceError),
     #[error("cannot start a thread: {0}")]
     Thread(String),
     #[error("{0}")]
@@ -74,6 +76,7 @@ impl WorkerError {
             | Self::Broken { .. }
             | Self::Session(_)
             | Self::File(_)
+            | Self::Device(_)
             | Self::Thread(_) => false,
         }
     }

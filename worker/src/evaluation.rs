@@ -4,7 +4,7 @@ use std::path::Path;
 
 use base64::Engine;
 use perennial_collective::{Contribution, Partial, SlotSum};
-use perennial_data::{DataError, DataSet, Pipeline, Side, thumbnail_jpeg};
+use perennial_data::{DataSet, Pipeline, Side, thumbnail_jpeg};
 use perennial_model::{Bound, Network, Weights};
 use perennial_plan::invariants::Invariant;
 use perennial_plan::order::slot_range;
@@ -56,8 +56,7 @@ impl Member<'_> {
         let slots = job.spec.train.slots;
         let owned = self.generation.members[self.rank].slots.clone();
         let network = &job.network;
-        let device = burn::tensor::Device::flex();
-        let bound = Bound::for_inference(&network.table, weights, &device);
+        let bound = Bound::for_inference(&network.table, weights, &worker.device);
         let mut statistics = SlotSum::new(slots, owned.clone());
         for slot in owned {
             let places = slot_range(0..samples, slots, slot);
@@ -118,7 +117,7 @@ pub(crate) fn evaluate_places(
     let work = |portion: std::ops::Range<usize>| {
         let samples: Vec<u32> = portion.clone().map(|place| place as u32).collect();
         let batch = pipeline.eval_batch(side, &samples)?;
-        let logits = infer(network, bound, batch.images, size);
+        let logits = infer(network, bound, batch.images, size)?;
         Ok((
             portion.start,
             rows(&logits, &batch.targets, &batch.labels, classes),
@@ -127,7 +126,7 @@ pub(crate) fn evaluate_places(
     let mut portions = cores
         .for_each(next, work)?
         .into_iter()
-        .collect::<Result<Vec<_>, DataError>>()?;
+        .collect::<Result<Vec<_>, WorkerError>>()?;
     portions.sort_by_key(|(start, _)| *start);
     Ok(portions.into_iter().flat_map(|(_, rows)| rows).collect())
 }

@@ -25,6 +25,7 @@ use perennial_session::{Reporter, connect};
 
 pub use error::WorkerError;
 pub use numerics::numerics_class;
+pub use perennial_kernels::device::{ComputeDevice, Cuda, DeviceError};
 
 use crate::ears::{Ears, Work};
 use crate::prepare::Worker;
@@ -34,7 +35,9 @@ use crate::prepare::Worker;
 pub struct WorkerOptions {
     /// Where coordinators of the job may be: `http://HOST:PORT`, or `HOST:PORT`.
     pub coordinators: Vec<String>,
-    /// Slots computed side by side, each on one core.
+    /// Where slots are computed.
+    pub device: ComputeDevice,
+    /// Slots computed side by side, each on one core; with a GPU, what prepares pictures.
     pub threads: usize,
     /// The address at which other members reach this one, without a port.
     pub host: String,
@@ -74,9 +77,11 @@ impl Gate {
 
 /// Serves one job from joining to its end. The error is what ended it.
 pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
+    // What is wrong with the device is better told before anybody counts on this worker.
+    options.device.open()?;
     let session = connect(perennial_session::Options {
         coordinators: options.coordinators.clone(),
-        numerics: numerics_class(),
+        numerics: numerics_class(options.device)?,
         threads: options.threads as u32,
         patience: options.patience,
     })?;

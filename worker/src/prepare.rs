@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use burn::tensor::Device;
 use perennial_collective::{ReplicaServer, TcpEndpoint};
 use perennial_data::Pipeline;
 use perennial_model::Network;
@@ -33,6 +34,8 @@ pub(crate) struct Worker {
     pub job: Arc<JobContext>,
     pub replica: Arc<SharedReplica>,
     pub endpoint: TcpEndpoint,
+    /// Where slots are computed.
+    pub device: Device,
     pub cores: Cores,
     pub threads: usize,
     pub checkpoints: CheckpointWriter,
@@ -96,7 +99,12 @@ impl Worker {
             replica.clone(),
         )?;
         let checkpoints = CheckpointWriter::new(&job, &replica, reporter)?;
-        let cores = Cores::new(options.threads)?;
+        let device = options.device.open()?;
+        let cores = Cores::new(if options.device.is_gpu() {
+            1
+        } else {
+            options.threads
+        })?;
         let data = job.pipeline.data();
         reporter.send(Report::Ready(Ready {
             data_fingerprint: data.fingerprint(),
@@ -112,6 +120,7 @@ impl Worker {
             job,
             replica,
             endpoint,
+            device,
             cores,
             threads: options.threads,
             checkpoints,

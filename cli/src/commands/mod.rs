@@ -8,6 +8,7 @@ pub mod completions;
 pub mod coordinator;
 pub mod data;
 pub mod demo;
+pub mod doctor;
 pub mod evaluate;
 pub mod operate;
 pub mod predict;

@@ -9,8 +9,12 @@
 
 mod autodiff;
 pub mod cpu;
+pub mod device;
 mod flex;
+pub mod gpu;
 pub mod ops;
+
+pub use device::{ComputeDevice, DeviceError};
 
 /// What may follow a batch normalisation in the same pass over memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

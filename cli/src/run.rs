@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use perennial_coordinator::{JobEvent, Outcome, ServeConfig, reachable, serve};
+use perennial_worker::ComputeDevice;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -27,6 +28,7 @@ pub struct LocalWorkers {
     pub count: u32,
     /// Of each.
     pub threads: usize,
+    pub device: ComputeDevice,
 }
 
 /// Runs a job to its end and shows what happens. A run that was stopped is [`Interrupted`].
@@ -62,7 +64,7 @@ pub async fn run(
                 waits_for_address = false;
                 if let (Ok(address), Some(workers)) = (listening, workers) {
                     fleet
-                        .insert(Fleet::new(url(address), workers.threads))
+                        .insert(Fleet::new(url(address), workers))
                         .fill_up(workers.count)?;
                 }
             }

@@ -1,17 +1,20 @@
-//! Wishes of an operator, told to the coordinator that rules a job. Its address stands in the log.
+//! Wishes of an operator, told to the coordinator that rules a job, or the queue that it is in. Its address
+//! stands in their logs.
 
 use std::time::Duration;
 
 use perennial_proto::v1::coordinator_client::CoordinatorClient;
+use perennial_proto::v1::queue_client::QueueClient;
 use perennial_proto::v1::{
-    DrainReply, DrainRequest, ScaleReply, ScaleRequest, StatusReply, StatusRequest, StopReply,
-    StopRequest,
+    DrainRequest, JobStatus, JobsReply, JobsRequest, PrioritizeRequest, ResumeRequest, ScaleReply,
+    ScaleRequest, StatusReply, StatusRequest, StopRequest, SubmitRequest,
 };
-use perennial_store::{Job, StoreError};
+use perennial_store::{Job, Store, StoreError};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
 use crate::log::{LogEntry, LogRecord};
+use crate::queue::{self, QueueEntry, State};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -20,68 +23,186 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub enum OperateError {
     #[error("job `{0}` was never started; start it first")]
     NotStarted(String),
-    #[error("no coordinator of job `{job}` answers at `{address}`: {cause}; is it running?")]
+    #[error(
+        "store `{0}` has no queue; start one with `perennial coordinator --listen HOST:PORT --store {0}`"
+    )]
+    NoQueue(String),
+    #[error("no coordinator of {of} answers at `{address}`: {cause}; is it running?")]
     Unreachable {
-        job: String,
+        /// A job or the queue.
+        of: String,
         address: String,
         cause: String,
     },
+    #[error("the coordinator at `{0}` serves one job and no queue")]
+    OneJob(String),
     #[error("{0}")]
     Refused(String),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("the queue's log breaks a rule: {0}")]
+    Log(#[from] perennial_plan::invariants::Violation),
 }
 
-/// Sets the wanted number of workers.
-pub async fn scale(job: &Job, workers: u32) -> Result<ScaleReply, OperateError> {
-    let mut client = connect(job).await?;
-    answer(client.scale(ScaleRequest { workers }).await)
+/// A coordinator, and of what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    of: String,
+    address: String,
 }
 
-/// Lets a worker leave at the next step boundary.
-pub async fn drain(job: &Job, worker: &str) -> Result<(), OperateError> {
-    let mut client = connect(job).await?;
-    let worker = worker.to_string();
-    answer(client.drain(DrainRequest { worker }).await).map(|DrainReply {}| ())
+// === impl Address ===
+
+impl Address {
+    /// Of whatever is served at this `HOST:PORT`.
+    pub fn given(address: &str) -> Self {
+        let address = address.trim_start_matches("http://");
+        Self {
+            of: "a queue".into(),
+            address: address.trim_end_matches('/').into(),
+        }
+    }
+
+    /// Of the queue in this store, as its log says.
+    pub async fn of_queue(store: &Store) -> Result<Self, OperateError> {
+        match read_queue(store).await? {
+            Some(queue) => Ok(Self::of_replayed(&queue)),
+            None => Err(OperateError::NoQueue(store.url().to_string())),
+        }
+    }
+
+    fn of_replayed(queue: &queue::Replayed) -> Self {
+        Self {
+            of: "the queue".into(),
+            address: queue.address.clone(),
+        }
+    }
+
+    /// Of this job: the queue's where it runs or waits there, else its own last one.
+    pub async fn of_job(job: &Job) -> Result<Self, OperateError> {
+        let queue = read_queue(job.store()).await?;
+        let queued = queue.as_ref().and_then(|queue| queue.job(job.name()));
+        if let (Some(queue), Some(queued)) = (&queue, queued)
+            && !matches!(queued.state, State::Over(_))
+        {
+            return Ok(Self::of_replayed(queue));
+        }
+        let log: Vec<LogRecord> = job.read_log(0).await?;
+        let ruling = log.iter().rev().find_map(|record| match &record.entry {
+            LogEntry::Term { address, .. } => Some(address.clone()),
+            _ => None,
+        });
+        match (ruling, &queue) {
+            (Some(address), _) => Ok(Self {
+                of: format!("job `{}`", job.name()),
+                address,
+            }),
+            // It was stopped before it ran: the queue says so.
+            (None, Some(queue)) if queued.is_some() => Ok(Self::of_replayed(queue)),
+            _ => Err(OperateError::NotStarted(job.name().to_string())),
+        }
+    }
+
+    async fn connect(&self) -> Result<Channel, OperateError> {
+        let unreachable = |error: tonic::transport::Error| OperateError::Unreachable {
+            of: self.of.clone(),
+            address: self.address.clone(),
+            cause: std::error::Error::source(&error)
+                .map_or_else(|| error.to_string(), ToString::to_string),
+        };
+        let endpoint =
+            Endpoint::from_shared(format!("http://{}", self.address)).map_err(unreachable)?;
+        let endpoint = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE);
+        endpoint.connect().await.map_err(unreachable)
+    }
+
+    async fn coordinator(&self) -> Result<CoordinatorClient<Channel>, OperateError> {
+        Ok(CoordinatorClient::new(self.connect().await?))
+    }
+
+    async fn queue(&self) -> Result<QueueClient<Channel>, OperateError> {
+        Ok(QueueClient::new(self.connect().await?))
+    }
+
+    fn answer<T>(&self, reply: Result<Response<T>, Status>) -> Result<T, OperateError> {
+        reply.map(Response::into_inner).map_err(|status| {
+            if status.code() == tonic::Code::Unimplemented {
+                return OperateError::OneJob(self.address.clone());
+            }
+            OperateError::Refused(status.message().to_string())
+        })
+    }
+
+    /// Sets the wanted number of workers; in a queue, the most that the job may have.
+    pub async fn scale(&self, job: &str, workers: u32) -> Result<ScaleReply, OperateError> {
+        let job = job.to_string();
+        let mut client = self.coordinator().await?;
+        self.answer(client.scale(ScaleRequest { workers, job }).await)
+    }
+
+    /// Lets a worker leave at the next step boundary; with an empty job, a worker of the pool.
+    pub async fn drain(&self, job: &str, worker: &str) -> Result<(), OperateError> {
+        let (job, worker) = (job.to_string(), worker.to_string());
+        let mut client = self.coordinator().await?;
+        self.answer(client.drain(DrainRequest { worker, job }).await)?;
+        Ok(())
+    }
+
+    /// Ends the run at the next step boundary, with a checkpoint, or at once without one.
+    pub async fn stop(&self, job: &str, now: bool) -> Result<(), OperateError> {
+        let job = job.to_string();
+        let mut client = self.coordinator().await?;
+        self.answer(client.stop(StopRequest { job, now }).await)?;
+        Ok(())
+    }
+
+    /// Where the job stands.
+    pub async fn status(&self, job: &str) -> Result<StatusReply, OperateError> {
+        let job = job.to_string();
+        let mut client = self.coordinator().await?;
+        self.answer(client.status(StatusRequest { job }).await)
+    }
+
+    /// Puts a new job into the queue.
+    pub async fn submit(&self, request: SubmitRequest) -> Result<JobStatus, OperateError> {
+        let mut client = self.queue().await?;
+        let reply = self.answer(client.submit(request).await)?;
+        Ok(reply.job.unwrap_or_default())
+    }
+
+    /// Puts a job into the queue again.
+    pub async fn resume(&self, request: ResumeRequest) -> Result<JobStatus, OperateError> {
+        let mut client = self.queue().await?;
+        let reply = self.answer(client.resume(request).await)?;
+        Ok(reply.job.unwrap_or_default())
+    }
+
+    /// Changes a job's priority.
+    pub async fn prioritize(&self, job: &str, priority: i32) -> Result<JobStatus, OperateError> {
+        let job = job.to_string();
+        let mut client = self.queue().await?;
+        let reply = client.prioritize(PrioritizeRequest { job, priority }).await;
+        Ok(self.answer(reply)?.job.unwrap_or_default())
+    }
+
+    /// All jobs and workers of the queue.
+    pub async fn jobs(&self) -> Result<JobsReply, OperateError> {
+        let mut client = self.queue().await?;
+        self.answer(client.jobs(JobsRequest {}).await)
+    }
 }
 
-/// Ends the run at the next step boundary, with a checkpoint.
-pub async fn stop(job: &Job) -> Result<(), OperateError> {
-    let mut client = connect(job).await?;
-    answer(client.stop(StopRequest {}).await).map(|StopReply {}| ())
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.address)
+    }
 }
 
-/// Where the coordinator at `address` says that the job stands.
-pub async fn status_at(job: &Job, address: &str) -> Result<StatusReply, OperateError> {
-    let mut client = connect_to(job, address).await?;
-    answer(client.status(StatusRequest {}).await)
-}
-
-fn answer<T>(reply: Result<Response<T>, Status>) -> Result<T, OperateError> {
-    reply
-        .map(Response::into_inner)
-        .map_err(|status| OperateError::Refused(status.message().to_string()))
-}
-
-async fn connect(job: &Job) -> Result<CoordinatorClient<Channel>, OperateError> {
-    let log: Vec<LogRecord> = job.read_log(0).await?;
-    let ruling = log.iter().rev().find_map(|record| match &record.entry {
-        LogEntry::Term { address, .. } => Some(address.clone()),
-        _ => None,
-    });
-    let address = ruling.ok_or_else(|| OperateError::NotStarted(job.name().to_string()))?;
-    connect_to(job, &address).await
-}
-
-async fn connect_to(job: &Job, address: &str) -> Result<CoordinatorClient<Channel>, OperateError> {
-    let unreachable = |error: tonic::transport::Error| OperateError::Unreachable {
-        job: job.name().to_string(),
-        address: address.to_string(),
-        cause: std::error::Error::source(&error)
-            .map_or_else(|| error.to_string(), ToString::to_string),
-    };
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(unreachable)?;
-    let endpoint = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE);
-    let channel = endpoint.connect().await.map_err(unreachable)?;
-    Ok(CoordinatorClient::new(channel))
+/// What the log of the queue in this store says, if there is one.
+pub async fn read_queue(store: &Store) -> Result<Option<queue::Replayed>, OperateError> {
+    let log: Vec<LogRecord<QueueEntry>> = store.queue().read(0).await?;
+    if log.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(queue::Replayed::of(&log)?))
 }

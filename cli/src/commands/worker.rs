@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use perennial_worker::{Gate, WorkerOptions};
 
-/// Serve a coordinator's job with this machine
+/// Serve a coordinator with this machine: its job, or one job of its queue after the other
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The coordinator's address; those of its standbys too, with commas between

@@ -5,6 +5,7 @@
 //! checkpoint never holds up a change of membership.
 
 mod metrics;
+mod queue;
 mod service;
 mod standby;
 
@@ -29,8 +30,9 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::machine::{Config, ConnectionId, Effect, Event, Machine, Outcome};
 use crate::storage::{Opened, Storage};
-use crate::{CoordinatorError, JobEvent};
+use crate::{CoordinatorError, JobEvent, Told};
 use metrics::Metrics;
+pub use queue::{QueueConfig, QueueEvent, serve_queue};
 use service::{Answer, Incoming, Outgoing, Service};
 use standby::{Turn, wait_for_turn};
 
@@ -85,7 +87,7 @@ pub async fn serve(
         let _ = bound.send(local);
     }
     let (shut_down, shutting_down) = oneshot::channel::<()>();
-    let service = Service::new(inbox.clone());
+    let service = Service::new(inbox.clone(), &config.spec.name);
     let scraped = service.clone();
     let grpc = CoordinatorServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let routes = Routes::new(grpc)
@@ -109,6 +111,7 @@ pub async fn serve(
         address,
         inbox,
         events: &events,
+        shared: false,
     };
     let outcome = court.reign(first, &mut incoming, &mut stop).await;
     let _ = shut_down.send(());
@@ -122,6 +125,8 @@ struct Court<'a> {
     address: String,
     inbox: UnboundedSender<Incoming>,
     events: &'a UnboundedSender<JobEvent>,
+    /// Other jobs want the workers that this one does not.
+    shared: bool,
 }
 
 // === impl Court ===
@@ -142,7 +147,7 @@ impl Court<'_> {
                     Turn::Over(outcome) => return Ok(outcome),
                 },
             };
-            match self.rule(opened, incoming, stop).await? {
+            match self.rule(opened, incoming, stop, None).await? {
                 Outcome::Deposed { message } if self.config.standby => {
                     tracing::warn!("{message}; it is a standby again");
                 }
@@ -151,11 +156,13 @@ impl Court<'_> {
         }
     }
 
+    /// `claimed` hears that the term is in the log.
     async fn rule(
         &self,
         opened: Opened,
         incoming: &mut UnboundedReceiver<Incoming>,
         stop: &mut watch::Receiver<bool>,
+        claimed: Option<oneshot::Sender<()>>,
     ) -> Result<Outcome, CoordinatorError> {
         let clock = Instant::now();
         let Opened {
@@ -176,13 +183,16 @@ impl Court<'_> {
                 writer: writer(),
                 log,
                 resume_command: config.resume_command.clone(),
+                shared: self.shared,
             },
             Duration::ZERO,
         );
         let (machine, effects) = machine.map_err(perennial_store::StoreError::from)?;
         let (orders, work) = unbounded_channel();
         let (entries, log_work) = unbounded_channel();
+        let (journal, told) = unbounded_channel();
         let working = [
+            tokio::spawn(storage.clone().keep_events(machine.term(), told)),
             tokio::spawn(
                 storage
                     .clone()
@@ -200,8 +210,10 @@ impl Court<'_> {
             outgoing: HashMap::new(),
             orders,
             entries,
+            journal,
             events: self.events.clone(),
             metrics: Metrics::new(&config.spec.name),
+            claimed,
         };
         let outcome = government
             .govern(effects, &storage, &self.inbox, incoming, stop)
@@ -225,8 +237,10 @@ struct Government {
     outgoing: HashMap<ConnectionId, Outgoing>,
     orders: UnboundedSender<Effect>,
     entries: UnboundedSender<Effect>,
+    journal: UnboundedSender<Told>,
     events: UnboundedSender<JobEvent>,
     metrics: Metrics,
+    claimed: Option<oneshot::Sender<()>>,
 }
 
 // === impl Government ===
@@ -268,6 +282,9 @@ impl Government {
                 }
             };
             let effects = self.machine.handle(self.clock.elapsed(), event);
+            if let Some(claimed) = self.claimed.take_if(|_| self.machine.has_claimed()) {
+                let _ = claimed.send(());
+            }
             if let Some(answer) = answer {
                 let _ = answer.send(Ok(self.machine.status()));
             }
@@ -343,6 +360,7 @@ impl Government {
                 Effect::Close(connection) => drop(self.outgoing.remove(&connection)),
                 Effect::Emit(event) => {
                     self.metrics.take(&event);
+                    let _ = self.journal.send(Told::now(event.clone()));
                     let _ = self.events.send(event);
                 }
                 Effect::End(outcome) => return Some(outcome),

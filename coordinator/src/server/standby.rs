@@ -20,7 +20,7 @@ use crate::storage::{Opened, Storage};
 use crate::{CoordinatorError, JobEvent};
 
 /// How often the ruling coordinator is asked for a sign of life, and how long it may take to answer.
-const PING: Duration = Duration::from_millis(500);
+pub(super) const PING: Duration = Duration::from_millis(500);
 const ANSWER: Duration = Duration::from_secs(1);
 
 /// How the waiting ended.
@@ -145,12 +145,12 @@ impl Watch<'_> {
 }
 
 /// Whether a coordinator that rules answers at `address`.
-async fn is_alive(address: &str) -> bool {
+pub(super) async fn is_alive(address: &str) -> bool {
     let asked = async {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
         let channel = endpoint.connect_timeout(ANSWER).connect().await.ok()?;
         let status = CoordinatorClient::new(channel)
-            .status(StatusRequest {})
+            .status(StatusRequest::default())
             .await;
         let phase = status.ok()?.into_inner().phase;
         (phase != "standby" && phase != "ended").then_some(())

@@ -3,42 +3,9 @@
 
 mod support;
 
-use std::path::Path;
 use std::time::Duration;
 
-use support::{Bench, JOB, Running, is_alive, run, s3_variables, signal, wait_until};
-
-/// A server of S3 in this process, with a bucket called `bucket`.
-fn serve_s3(folder: &Path) -> (String, tokio::runtime::Runtime) {
-    std::fs::create_dir_all(folder.join("bucket")).unwrap();
-    let files = s3s_fs::FileSystem::new(folder).unwrap();
-    let mut service = s3s::service::S3ServiceBuilder::new(files);
-    service.set_auth(s3s::auth::SimpleAuth::from_single("key", "secret"));
-    let service = service.build();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let listener = runtime
-        .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
-        .unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    runtime.spawn(async move {
-        while let Ok((socket, _)) = listener.accept().await {
-            let service = service.clone();
-            tokio::spawn(async move {
-                let server = hyper_util::server::conn::auto::Builder::new(
-                    hyper_util::rt::TokioExecutor::new(),
-                );
-                let _ = server
-                    .serve_connection(hyper_util::rt::TokioIo::new(socket), service)
-                    .await;
-            });
-        }
-    });
-    (endpoint, runtime)
-}
+use support::{Bench, JOB, Running, is_alive, run, s3_variables, serve_s3, signal, wait_until};
 
 #[test]
 fn the_weights_do_not_depend_on_workers_threads_kills_or_the_store() {
@@ -82,7 +49,7 @@ fn the_weights_do_not_depend_on_workers_threads_kills_or_the_store() {
     assert_eq!(resumed.hashes(), hashes, "killed and resumed");
 
     // On object storage, stopped on request and gone on with.
-    let (endpoint, _server) = serve_s3(&bench.folder.path().join("s3"));
+    let (endpoint, _server) = serve_s3(&bench.folder.path().join("s3"), "secret");
     let variables = s3_variables(&endpoint, "secret");
     let mut stopped = Running::start(bench.train("s3://bucket/jobs", 1, 2).envs(&variables));
     stopped.wait_for(|event| event["event"] == "step" && event["global_step"].as_u64() >= Some(4));
@@ -106,4 +73,40 @@ fn the_weights_do_not_depend_on_workers_threads_kills_or_the_store() {
         .envs(s3_variables(&endpoint, "wrong")));
     assert_eq!(refused.status, Some(1));
     assert!(!bench.folder.path().join("s3/bucket/refused").exists());
+}
+
+#[test]
+fn the_weights_of_a_job_in_bf16_do_not_depend_on_workers_or_threads_and_are_not_those_of_f32() {
+    let bench = Bench::new(JOB);
+    let store = |name: &str| bench.store(name);
+    let train = |store: &str, workers, threads, precision: &str| {
+        let mut command = bench.train(store, workers, threads);
+        command.args(["--set", &format!("train.precision={precision}")]);
+        command.args([
+            "--set",
+            "train.epochs=1",
+            "--set",
+            "schedule.warmup_epochs=0",
+        ]);
+        command
+    };
+    let full = run(&mut train(&store("f32"), 1, 1, "f32"));
+    let alone = run(&mut train(&store("alone"), 1, 1, "bf16"));
+    assert_ne!(alone.hashes(), full.hashes(), "bf16 rounds");
+    for (workers, threads) in [(1, 2), (2, 1)] {
+        let name = format!("{workers}x{threads}");
+        let run = run(&mut train(&store(&name), workers, threads, "bf16"));
+        assert_eq!(run.hashes(), alone.hashes(), "{name}");
+    }
+
+    // Neither goes on with the other's checkpoint.
+    for (kept, precision) in [("f32", "bf16"), ("alone", "f32")] {
+        let refused = run(train(&store(kept), 1, 1, precision).arg("--resume"));
+        assert_eq!(refused.status, Some(1), "{refused:?}");
+        assert!(
+            refused.stderr.contains("train.precision"),
+            "{}",
+            refused.stderr
+        );
+    }
 }

@@ -306,3 +306,35 @@ pub fn s3_variables(endpoint: &str, secret: &str) -> BTreeMap<&'static str, Stri
         ("AWS_REGION", "us-east-1".to_string()),
     ])
 }
+
+/// A server of S3 in this process, with a bucket called `bucket`; the key is `key`.
+pub fn serve_s3(folder: &Path, secret: &str) -> (String, tokio::runtime::Runtime) {
+    std::fs::create_dir_all(folder.join("bucket")).unwrap();
+    let files = s3s_fs::FileSystem::new(folder).unwrap();
+    let mut service = s3s::service::S3ServiceBuilder::new(files);
+    service.set_auth(s3s::auth::SimpleAuth::from_single("key", secret));
+    let service = service.build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let listener = runtime
+        .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+        .unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    runtime.spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let service = service.clone();
+            tokio::spawn(async move {
+                let server = hyper_util::server::conn::auto::Builder::new(
+                    hyper_util::rt::TokioExecutor::new(),
+                );
+                let _ = server
+                    .serve_connection(hyper_util::rt::TokioIo::new(socket), service)
+                    .await;
+            });
+        }
+    });
+    (endpoint, runtime)
+}

@@ -5,7 +5,7 @@
 
 Each round runs both, one after the other, in processes of their own. Prints a table: pictures a second (medians over
 the rounds), the ratio of Perennial to the better of PyTorch's ways, with its least and most over the rounds, and
-the ratio of the peaks of memory.
+the ratio of the peaks of memory. With `--work training-bf16` both train in bf16, PyTorch by autocast.
 """
 
 import argparse
@@ -18,6 +18,12 @@ import sys
 
 BATCH = {64: 64, 96: 32, 224: 16}
 STEPS = {64: 12, 96: 12, 224: 6}
+# What each kind of work is called here and there.
+WORKS = {
+    "training": ([], []),
+    "inference": (["--inference"], ["--inference"]),
+    "training-bf16": (["--precision", "bf16"], ["--bf16"]),
+}
 TORCH = pathlib.Path(__file__).resolve().parent / "step_torch.py"
 
 
@@ -26,14 +32,15 @@ def measure(command):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(program, python, model, size, threads, inference, rounds):
+def compare(program, python, model, size, threads, work, rounds):
     """A row: what each way does in pictures a second, and the ratios."""
-    work = ["--model", model, "--image-size", str(size), "--batch", str(BATCH.get(size, 16))]
-    work += ["--steps", str(STEPS.get(size, 6)), "--threads", str(threads)] + ["--inference"] * inference
+    options = ["--model", model, "--image-size", str(size), "--batch", str(BATCH.get(size, 16))]
+    options += ["--steps", str(STEPS.get(size, 6)), "--threads", str(threads)]
+    ours, theirs = WORKS[work]
     ways = {
-        "perennial": [program, "bench", "step", "--json", *work],
-        "eager": [python, TORCH, *work],
-        "compile": [python, TORCH, *work, "--compile"],
+        "perennial": [program, "bench", "step", "--json", *options, *ours],
+        "eager": [python, TORCH, *options, *theirs],
+        "compile": [python, TORCH, *options, *theirs, "--compile"],
     }
     rates = {way: [] for way in ways}
     peaks = {way: [] for way in ways}
@@ -50,7 +57,7 @@ def compare(program, python, model, size, threads, inference, rounds):
         model,
         str(size),
         str(threads),
-        "inference" if inference else "training",
+        work,
         *(f"{rate:.0f}" for rate in medians),
         f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
         f"{memory:.2f}",
@@ -63,17 +70,17 @@ def main():
     parser.add_argument("--sizes", default="64,96,224")
     parser.add_argument("--threads", default="2")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--work", choices=["training", "inference", "both"], default="both")
+    parser.add_argument("--work", choices=[*WORKS, "all"], default="all")
     options = parser.parse_args()
     program, python = os.environ["PERENNIAL"], os.environ.get("PYTHON", sys.executable)
     print("| network | pixels | threads | work | perennial | eager, channels_last | torch.compile | ratio | memory |")
     print("|---|---|---|---|---|---|---|---|---|")
-    works = {"training": [False], "inference": [True], "both": [False, True]}[options.work]
+    works = list(WORKS) if options.work == "all" else [options.work]
     for model in options.models.split(","):
         for size in map(int, options.sizes.split(",")):
             for threads in map(int, options.threads.split(",")):
-                for inference in works:
-                    row = compare(program, python, model, size, threads, inference, options.rounds)
+                for work in works:
+                    row = compare(program, python, model, size, threads, work, options.rounds)
                     print("| " + " | ".join(row) + " |", flush=True)
 
 

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """One training step of CAS-ViT (forward, loss, backward, clip, AdamW), or its inference, in PyTorch on the CPU.
 
-Prints one JSON object, with the keys of `perennial bench step --json`. `step.py` runs it.
+Prints a line when the first step is done, and at the end one JSON object with the keys of `perennial bench step --json`. `step.py`,
+`start.py` and `workers.py` run it; under torchrun it is one process of several with DistributedDataParallel.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import resource
 import statistics
@@ -48,6 +50,9 @@ def main():
         forward = torch.compile(model)
     else:
         forward = model
+    if "WORLD_SIZE" in os.environ:
+        torch.distributed.init_process_group("gloo")
+        forward = torch.nn.parallel.DistributedDataParallel(forward)
 
     def train():
         with autocast:
@@ -66,12 +71,15 @@ def main():
     for step in range(WARM_UP + options.steps):
         begin = time.perf_counter()
         work()
+        if step == 0:
+            print(json.dumps({"event": "first_step"}), flush=True)
         if step >= WARM_UP:
             times.append(time.perf_counter() - begin)
     median = statistics.median(times)
     print(
         json.dumps(
             {
+                "event": "bench",
                 "images_per_second": options.batch / median,
                 "step_ms": median * 1e3,
                 "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,

@@ -32,6 +32,7 @@ pub enum Command {
     Resume(commands::operate::ResumeArgs),
     Priority(commands::operate::PriorityArgs),
     Report(commands::report::Args),
+    Curves(commands::curves::Args),
     Audit(commands::audit::Args),
     Chaos(commands::chaos::Args),
     Evaluate(commands::evaluate::Args),
@@ -39,12 +40,17 @@ pub enum Command {
     /// Time a part of the training on this machine
     #[command(subcommand)]
     Bench(commands::bench::Command),
-    /// Split, measure or draw a folder of pictures
+    /// Split, pack, measure or draw a folder of pictures
     #[command(subcommand)]
     Data(commands::data::Command),
     /// List, verify or export the checkpoints of a job
     #[command(subcommand)]
     Checkpoint(commands::checkpoint::Command),
+    /// Make certificates and tokens for several machines
+    #[command(subcommand)]
+    Certs(commands::certs::Command),
+    Doctor(commands::doctor::Args),
+    ExportOnnx(commands::export_onnx::Args),
     Completions(commands::completions::CompletionsArgs),
     Man(commands::completions::ManArgs),
 }

@@ -12,6 +12,9 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::log;
+use crate::security::keep_local;
+
 /// Seconds for which a worker goes on when this process is gone.
 const PATIENCE: &str = "10";
 /// Lines of stderr that are kept of each worker.
@@ -68,6 +71,7 @@ impl Fleet {
                 .stdout(Stdio::null())
                 .stderr(Stdio::piped())
                 .kill_on_drop(true);
+            keep_local(command.as_std_mut());
             #[cfg(unix)]
             command.process_group(0);
             let child = command
@@ -151,7 +155,12 @@ async fn keep_last_lines(
     let mut lines = BufReader::new(stderr).split(b'\n');
     while let Ok(Some(line)) = lines.next_segment().await {
         let line = String::from_utf8_lossy(&line).trim_end().to_string();
-        tracing::info!("worker process {number}: {line}");
+        // What it logs as JSON says itself whose it is.
+        if line.starts_with('{') && log::is_json().unwrap_or(false) {
+            eprintln!("{line}");
+        } else {
+            tracing::info!("worker process {number}: {line}");
+        }
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.push_back(line);
         if kept.len() > KEPT_LINES {

@@ -3,10 +3,15 @@
 use std::future::Future;
 use std::path::Path;
 
-use anyhow::{Context, bail};
-use perennial_coordinator::operate::{Address, OperateError};
+use anyhow::{Context, anyhow, bail};
+use perennial_coordinator::log::LogRecord;
+use perennial_coordinator::operate::{OperateError, Ruler};
+use perennial_coordinator::replay::Replayed;
+use perennial_plan::Spec;
+use perennial_secure::Security;
 use perennial_store::{Job, Store};
 
+use crate::security::Person;
 use crate::settings;
 
 /// Where jobs are kept, and who rules them.
@@ -17,8 +22,10 @@ pub struct At {
     #[arg(long, value_name = "URL")]
     store: Option<String>,
     /// The coordinator of the queue, in place of the one that the store names
-    #[arg(long, value_name = "http://HOST:PORT")]
+    #[arg(long, value_name = "URL")]
     coordinator: Option<String>,
+    #[command(flatten)]
+    person: Person,
 }
 
 /// Where a job is kept.
@@ -39,12 +46,14 @@ impl At {
     pub async fn store_url(&self) -> anyhow::Result<String> {
         match (&self.store, &self.coordinator) {
             (Some(store), _) => Ok(store.clone()),
-            (None, Some(coordinator)) => match Address::given(coordinator).jobs().await {
-                Ok(jobs) => Ok(jobs.store_url),
-                // It has a store, and does not say which.
-                Err(OperateError::OneJob(_)) => Ok(DEFAULT_STORE.to_string()),
-                Err(error) => Err(error.into()),
-            },
+            (None, Some(coordinator)) => {
+                match Ruler::given(coordinator, &self.security()?).jobs().await {
+                    Ok(jobs) => Ok(jobs.store_url),
+                    // It has a store, and does not say which.
+                    Err(OperateError::OneJob(_)) => Ok(DEFAULT_STORE.to_string()),
+                    Err(error) => Err(error.into()),
+                }
+            }
             (None, None) => Ok(DEFAULT_STORE.to_string()),
         }
     }
@@ -59,11 +68,17 @@ impl At {
         open(&self.store_url().await?, job).await
     }
 
+    /// How coordinators are spoken with.
+    pub fn security(&self) -> anyhow::Result<Security> {
+        self.person.security()
+    }
+
     /// The coordinator of the queue.
-    pub async fn queue(&self) -> anyhow::Result<Address> {
+    pub async fn queue(&self) -> anyhow::Result<Ruler> {
+        let security = self.security()?;
         match &self.coordinator {
-            Some(coordinator) => Ok(Address::given(coordinator)),
-            None => Ok(Address::of_queue(&self.open_store().await?).await?),
+            Some(coordinator) => Ok(Ruler::given(coordinator, &security)),
+            None => Ok(Ruler::of_queue(&self.open_store().await?, &security).await?),
         }
     }
 
@@ -107,13 +122,14 @@ impl Place {
     }
 
     /// Whoever rules the job, and its name.
-    pub async fn ruler(&self) -> anyhow::Result<(Address, String)> {
+    pub async fn ruler(&self) -> anyhow::Result<(Ruler, String)> {
         let name = self.name()?;
+        let security = self.at.security()?;
         if let Some(coordinator) = &self.at.coordinator {
-            return Ok((Address::given(coordinator), name));
+            return Ok((Ruler::given(coordinator, &security), name));
         }
         let job = self.open().await?;
-        Ok((Address::of_job(&job).await?, name))
+        Ok((Ruler::of_job(&job, &security).await?, name))
     }
 }
 
@@ -139,6 +155,17 @@ pub async fn open(url: &str, job: &str) -> anyhow::Result<Job> {
         names => format!("it has {}", names.join(", ")),
     };
     bail!("no job `{name}` in store `{url}`: {others}");
+}
+
+/// The job's spec and what its log says of it.
+pub async fn replay(job: &Job) -> anyhow::Result<(Spec, Replayed)> {
+    let spec = job.spec().await?.unwrap_or_default();
+    let log: Vec<LogRecord> = job.read_log(0).await?;
+    let replayed = Replayed::of(&spec, &log).map_err(|violation| {
+        let name = job.name();
+        anyhow!("the log of job `{name}` breaks a rule: {violation}; see `audit {name}`")
+    })?;
+    Ok((spec, replayed))
 }
 
 /// The address of a store for other processes: a folder's absolute path, an URL as it is.

@@ -18,7 +18,8 @@ pub struct JobFile {
 /// What stands above the job file.
 #[derive(Debug, Default, clap::Args)]
 pub struct Overrides {
-    /// The folder of pictures where the workers run, in place of data.dir
+    /// The folder of pictures where the workers run, or a pack (a folder or s3://bucket/prefix), in place of
+    /// data.dir
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Whether a picture that cannot be decoded ends the run or is left out and counted, in place of

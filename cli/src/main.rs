@@ -10,20 +10,17 @@ mod file;
 mod fleet;
 mod job;
 mod job_file;
+mod log;
 mod output;
 mod run;
+mod security;
 mod settings;
 mod shell;
+mod tensorboard;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use args::{Cli, Command};
 use output::Output;
@@ -33,13 +30,10 @@ use output::Output;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What is logged to stderr: `debug`, or `info,perennial_coordinator=trace`; without it, warnings.
-const LOG_VARIABLE: &str = "PERENNIAL_LOG";
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_logging(cli.command.is_profiled());
-    exit::conclude(dispatch(cli))
+    let logging = log::start(cli.command.is_profiled());
+    exit::conclude(logging.map_err(Into::into).and_then(|()| dispatch(cli)))
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<()> {
@@ -62,27 +56,15 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Predict(args) => commands::predict::run(args, output),
         Command::Chaos(args) => commands::chaos::run(args, output),
         Command::Report(args) => commands::report::run(args, output),
+        Command::Curves(args) => commands::curves::run(&args, output),
         Command::Audit(args) => commands::audit::run(&args, output),
         Command::Bench(command) => commands::bench::run(command, output),
         Command::Data(command) => commands::data::run(command, output),
+        Command::Certs(command) => commands::certs::run(command, output),
         Command::Checkpoint(command) => commands::checkpoint::run(command, output),
+        Command::Doctor(args) => commands::doctor::run(&args, output),
+        Command::ExportOnnx(args) => commands::export_onnx::run(&args, output),
         Command::Completions(args) => commands::completions::completions(&args),
         Command::Man(args) => commands::completions::man(&args),
     }
-}
-
-/// `profiled`: the spans of the profile are recorded, too.
-fn start_logging(profiled: bool) {
-    let wished = std::env::var(LOG_VARIABLE).ok();
-    let filter = wished
-        .and_then(|targets| targets.parse().ok())
-        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN));
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    tracing_subscriber::registry()
-        .with(lines.with_filter(filter))
-        .with(profiled.then(commands::bench::recorder))
-        .init();
 }

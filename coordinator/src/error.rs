@@ -33,6 +33,8 @@ pub enum CoordinatorError {
     #[error("{0}")]
     Deposed(String),
     #[error(transparent)]
+    Security(#[from] perennial_secure::SecurityError),
+    #[error(transparent)]
     Store(#[from] perennial_store::StoreError),
 }
 

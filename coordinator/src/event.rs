@@ -88,8 +88,10 @@ pub enum JobEvent {
     Epoch {
         epoch: u32,
         train_loss: f64,
+        val_loss: f64,
         val_top1: f64,
         val_top5: f64,
+        ema_loss: Option<f64>,
         ema_top1: Option<f64>,
         ema_top5: Option<f64>,
         images_per_second: f64,

@@ -3,14 +3,16 @@
 
 use std::time::Duration;
 
-use perennial_proto::v1::coordinator_client::CoordinatorClient;
+use perennial_proto::dial::{self, Client, ShowToken, words_of};
 use perennial_proto::v1::queue_client::QueueClient;
 use perennial_proto::v1::{
     DrainRequest, JobStatus, JobsReply, JobsRequest, PrioritizeRequest, ResumeRequest, ScaleReply,
     ScaleRequest, StatusReply, StatusRequest, StopRequest, SubmitRequest,
 };
+use perennial_secure::Security;
 use perennial_store::{Job, Store, StoreError};
-use tonic::transport::{Channel, Endpoint};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use crate::log::{LogEntry, LogRecord};
@@ -44,48 +46,59 @@ pub enum OperateError {
     Log(#[from] perennial_plan::invariants::Violation),
 }
 
-/// A coordinator, and of what.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
+/// A coordinator, of what, and how it is spoken with.
+#[derive(Debug, Clone)]
+pub struct Ruler {
     of: String,
     address: String,
+    /// An address without a scheme stands in a log: it is in plain text.
+    in_log: bool,
+    security: Security,
 }
 
-// === impl Address ===
+// === impl Ruler ===
 
-impl Address {
-    /// Of whatever is served at this `HOST:PORT`.
-    pub fn given(address: &str) -> Self {
-        let address = address.trim_start_matches("http://");
+impl Ruler {
+    /// Whoever is at this address, as a person gives it.
+    pub fn given(address: &str, security: &Security) -> Self {
         Self {
             of: "a queue".into(),
-            address: address.trim_end_matches('/').into(),
+            address: address.into(),
+            in_log: false,
+            security: security.clone(),
+        }
+    }
+
+    /// Whoever wrote this address into a log, as the coordinator of that.
+    pub fn logged(of: String, address: &str, security: &Security) -> Self {
+        Self {
+            of,
+            address: address.into(),
+            in_log: true,
+            security: security.clone(),
         }
     }
 
     /// Of the queue in this store, as its log says.
-    pub async fn of_queue(store: &Store) -> Result<Self, OperateError> {
+    pub async fn of_queue(store: &Store, security: &Security) -> Result<Self, OperateError> {
         match read_queue(store).await? {
-            Some(queue) => Ok(Self::of_replayed(&queue)),
+            Some(queue) => Ok(Self::of_replayed(&queue, security)),
             None => Err(OperateError::NoQueue(store.url().to_string())),
         }
     }
 
-    fn of_replayed(queue: &queue::Replayed) -> Self {
-        Self {
-            of: "the queue".into(),
-            address: queue.address.clone(),
-        }
+    fn of_replayed(queue: &queue::Replayed, security: &Security) -> Self {
+        Self::logged("the queue".into(), &queue.address, security)
     }
 
     /// Of this job: the queue's where it runs or waits there, else its own last one.
-    pub async fn of_job(job: &Job) -> Result<Self, OperateError> {
+    pub async fn of_job(job: &Job, security: &Security) -> Result<Self, OperateError> {
         let queue = read_queue(job.store()).await?;
         let queued = queue.as_ref().and_then(|queue| queue.job(job.name()));
         if let (Some(queue), Some(queued)) = (&queue, queued)
             && !matches!(queued.state, State::Over(_))
         {
-            return Ok(Self::of_replayed(queue));
+            return Ok(Self::of_replayed(queue, security));
         }
         let log: Vec<LogRecord> = job.read_log(0).await?;
         let ruling = log.iter().rev().find_map(|record| match &record.entry {
@@ -93,35 +106,41 @@ impl Address {
             _ => None,
         });
         match (ruling, &queue) {
-            (Some(address), _) => Ok(Self {
-                of: format!("job `{}`", job.name()),
-                address,
-            }),
+            (Some(address), _) => {
+                let of = format!("job `{}`", job.name());
+                Ok(Self::logged(of, &address, security))
+            }
             // It was stopped before it ran: the queue says so.
-            (None, Some(queue)) if queued.is_some() => Ok(Self::of_replayed(queue)),
+            (None, Some(queue)) if queued.is_some() => Ok(Self::of_replayed(queue, security)),
             _ => Err(OperateError::NotStarted(job.name().to_string())),
         }
     }
 
-    async fn connect(&self) -> Result<Channel, OperateError> {
-        let unreachable = |error: tonic::transport::Error| OperateError::Unreachable {
+    fn address(&self) -> Result<dial::Address, dial::DialError> {
+        match self.in_log {
+            true => dial::Address::in_log(&self.address),
+            false => dial::Address::parse(&self.address, &self.security),
+        }
+    }
+
+    fn unreachable(&self, error: &dial::DialError) -> OperateError {
+        OperateError::Unreachable {
             of: self.of.clone(),
             address: self.address.clone(),
-            cause: std::error::Error::source(&error)
-                .map_or_else(|| error.to_string(), ToString::to_string),
-        };
-        let endpoint =
-            Endpoint::from_shared(format!("http://{}", self.address)).map_err(unreachable)?;
-        let endpoint = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE);
-        endpoint.connect().await.map_err(unreachable)
+            cause: error.to_string(),
+        }
     }
 
-    async fn coordinator(&self) -> Result<CoordinatorClient<Channel>, OperateError> {
-        Ok(CoordinatorClient::new(self.connect().await?))
+    async fn coordinator(&self) -> Result<Client, OperateError> {
+        let dialed = async { self.address()?.client(&self.security, PATIENCE).await };
+        dialed.await.map_err(|error| self.unreachable(&error))
     }
 
-    async fn queue(&self) -> Result<QueueClient<Channel>, OperateError> {
-        Ok(QueueClient::new(self.connect().await?))
+    async fn queue(
+        &self,
+    ) -> Result<QueueClient<InterceptedService<Channel, ShowToken>>, OperateError> {
+        let dialed = async { self.address()?.queue_client(&self.security, PATIENCE).await };
+        dialed.await.map_err(|error| self.unreachable(&error))
     }
 
     fn answer<T>(&self, reply: Result<Response<T>, Status>) -> Result<T, OperateError> {
@@ -129,7 +148,7 @@ impl Address {
             if status.code() == tonic::Code::Unimplemented {
                 return OperateError::OneJob(self.address.clone());
             }
-            OperateError::Refused(status.message().to_string())
+            OperateError::Refused(words_of(&status))
         })
     }
 
@@ -189,12 +208,6 @@ impl Address {
     pub async fn jobs(&self) -> Result<JobsReply, OperateError> {
         let mut client = self.queue().await?;
         self.answer(client.jobs(JobsRequest {}).await)
-    }
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.address)
     }
 }
 

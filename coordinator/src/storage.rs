@@ -355,6 +355,7 @@ mod tests {
 
     use super::*;
     use crate::audit::tests::job;
+    use crate::server::Access;
 
     const DEPOSED: u64 = 1;
     const CLAIMING: u64 = 2;
@@ -383,6 +384,7 @@ mod tests {
         let config = ServeConfig {
             listen: String::new(),
             advertise: None,
+            access: Access::default(),
             spec,
             workers: 1,
             store,

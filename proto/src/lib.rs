@@ -1,6 +1,7 @@
 //! What coordinator and workers say to each other ([`v1`]), and the rules of it that both ends must
-//! know ([`rules`]).
+//! know ([`rules`]); and how a coordinator is reached ([`dial`]).
 
+pub mod dial;
 mod generation;
 pub mod rules;
 
@@ -24,6 +25,9 @@ pub mod v1 {
     kinds!(CoordinatorMessage, coordinator_message: Welcome, Refused, Start, Stop, End, Heartbeat, Halt,
         Regroup, Follow, Ack, Release, Wait);
 }
+
+/// The target of spans whose fields (`job`, `generation`, `member`) stand on each line of a structured log.
+pub const LOG_CONTEXT: &str = "perennial::context";
 
 /// The largest message that either end takes, in bytes: an epoch's evaluation grows with the data.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;

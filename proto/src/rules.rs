@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use perennial_plan::spec::Precision;
 use perennial_plan::{Cursor, Spec};
 
 /// How often either end says that it lives.
@@ -26,6 +27,14 @@ pub mod control {
     pub const REGROUP: u64 = 2;
     /// Write a checkpoint.
     pub const CHECKPOINT: u64 = 4;
+}
+
+/// The numerics class of a job on a worker that says it has `class`: `f32` is what a class is without a word.
+pub fn job_numerics(spec: &Spec, class: &str) -> String {
+    match spec.train.precision {
+        Precision::F32 => class.to_string(),
+        other => format!("{class}, {}", other.name()),
+    }
 }
 
 /// The kinds of parts that make a checkpoint of this job, in the order in which members take them on.

@@ -17,26 +17,35 @@ class Cluster:
     """A job that runs: the coordinator on machine 1, workers on the machines after it. A context manager, at whose end
     no process is left.
 
+    `certificates`: the folder of an authority whose certificates encrypt everything; none: all in plain text.
     `events`: what the coordinator has printed so far, each with `at`, the seconds of the monotonic clock.
     """
 
-    def __init__(self, network, program, job, folder, workers):
+    def __init__(self, network, program, job, folder, workers, certificates):
         self.network = network
         self.folder = folder
         self.changed = threading.Condition()
         self.events = []
         folder.mkdir()
         address = f"{network.address(1)}:{PORT}"
+        scheme = "https" if certificates else "http"
+
+        def speaking(role):
+            if not certificates:
+                return "--insecure"
+            own = f"{certificates}/{role}"
+            return f"--tls-ca {certificates}/ca.pem --tls-cert {own}.pem --tls-key {own}.key"
+
         self.coordinator = self._start(
             1,
             "coordinator",
-            f"{program} --json coordinator {job} --listen {address} --store {folder}/store --workers {workers}",
+            f"{program} --json coordinator {job} --listen {address} --store {folder}/store --workers {workers} {speaking('coordinator')}",
         )
         self.workers = [
             self._start(
                 machine,
                 f"worker{machine - 1}",
-                f"{program} worker --coordinator http://{address} --host {network.address(machine)} --threads 1",
+                f"{program} worker --coordinator {scheme}://{address} --host {network.address(machine)} --threads 1 {speaking('worker')}",
             )
             for machine in range(2, 2 + workers)
         ]

@@ -105,6 +105,7 @@ class Scenarios:
     def __init__(self, program, folder, network):
         self.program, self.folder, self.network = program, folder, network
         self.job = folder / "job.toml"
+        self.certificates = folder / "certificates"
         self.reference = None
         self.failed = 0
 
@@ -112,10 +113,15 @@ class Scenarios:
         pictures = self.folder / "pictures"
         subprocess.run([self.program, "data", "synth", pictures, *PICTURES], check=True, stdout=subprocess.DEVNULL)
         self.job.write_text(JOB.format(pictures=pictures))
+        names = ["coordinator", "worker", "--host", self.network.address(COORDINATOR)]
+        for words in (["init", self.certificates], ["issue", self.certificates, *names]):
+            subprocess.run([self.program, "certs", *words], check=True, stdout=subprocess.DEVNULL)
 
     def run(self, name, workers, fault):
         start = time.monotonic()
-        with Cluster(self.network, self.program, self.job, self.folder / name, workers) as cluster:
+        # The undisturbed run is the one in plain text, so that encryption is seen to change no weights.
+        certificates = self.certificates if fault else None
+        with Cluster(self.network, self.program, self.job, self.folder / name, workers, certificates) as cluster:
             try:
                 said = disturb(cluster, fault) if fault else "no fault"
                 weights = cluster.finish(PATIENCE)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Holds the program against real peers: SeaweedFS as its store, PyTorch as its reader of weights.
+# Holds the program against real peers: SeaweedFS as its store, PyTorch and onnxruntime as its readers of weights,
+# TensorBoard as its reader of curves, webdataset as that of its packs.
 #
 #     PERENNIAL=target/release/perennial PYTHON=VENV/bin/python WEED=VENV/bin/weed tests/peers/run.sh
 #
@@ -7,7 +8,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-: "${PERENNIAL:?the program}" "${PYTHON:?a Python 3 with torch, safetensors, pillow and boto3}" "${WEED:?the server of SeaweedFS}"
+: "${PERENNIAL:?the program}" "${PYTHON:?a Python 3 with the packages of requirements.txt and torch}" "${WEED:?the server of SeaweedFS}"
 PERENNIAL=$(realpath "$PERENNIAL")
 # shellcheck source-path=SCRIPTDIR source=seaweedfs.sh
 source "$here/seaweedfs.sh"
@@ -96,7 +97,7 @@ s3_creates_once_and_refuses_strangers() {
 
 two_workers_on_s3_equal_one_on_a_folder() {
     local folder s3
-    train "$work/store" 1 folder.jsonl || fail "the run on a folder"
+    train "$work/store" 1 folder.jsonl --tensorboard live || fail "the run on a folder"
     train s3://jobs/two 2 s3.jsonl || fail "the run on S3"
     folder=$(both_hashes folder.jsonl) || fail "the run on a folder told no hashes"
     s3=$(both_hashes s3.jsonl) || fail "the run on S3 told no hashes"
@@ -117,7 +118,8 @@ a_wrong_key_is_refused_in_one_sentence() {
 killed_in_mid_epoch_and_resumed_on_s3_it_ends_the_same() {
     local expected resumed from steps deadline=$((SECONDS + 120))
     : >killed.jsonl
-    "$PERENNIAL" train job.toml --data "$data" --store s3://jobs/killed --workers 2 --threads 1 --json >killed.jsonl 2>killed.err &
+    "$PERENNIAL" train job.toml --data "$data" --store s3://jobs/killed --workers 2 --threads 1 --json \
+        --tensorboard killed >killed.jsonl 2>killed.err &
     trainer=$!
     until grep -q '"event":"checkpoint"' killed.jsonl; do
         kill -0 "$trainer" 2>/dev/null || fail "it ended before its first checkpoint: $(tail -n 3 killed.jsonl killed.err)"
@@ -129,7 +131,7 @@ killed_in_mid_epoch_and_resumed_on_s3_it_ends_the_same() {
     trainer=
     [[ -z $(value killed.jsonl finished weights_sha256) ]] || fail "it finished before it was killed"
 
-    train s3://jobs/killed 3 resumed.jsonl --resume || fail "the resumed run"
+    train s3://jobs/killed 3 resumed.jsonl --resume --tensorboard killed || fail "the resumed run"
     from=$(value resumed.jsonl started resumed_from)
     steps=$(value resumed.jsonl job steps_per_epoch)
     ((from % steps != 0)) || fail "it resumed from step $from, which is not within an epoch of $steps steps"
@@ -154,6 +156,51 @@ torch_loads_the_weights_and_agrees_on_logits() {
     logits_agree --ema || fail "the average of the weights"
 }
 
+# `onnx_agrees VARIANT [OPTION...]`: an exported model in onnxruntime and the weights in the program, on every picture.
+onnx_agrees() {
+    local model=$1.onnx count
+    count=$(wc -l <predictions.jsonl)
+    shift
+    "$PERENNIAL" export-onnx "$@" "$model" >onnx.txt || return 1
+    "$PYTHON" "$here/check_onnx.py" "$model" "predictions$kind.jsonl" . --least "$count"
+}
+
+onnxruntime_computes_the_same_logits_from_an_export() {
+    local kind=
+    (($(wc -l <predictions.jsonl) >= 100)) || fail "fewer than a hundred pictures"
+    onnx_agrees free --weights weights.safetensors || fail "the weights, any batch"
+    onnx_agrees fixed --weights weights.safetensors --batch 16 || fail "the weights, a fixed batch"
+    onnx_agrees bytes peers --store s3://jobs/two --normalise || fail "the checkpoint, with normalisation inside"
+    kind=--ema
+    onnx_agrees average peers --store s3://jobs/two --ema || fail "the average of the weights"
+    onnx_agrees fixed-bytes --weights weights--ema.safetensors --normalise --batch 7 || fail "the average, fixed, from bytes"
+}
+
+tensorboard_reads_the_numbers_of_the_job() {
+    "$PYTHON" "$here/check_events.py" live/peers --events folder.jsonl || fail "the run as it happened"
+    "$PERENNIAL" curves peers --store "$work/store" --tensorboard stored || fail "the stored run"
+    "$PYTHON" "$here/check_events.py" stored/peers --log store/peers/log || fail "the stored run"
+    # Steps that were taken again are there once.
+    "$PYTHON" "$here/check_events.py" killed/peers --events killed.jsonl --events resumed.jsonl || fail "the resumed run"
+}
+
+webdataset_reads_the_shards() {
+    "$PERENNIAL" data pack "$data" packed --shard-size 1 || fail "the packing"
+    "$PYTHON" "$here/check_pack.py" packed "$data" || fail "webdataset reads something else"
+}
+
+a_pack_on_s3_trains_to_the_weights_of_its_folder() {
+    local folder packed
+    folder=$(both_hashes folder.jsonl)
+    "$PERENNIAL" data pack "$data" s3://jobs/pictures --shard-size 1 || fail "the packing"
+    "$PERENNIAL" data pack "$data" s3://jobs/pictures --shard-size 1 --json >again.json || fail "packing again"
+    [[ $("$PYTHON" -c 'import json; print(json.load(open("again.json"))["found"] > 1)') == True ]] || fail "all was packed again"
+    data=s3://jobs/pictures XDG_CACHE_HOME=$work PERENNIAL_STORE_FAULTS=seed=3,rate=0.1 \
+        train s3://jobs/packed 2 packed.jsonl || fail "the run on a pack"
+    packed=$(both_hashes packed.jsonl) || fail "the run on a pack told no hashes"
+    [[ $folder == "$packed" ]] || fail "$folder on a folder, $packed on its pack"
+}
+
 check() {
     local start=$SECONDS
     "$1"
@@ -167,3 +214,7 @@ check two_workers_on_s3_equal_one_on_a_folder
 check a_wrong_key_is_refused_in_one_sentence
 check killed_in_mid_epoch_and_resumed_on_s3_it_ends_the_same
 check torch_loads_the_weights_and_agrees_on_logits
+check onnxruntime_computes_the_same_logits_from_an_export
+check tensorboard_reads_the_numbers_of_the_job
+check webdataset_reads_the_shards
+check a_pack_on_s3_trains_to_the_weights_of_its_folder

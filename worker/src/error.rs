@@ -1,3 +1,4 @@
+use perennial_collective::CollectiveError;
 use perennial_data::DataError;
 use perennial_proto::v1::{Failed, Lost};
 use perennial_session::{Report, SessionError};
@@ -11,6 +12,8 @@ pub enum WorkerError {
     /// The generation is over before its time, and not by this worker's fault.
     #[error("the generation broke: {reason}")]
     Broken { reason: String, lost: Vec<Lost> },
+    #[error(transparent)]
+    Security(#[from] perennial_secure::SecurityError),
     #[error(transparent)]
     Session(#[from] SessionError),
     #[error(transparent)]
@@ -27,11 +30,16 @@ pub enum WorkerError {
     #[error(transparent)]
     Store(#[from] perennial_store::StoreError),
     #[error(transparent)]
-    Collective(#[from] perennial_collective::CollectiveError),
+    Collective(#[from] CollectiveError),
     #[error(transparent)]
     Train(#[from] perennial_train::TrainError),
     #[error(transparent)]
     Invariant(#[from] perennial_plan::invariants::Violation),
+    #[error(
+        "job file: `train.reduction` is \"fast\", which only sums over NCCL between GPUs can be; \
+         these workers sum over TCP, which is \"exact\": set it to that"
+    )]
+    Reduction,
     #[error("cannot start a thread: {0}")]
     Thread(String),
     #[error("{0}")]
@@ -52,13 +60,13 @@ impl WorkerError {
     /// Whether every other worker would meet the same.
     pub(crate) fn is_fatal(&self) -> bool {
         match self {
-            Self::Data(error) => {
-                !matches!(error, DataError::Io { .. } | DataError::MissingFolder(_))
-            }
+            Self::Data(error) => !error.may_be_local(),
+            Self::Collective(CollectiveError::Library(_) | CollectiveError::Device(_)) => false,
             Self::Network(_)
             | Self::Weights { .. }
             | Self::Train(_)
             | Self::Invariant(_)
+            | Self::Reduction
             | Self::Inference(_)
             | Self::Collective(_) => true,
             Self::Store(error) => matches!(
@@ -72,6 +80,7 @@ impl WorkerError {
             ),
             Self::Ended(_)
             | Self::Broken { .. }
+            | Self::Security(_)
             | Self::Session(_)
             | Self::File(_)
             | Self::Thread(_) => false,

@@ -1,10 +1,8 @@
 //! Validation by all members: each evaluates its slots of the validation set, everybody gets the whole.
 
-use std::path::Path;
-
 use base64::Engine;
 use perennial_collective::{Contribution, Partial, SlotSum};
-use perennial_data::{DataError, DataSet, Pipeline, Side, thumbnail_jpeg};
+use perennial_data::{DataError, DataSet, Pipeline, Sample, Side, thumbnail_jpeg};
 use perennial_model::{Bound, Network, Weights};
 use perennial_plan::invariants::Invariant;
 use perennial_plan::order::slot_range;
@@ -188,14 +186,17 @@ pub(crate) fn summarize(
     let mistakes = wrong
         .into_iter()
         .take(MISTAKES)
-        .map(|place| Mistake {
-            path: samples[place].relative.clone(),
-            truth: truth[place],
-            predicted: predicted[place],
-            confidence: rows[place * FIELDS + 3],
-            thumbnail: thumbnails.and_then(|max_pixels| data_uri(&samples[place].path, max_pixels)),
+        .map(|place| {
+            let sample = &samples[place];
+            Ok(Mistake {
+                path: data.relative(sample)?,
+                truth: truth[place],
+                predicted: predicted[place],
+                confidence: rows[place * FIELDS + 3],
+                thumbnail: thumbnails.and_then(|max_pixels| data_uri(data, sample, max_pixels)),
+            })
         })
-        .collect();
+        .collect::<Result<_, DataError>>()?;
     Ok(Evaluation {
         samples: samples.len() as u64,
         loss: sum(1) / count,
@@ -208,8 +209,9 @@ pub(crate) fn summarize(
 }
 
 /// A small JPEG of the picture as a `data:` URI; none where it cannot be read any more.
-fn data_uri(path: &Path, max_pixels: u64) -> Option<String> {
-    let jpeg = thumbnail_jpeg(path, THUMBNAIL, max_pixels).ok()?;
+fn data_uri(data: &DataSet, sample: &Sample, max_pixels: u64) -> Option<String> {
+    let picture = data.picture(sample, max_pixels).ok()?;
+    let jpeg = thumbnail_jpeg(&picture, THUMBNAIL).ok()?;
     Some(format!(
         "data:image/jpeg;base64,{}",
         base64::engine::general_purpose::STANDARD.encode(jpeg)

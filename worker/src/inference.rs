@@ -1,10 +1,11 @@
-//! Weights without a job: evaluation on a folder, prediction of files.
+//! Weights without a job: evaluation on a folder or a pack, prediction of pictures.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use perennial_data::augment::Transform;
-use perennial_data::{DataSet, Pipeline, Side, read_picture};
-use perennial_model::{Bound, ModelCard, Network, Weights, files};
+use perennial_data::{DataError, DataSet, Picture, Pipeline, Sample, Side, read_picture};
+use perennial_model::{Bound, ModelCard, Network, Weights, files, onnx};
 use perennial_plan::Spec;
 use perennial_plan::tensors::weights_sha256;
 use perennial_report::Evaluation;
@@ -19,6 +20,14 @@ pub struct Classifier {
     pub card: ModelCard,
     network: Network,
     weights: Weights,
+}
+
+/// A picture to predict.
+#[derive(Debug, Clone)]
+pub enum Picked {
+    File(PathBuf),
+    /// One of a pack's.
+    Packed(Arc<DataSet>, Sample),
 }
 
 /// What the network says of one picture.
@@ -68,11 +77,11 @@ impl Classifier {
         })
     }
 
-    /// Evaluates on the pictures of `dir`: its `val` folder if it has one, else all of its class folders.
+    /// Evaluates on the pictures of `dir`, a folder or a pack: those that validate if it is split, else all.
     /// Classes are matched by their names. Mistakes carry their pictures.
     pub fn evaluate(
         &self,
-        dir: &Path,
+        dir: &str,
         threads: usize,
         max_pixels: u64,
     ) -> Result<Evaluation, WorkerError> {
@@ -97,7 +106,7 @@ impl Classifier {
     /// picture that cannot be read.
     pub fn predict(
         &self,
-        paths: &[PathBuf],
+        pictures: &[Picked],
         threads: usize,
         max_pixels: u64,
         mut each: impl FnMut(Result<Prediction, WorkerError>) -> Result<(), WorkerError>,
@@ -108,17 +117,17 @@ impl Classifier {
         let cores = Cores::new(threads)?;
         let (size, classes) = (self.card.image_size as usize, self.card.classes.len());
         // A round keeps every core busy and the memory bounded.
-        for round in paths.chunks(PORTION * threads.max(1)) {
+        for round in pictures.chunks(PORTION * threads.max(1)) {
             let mut portions = round.chunks(PORTION).enumerate();
             let next = || portions.next().map(Ok::<_, WorkerError>);
-            let work = |(index, portion): (usize, &[PathBuf])| {
+            let work = |(index, portion): (usize, &[Picked])| {
                 let mut images = Vec::new();
-                let mut readable = Vec::new();
-                for path in portion {
-                    readable.push(read_picture(path, max_pixels).map(|picture| {
-                        transform.normalise(&transform.resized(&picture), &mut images);
-                    }));
-                }
+                let readable: Vec<Result<(), DataError>> = read(portion, max_pixels)
+                    .map(|picture| {
+                        transform.normalise(&transform.resized(&picture?), &mut images);
+                        Ok(())
+                    })
+                    .collect();
                 let logits = if images.is_empty() {
                     Vec::new()
                 } else {
@@ -128,10 +137,10 @@ impl Classifier {
                 let predictions: Vec<Result<Prediction, WorkerError>> = portion
                     .iter()
                     .zip(readable)
-                    .map(|(path, readable)| {
+                    .map(|(picked, readable)| {
                         readable?;
                         let logits = rows.next().expect("a row for each picture that was read");
-                        Ok(prediction(path, logits))
+                        Ok(prediction(picked.path(), logits))
                     })
                     .collect();
                 (index, predictions)
@@ -143,6 +152,11 @@ impl Classifier {
             }
         }
         Ok(())
+    }
+
+    /// The network with these weights as an ONNX model.
+    pub fn to_onnx(&self, input: onnx::Input) -> Vec<u8> {
+        onnx::encode(&self.network, &self.weights, &self.card, input)
     }
 
     /// The hash by which weights are compared.
@@ -162,9 +176,11 @@ impl Classifier {
         }
     }
 
-    /// The folder's pictures as a validation set whose classes are the network's.
-    fn data_set(&self, dir: &Path) -> Result<DataSet, WorkerError> {
-        let mut data = DataSet::all_of(dir)?;
+    /// The pictures at `dir` as a validation set whose classes are the network's.
+    fn data_set(&self, dir: &str) -> Result<DataSet, WorkerError> {
+        let mut spec = self.card.data_spec();
+        spec.dir = dir.to_string();
+        let mut data = DataSet::all_of(&spec)?;
         let position = |class: &String| self.card.classes.iter().position(|known| known == class);
         let places = data
             .classes
@@ -172,8 +188,7 @@ impl Classifier {
             .map(|class| {
                 position(class).map(|place| place as u32).ok_or_else(|| {
                     WorkerError::Inference(format!(
-                        "{}: class `{class}` is not one of the network's: {}",
-                        dir.display(),
+                        "{dir}: class `{class}` is not one of the network's: {}",
                         self.card.classes.join(", ")
                     ))
                 })
@@ -187,12 +202,52 @@ impl Classifier {
     }
 }
 
-fn prediction(path: &Path, logits: &[f32]) -> Prediction {
+// === impl Picked ===
+
+impl Picked {
+    pub fn path(&self) -> PathBuf {
+        match self {
+            Self::File(path) => path.clone(),
+            Self::Packed(data, sample) => data.path(sample),
+        }
+    }
+
+    fn is_beside(&self, other: &Self) -> bool {
+        matches!((self, other), (Self::Packed(one, _), Self::Packed(two, _)) if Arc::ptr_eq(one, two))
+    }
+}
+
+/// The pictures in their order; those of one pack are read side by side.
+fn read(
+    portion: &[Picked],
+    max_pixels: u64,
+) -> impl Iterator<Item = Result<Picture, DataError>> + use<'_> {
+    let runs = portion.chunk_by(Picked::is_beside);
+    runs.flat_map(move |run| -> Vec<Result<Picture, DataError>> {
+        let data = match &run[0] {
+            Picked::File(path) => return vec![read_picture(path, max_pixels)],
+            Picked::Packed(data, _) => data,
+        };
+        let samples: Vec<Sample> = run
+            .iter()
+            .filter_map(|picked| match picked {
+                Picked::File(_) => None,
+                Picked::Packed(_, sample) => Some(*sample),
+            })
+            .collect();
+        let files = data.read_all(&samples).into_iter();
+        (samples.iter().zip(files))
+            .map(|(sample, file)| data.decoded(sample, &file?, max_pixels))
+            .collect()
+    })
+}
+
+fn prediction(path: PathBuf, logits: &[f32]) -> Prediction {
     let probabilities = loss::softmax(logits, logits.len());
     let mut ranking: Vec<usize> = (0..logits.len()).collect();
     ranking.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
     Prediction {
-        path: path.to_path_buf(),
+        path,
         logits: logits.to_vec(),
         probabilities,
         ranking,

@@ -21,9 +21,15 @@ mod training;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use perennial_collective::MeshTls;
+use perennial_proto::LOG_CONTEXT;
+use perennial_secure::Security;
 use perennial_session::{Reporter, connect};
+use tracing::Span;
+use tracing::field::Empty;
 
 pub use error::WorkerError;
+pub use member::refuse_reduction;
 pub use numerics::numerics_class;
 
 use crate::ears::{Ears, Over, Work};
@@ -33,8 +39,10 @@ use crate::signals::Notice;
 /// How a worker runs.
 #[derive(Debug, Clone)]
 pub struct WorkerOptions {
-    /// Where coordinators of the job may be: `http://HOST:PORT`, or `HOST:PORT`.
+    /// Where coordinators of the job may be: `http://HOST:PORT`, `https://HOST:PORT`, or `HOST:PORT`.
     pub coordinators: Vec<String>,
+    /// How it speaks with coordinators and with the other members.
+    pub security: Security,
     /// Slots computed side by side, each on one core.
     pub threads: usize,
     /// The address at which other members reach this one, without a port.
@@ -76,11 +84,15 @@ impl Gate {
 /// Serves one job from joining to its end, or, in the pool of a queue, one after the other until it is let
 /// go. The error is what ended it.
 pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
+    // Better now than when the data is read.
+    options.security.may_listen_at_host(&options.host)?;
+    MeshTls::of(&options.security)?;
     let notice = options.grace.map(Notice::listen).transpose()?;
     let mut name = String::new();
     loop {
         let session = connect(perennial_session::Options {
             coordinators: options.coordinators.clone(),
+            security: options.security.clone(),
             numerics: numerics_class(),
             threads: options.threads as u32,
             patience: options.patience,
@@ -108,16 +120,35 @@ pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
 /// Does as the session says until it says that all is over, and how.
 fn obey(options: &WorkerOptions, ears: &Ears, reporter: &Reporter) -> Over {
     let mut worker: Option<Worker> = None;
+    let mut context = Span::none().entered();
     loop {
         match (ears.next(), &worker) {
             (Work::Over(over), _) => return over,
             (Work::Prepare { spec, store_url }, _) => {
+                let job = spec.name.as_str();
+                context = tracing::error_span!(
+                    target: LOG_CONTEXT,
+                    parent: None,
+                    "worker",
+                    job,
+                    generation = Empty,
+                    member = Empty
+                )
+                .entered();
                 match Worker::prepare(options, *spec, &store_url, reporter) {
                     Ok(prepared) => worker = Some(prepared),
                     Err(error) => reporter.send(error.report()),
                 }
             }
-            (Work::Train(assignment, turn), Some(worker)) => worker.train(&assignment, &turn),
+            (Work::Train(assignment, turn), Some(worker)) => {
+                let generation = &assignment.generation;
+                context.record("generation", generation.id);
+                context.record(
+                    "member",
+                    generation.members[assignment.rank].worker.as_str(),
+                );
+                worker.train(&assignment, &turn);
+            }
             (Work::Follow(source, turn), Some(worker)) => worker.follow(&source, &turn),
             // A worker that could not be prepared has said so, and its end is on its way.
             (Work::Train(..) | Work::Follow(..), None) => {}

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use perennial_collective::{Collective, CollectiveError, Contribution, MeshConfig, Reduced, Tcp};
-use perennial_plan::Generation;
+use perennial_plan::spec::Reduction;
+use perennial_plan::{Generation, Spec};
 use perennial_proto::rules::LEASE;
 use perennial_proto::v1::{Lost, Standing};
 use perennial_session::{Assignment, Report};
@@ -24,6 +25,14 @@ pub(crate) struct Member<'a> {
     pub generation: Generation,
     pub rank: usize,
     collective: Tcp,
+}
+
+/// Refuses a job whose sums the members of this program cannot do.
+pub fn refuse_reduction(spec: &Spec) -> Result<(), WorkerError> {
+    match spec.train.reduction {
+        Reduction::Exact => Ok(()),
+        Reduction::Fast => Err(WorkerError::Reduction),
+    }
 }
 
 // === impl Worker ===
@@ -116,6 +125,13 @@ fn broken(error: CollectiveError, generation: &Generation) -> WorkerError {
         CollectiveError::Silent { rank, .. }
         | CollectiveError::Timeout { rank, .. }
         | CollectiveError::Unreachable { rank, .. } => (*rank, true),
+        // It broke for all of them, and nobody knows who is the cause.
+        CollectiveError::Nccl { .. } | CollectiveError::Overdue { .. } => {
+            return WorkerError::Broken {
+                reason: error.to_string(),
+                lost: Vec::new(),
+            };
+        }
         _ => return error.into(),
     };
     let peer = generation.members.get(rank);
@@ -166,6 +182,8 @@ mod tests {
         };
         assert_eq!(lost(silent), Some(vec![("w0".into(), true)]));
         assert_eq!(lost(CollectiveError::Aborted), Some(vec![]));
+        let overdue = CollectiveError::Overdue { limit: SUM };
+        assert_eq!(lost(overdue), Some(vec![]));
         assert_eq!(lost(CollectiveError::MissingSlot(1)), None);
     }
 

@@ -1,6 +1,7 @@
 //! The numerics class: within one class, equal input gives equal bits.
 
-use perennial_kernels::KERNEL_SET;
+use perennial_kernels::{KERNEL_SET, Precision};
+use perennial_plan::spec;
 
 /// The processor's kind, its vector unit and the kernel set. Matrix products block by the processor's
 /// caches, so its model belongs to the class.
@@ -17,6 +18,14 @@ pub fn numerics_class() -> String {
         std::env::consts::ARCH,
         vector_unit()
     )
+}
+
+/// What a job of this precision rounds the operands of its products to.
+pub(crate) fn operands(precision: spec::Precision) -> Precision {
+    match precision {
+        spec::Precision::F32 => Precision::F32,
+        spec::Precision::Bf16 => Precision::Bf16,
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use perennial_collective::{ReplicaServer, TcpEndpoint};
+use perennial_collective::{MeshTls, ReplicaServer, TcpEndpoint};
 use perennial_data::Pipeline;
 use perennial_model::Network;
 use perennial_plan::order::steps_per_epoch;
@@ -15,6 +15,7 @@ use perennial_train::LearningRate;
 use crate::WorkerOptions;
 use crate::checkpointing::CheckpointWriter;
 use crate::error::WorkerError;
+use crate::member::refuse_reduction;
 use crate::shared::SharedReplica;
 use crate::slots::Cores;
 
@@ -33,6 +34,8 @@ pub(crate) struct Worker {
     pub job: Arc<JobContext>,
     pub replica: Arc<SharedReplica>,
     pub endpoint: TcpEndpoint,
+    /// What its connections to other members are encrypted with.
+    pub tls: Option<MeshTls>,
     pub cores: Cores,
     pub threads: usize,
     pub checkpoints: CheckpointWriter,
@@ -86,20 +89,25 @@ impl Worker {
         store_url: &str,
         reporter: &Reporter,
     ) -> Result<Self, WorkerError> {
+        refuse_reduction(&spec)?;
         let job = Arc::new(JobContext::open(spec, store_url)?);
         let replica = Arc::new(SharedReplica::default());
         let (sums, copies) = (&options.collective, &options.replica);
+        let tls = MeshTls::of(&options.security)?;
         let (endpoint, collective_address) = TcpEndpoint::bind(&sums.listen(&options.host))?;
-        let (server, replica_address) = ReplicaServer::bind(
+        options.security.may_listen(collective_address)?;
+        let (server, replica_address) = ReplicaServer::bind_encrypted(
             &copies.listen(&options.host),
             &job.spec.name,
             replica.clone(),
+            tls.clone(),
         )?;
+        options.security.may_listen(replica_address)?;
         let checkpoints = CheckpointWriter::new(&job, &replica, reporter)?;
         let cores = Cores::new(options.threads)?;
         let data = job.pipeline.data();
         reporter.send(Report::Ready(Ready {
-            data_fingerprint: data.fingerprint(),
+            data_fingerprint: data.fingerprint()?,
             train_samples: data.train.len() as u64,
             val_samples: data.val.len() as u64,
             classes: data.classes.clone(),
@@ -111,7 +119,8 @@ impl Worker {
         Ok(Self {
             job,
             replica,
-            endpoint,
+            endpoint: endpoint.encrypted(tls.clone()),
+            tls,
             cores,
             threads: options.threads,
             checkpoints,

@@ -21,6 +21,7 @@ pub(crate) struct Cores {
 
 impl Cores {
     pub fn new(threads: usize) -> Result<Self, WorkerError> {
+        perennial_kernels::memory::keep_freed_pages();
         let pools = (0..threads.max(1))
             .map(|_| rayon::ThreadPoolBuilder::new().num_threads(1).build())
             .collect::<Result<_, _>>()

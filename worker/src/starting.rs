@@ -62,9 +62,14 @@ impl Worker {
         // What lies beyond the start is of no use.
         let have = have.filter(|at| until.is_none_or(|until| *at <= until));
         let job = &self.job;
-        let mut follower =
-            ReplicaFollower::connect(&source.address, &job.spec.name, have, turn.abort_handle())
-                .map_err(lost)?;
+        let mut follower = ReplicaFollower::connect_encrypted(
+            &source.address,
+            &job.spec.name,
+            have,
+            self.tls.as_ref(),
+            turn.abort_handle(),
+        )
+        .map_err(lost)?;
         let table = &job.network.table;
         let mut told = until.is_some();
         loop {

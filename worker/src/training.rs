@@ -15,6 +15,7 @@ use perennial_train::{SlotInput, StepDelta, StepOutcome, slot_gradient};
 use crate::checkpointing::Part;
 use crate::error::WorkerError;
 use crate::member::Member;
+use crate::numerics::operands;
 use crate::slots::contribution;
 
 /// What a step did, and what the members agreed on with it.
@@ -139,7 +140,12 @@ impl Member<'_> {
         let bound = worker.replica.read(|held| {
             let held = held.expect("a member holds a replica");
             let device = burn::tensor::Device::flex();
-            Bound::new(&network.table, &held.replica.weights, &device)
+            Bound::new(
+                &network.table,
+                &held.replica.weights,
+                &device,
+                operands(spec.train.precision),
+            )
         });
         // The prefetcher was asked for just these slots, in this order.
         let mut slots = occupied.into_iter();

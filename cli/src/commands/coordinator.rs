@@ -1,8 +1,11 @@
 //! `perennial coordinator`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use perennial_coordinator::{QueueConfig, ServeConfig};
+use anyhow::bail;
+use perennial_coordinator::{Access, QueueConfig, ServeConfig};
+use perennial_secure::Tokens;
 use perennial_store::Store;
 
 use super::train::refuse_workers;
@@ -11,6 +14,7 @@ use crate::job::{DEFAULT_STORE, absolute_url, block_on};
 use crate::job_file::Overrides;
 use crate::output::Output;
 use crate::run::{run as run_job, run_queue};
+use crate::security::{self, Tls};
 use crate::settings;
 use crate::shell::{CommandLine, this_program};
 
@@ -44,6 +48,12 @@ pub struct Args {
     /// Where workers and standbys reach this coordinator; where it listens, if left out
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
+    #[command(flatten)]
+    tls: Tls,
+    /// The tokens that are taken from people, as `perennial certs token` writes them
+    /// [env: PERENNIAL_TOKENS]
+    #[arg(long, value_name = "FILE", help_heading = "Security")]
+    tokens: Option<PathBuf>,
 }
 
 pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
@@ -65,12 +75,14 @@ fn one_job(job: &Path, args: Args, output: Output) -> anyhow::Result<()> {
     let store_url = absolute_url(&args.store)?;
     let command = line("perennial").into_string();
     let resume_command = line(&this_program()).word("--resume").into_string();
+    let access = args.access()?;
     let mut viewer = Viewer::new(output);
     block_on(async move {
         let store = Store::open(&store_url)?;
         store.check_write().await?;
         let config = ServeConfig {
             listen: args.listen,
+            access,
             spec,
             workers,
             store,
@@ -88,17 +100,19 @@ fn one_job(job: &Path, args: Args, output: Output) -> anyhow::Result<()> {
 fn queue(args: Args, output: Output) -> anyhow::Result<()> {
     let over = &args.over;
     if over.data.is_some() || over.on_bad_image.is_some() || !over.set.is_empty() {
-        anyhow::bail!(
+        bail!(
             "a queue has no job file: give `--data`, `--on-bad-image` and `--set` to `perennial submit`"
         );
     }
     let store_url = absolute_url(&args.store)?;
+    let access = args.access()?;
     block_on(async move {
         let store = Store::open(&store_url)?;
         store.check_write().await?;
         let config = QueueConfig {
             listen: args.listen,
             advertise: args.advertise,
+            access,
             store,
             store_url,
             standby: args.standby,
@@ -110,6 +124,24 @@ fn queue(args: Args, output: Output) -> anyhow::Result<()> {
 // === impl Args ===
 
 impl Args {
+    fn access(&self) -> anyhow::Result<Access> {
+        let security = self.tls.security()?;
+        let tokens = self
+            .tokens
+            .clone()
+            .or_else(|| security::path(security::TOKENS));
+        if tokens.is_some() && security.credentials().is_none() {
+            bail!(
+                "tokens would be readable for everybody; give --tls-ca, --tls-cert and --tls-key"
+            );
+        }
+        let tokens = tokens.map(|path| Tokens::open(&path)).transpose()?;
+        Ok(Access {
+            security,
+            tokens: tokens.map(Arc::new),
+        })
+    }
+
     /// The command that coordinates so, without `--resume`.
     fn command_line(&self, program: &str, job: &Path) -> CommandLine {
         let line = CommandLine::new(program, "coordinator")
@@ -117,7 +149,8 @@ impl Args {
             .option("--listen", &self.listen)
             .option("--store", &self.store)
             .option_if_some("--advertise", self.advertise.as_deref())
-            .option_if_some("--workers", self.workers);
-        self.over.spell(line)
+            .option_if_some("--workers", self.workers)
+            .option_if_some("--tokens", self.tokens.as_ref().map(|path| path.display()));
+        self.over.spell(self.tls.told(line))
     }
 }

@@ -65,6 +65,7 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
         workers: Some(WORKERS),
         threads: Some(1),
         resume: false,
+        tensorboard: None,
         file: JobFile {
             job,
             ..JobFile::default()

@@ -1,21 +1,19 @@
 //! `perennial evaluate`.
 
-use std::path::PathBuf;
-
 use perennial_report::ClassificationReport;
 use serde_json::json;
 
 use super::weights::{MAX_PIXELS, WeightsArgs};
 use crate::output::{Output, counted, percent};
 
-/// Measure a weights file on a folder of pictures
+/// Measure a weights file on a folder of pictures or a pack
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     weights: WeightsArgs,
-    /// One folder a class; its `val` folder where it has one
+    /// One folder a class, or a pack: a folder or s3://bucket/prefix; those that validate where it is split
     #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    data: String,
 }
 
 pub fn run(args: Args, output: Output) -> anyhow::Result<()> {

@@ -2,9 +2,13 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use perennial_worker::inference::{Classifier, Prediction};
+use perennial_data::DataSet;
+use perennial_data::pack::is_pack;
+use perennial_plan::spec::DataSpec;
+use perennial_worker::inference::{Classifier, Picked, Prediction};
 use serde_json::json;
 
 use super::weights::{MAX_PIXELS, WeightsArgs};
@@ -15,7 +19,8 @@ use crate::output::{self, Output};
 pub struct Args {
     #[command(flatten)]
     weights: WeightsArgs,
-    /// Pictures, and folders that are searched for pictures
+    /// Pictures, folders that are searched for pictures, and packs (their validation side where it is their
+    /// folder's)
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// How many of the most probable classes to tell
@@ -112,19 +117,28 @@ fn println_json(
     output::line(&line.to_string())
 }
 
-/// The files named, and every picture in the folders named, in ascending order of their paths.
-fn pictures(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+/// The files named, and every picture in the folders and packs named, in ascending order of their paths.
+fn pictures(paths: &[PathBuf]) -> anyhow::Result<Vec<Picked>> {
     let mut found = Vec::new();
     for path in paths {
-        if path.is_dir() {
-            let before = found.len();
-            search(path, &mut found)?;
-            if found.len() == before {
+        let location = path.to_string_lossy();
+        if is_pack(&location) {
+            let data = Arc::new(DataSet::all_of(&DataSpec {
+                dir: location.into_owned(),
+                ..DataSpec::default()
+            })?);
+            let samples = data.val.iter();
+            found.extend(samples.map(|sample| Picked::Packed(data.clone(), *sample)));
+        } else if path.is_dir() {
+            let mut files = Vec::new();
+            search(path, &mut files)?;
+            if files.is_empty() {
                 bail!("{}: no pictures in this folder", path.display());
             }
-            found[before..].sort();
+            files.sort();
+            found.extend(files.into_iter().map(Picked::File));
         } else if path.is_file() {
-            found.push(path.clone());
+            found.push(Picked::File(path.clone()));
         } else {
             bail!("{}: there is no such file or folder", path.display());
         }

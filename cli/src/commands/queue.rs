@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use perennial_coordinator::operate::{Address, OperateError, read_queue};
+use perennial_coordinator::operate::{OperateError, read_queue};
 use perennial_coordinator::queue::{Replayed, State};
 use perennial_proto::v1::{JobStatus, JobsReply, PoolWorker};
+use perennial_secure::Security;
 use perennial_store::Store;
 
 use crate::job::At;
@@ -17,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Queue {
     pub store_url: String,
+    /// How coordinators are spoken with.
+    pub security: Security,
     /// What its log says; none where there is none.
     pub replayed: Option<Replayed>,
     /// What its coordinator says, or why nothing is heard of it.
@@ -46,6 +49,7 @@ impl Queue {
         };
         Ok(Self {
             store_url: store.url().to_string(),
+            security: at.security()?,
             replayed,
             told,
         })

@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use perennial_coordinator::log::LogRecord;
-use perennial_coordinator::operate::{Address, OperateError};
+use perennial_coordinator::operate::{OperateError, Ruler};
 use perennial_coordinator::replay::Replayed;
 use perennial_plan::Spec;
 use perennial_plan::ledger::StepRecord;
 use perennial_plan::order::steps_per_epoch;
 use perennial_proto::v1::{JobStatus, StatusReply};
 use perennial_report::EpochRecord;
+use perennial_secure::Security;
 use perennial_store::{Job, Store};
 use serde::Serialize;
 
 use super::queue::Queue;
-use crate::job::{At, block_on};
+use crate::job::{At, block_on, replay};
 use crate::output::{Output, counted, duration, percent, table, thousands};
 
 /// Show where a job stands, or all jobs of a store
@@ -171,19 +171,12 @@ struct Worker {
 
 impl Standing {
     pub async fn of(job: &Job, queue: &Queue) -> anyhow::Result<Self> {
-        let spec = job.spec().await?.unwrap_or_default();
-        let log: Vec<LogRecord> = job.read_log(0).await?;
-        let replayed = Replayed::of(&spec, &log).map_err(|violation| {
-            let name = job.name();
-            anyhow::anyhow!(
-                "the log of job `{name}` breaks a rule: {violation}; see `audit {name}`"
-            )
-        })?;
+        let (spec, replayed) = replay(job).await?;
         let queued = queue.job(job.name());
         let answer = match (&queued, &replayed) {
             (Some(queued), _) if queued.running.is_some() => queued.running.clone().map(Ok),
             (_, Replayed { term: 0, .. }) | (_, Replayed { ended: Some(_), .. }) => None,
-            (_, Replayed { address, .. }) => Some(ask(job, address).await),
+            (_, Replayed { address, .. }) => Some(ask(job, &queue.security, address).await),
         };
         let checkpoint = job.checkpoint_steps().await?.last().copied();
         let report = job.report_steps().await?.last().copied();
@@ -395,12 +388,15 @@ fn ended(how: &str) -> &'static str {
     }
 }
 
-async fn ask(job: &Job, address: &str) -> Result<StatusReply, String> {
-    let ruler = Address::given(address);
+async fn ask(job: &Job, security: &Security, address: &str) -> Result<StatusReply, String> {
+    let ruler = Ruler::logged(format!("job `{}`", job.name()), address, security);
     let asked = tokio::time::timeout(PATIENCE, ruler.status(job.name())).await;
     match asked {
         Ok(Ok(reply)) if reply.job == job.name() => Ok(reply),
         Ok(Err(OperateError::Refused(reason))) => Err(reason),
+        Ok(Err(OperateError::Unreachable { cause, .. })) => Err(format!(
+            "no coordinator answers at `{address}` ({cause}); `--resume` goes on with it"
+        )),
         _ => Err(format!(
             "no coordinator answers at `{address}`; `--resume` goes on with it"
         )),

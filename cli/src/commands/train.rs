@@ -1,7 +1,9 @@
 //! `perennial train`.
 
+use std::path::PathBuf;
+
 use anyhow::bail;
-use perennial_coordinator::ServeConfig;
+use perennial_coordinator::{Access, ServeConfig};
 use perennial_data::DataSet;
 use perennial_plan::Spec;
 use perennial_store::Store;
@@ -13,6 +15,7 @@ use crate::output::Output;
 use crate::run::{LocalWorkers, run as run_job};
 use crate::settings;
 use crate::shell::{CommandLine, this_program};
+use crate::tensorboard::Recorder;
 
 /// Train a job on this machine: a coordinator and worker processes
 #[derive(Debug, clap::Args)]
@@ -31,11 +34,18 @@ pub struct Args {
     /// Go on from the newest checkpoint
     #[arg(long)]
     pub resume: bool,
+    /// Also write losses, accuracies and the like to a new event file of TensorBoard in DIR/JOB
+    #[arg(long, value_name = "DIR")]
+    pub tensorboard: Option<PathBuf>,
 }
 
 pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
     let mut viewer = Viewer::new(output);
-    execute(&args, |event| viewer.show(event))
+    let mut recorder = Recorder::new(args.tensorboard.clone());
+    execute(&args, |event| {
+        recorder.record(event);
+        viewer.show(event);
+    })
 }
 
 /// Trains as `args` say and tells `show` what happens.
@@ -47,6 +57,7 @@ pub fn execute(
     let spec = sources.resolve()?;
     let workers = args.workers.unwrap_or(spec.elastic.min_workers);
     refuse_workers(&spec, workers)?;
+    perennial_worker::refuse_reduction(&spec)?;
     // What is wrong with the folder is better told before anything is written.
     DataSet::open(&spec.data)?;
 
@@ -75,6 +86,7 @@ pub fn execute(
             resume: args.resume,
             standby: false,
             advertise: None,
+            access: Access::default(),
             resume_command,
             command: Some(command),
         };
@@ -117,5 +129,9 @@ impl Args {
         let line = self.file.over.spell(line);
         line.option_if_some("--workers", self.workers)
             .option_if_some("--threads", self.threads)
+            .option_if_some(
+                "--tensorboard",
+                self.tensorboard.as_ref().map(|dir| dir.display()),
+            )
     }
 }

@@ -1,18 +1,28 @@
 //! What the commands that use a weights file alone have in common.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use perennial_model::{ModelCard, files};
 use perennial_plan::spec::{DataSpec, Interpolation};
 use perennial_worker::inference::Classifier;
 
-/// The weights file, and what it does not say of itself
+/// The weights file, and how it is used
 #[derive(Debug, clap::Args)]
 pub struct WeightsArgs {
     /// A .safetensors file (of `checkpoint export`, it says everything of itself) or a .pth file
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
+    #[command(flatten)]
+    unsaid: UnsaidArgs,
+    /// Slots computed side by side; all cores where it is left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+}
+
+/// What a weights file does not say of itself
+#[derive(Debug, clap::Args)]
+pub struct UnsaidArgs {
     /// Take the averaged weights from a training checkpoint that has both
     #[arg(long)]
     ema: bool,
@@ -48,9 +58,6 @@ pub struct WeightsArgs {
         requires = "model"
     )]
     std: Vec<f32>,
-    /// Slots computed side by side; all cores where it is left out
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    threads: Option<u16>,
 }
 
 /// Pictures with more pixels are refused.
@@ -60,17 +67,31 @@ pub const MAX_PIXELS: u64 = 100_000_000;
 
 impl WeightsArgs {
     pub fn load(&self) -> anyhow::Result<Classifier> {
-        let which = if self.ema {
-            files::Weights::Average
-        } else {
-            files::Weights::Raw
-        };
-        Ok(Classifier::load(&self.weights, which, self.card()?)?)
+        self.unsaid.load(&self.weights)
     }
 
     pub fn threads(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         self.threads.map_or(cores, usize::from)
+    }
+}
+
+// === impl UnsaidArgs ===
+
+impl UnsaidArgs {
+    /// The averaged weights are wanted.
+    pub fn ema(&self) -> bool {
+        self.ema
+    }
+
+    /// The network and the weights of this file.
+    pub fn load(&self, weights: &Path) -> anyhow::Result<Classifier> {
+        let which = if self.ema {
+            files::Weights::Average
+        } else {
+            files::Weights::Raw
+        };
+        Ok(Classifier::load(weights, which, self.card()?)?)
     }
 
     fn card(&self) -> anyhow::Result<Option<ModelCard>> {

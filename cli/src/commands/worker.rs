@@ -4,16 +4,13 @@ use std::time::Duration;
 
 use perennial_worker::{Gate, WorkerOptions};
 
+use crate::security::Tls;
+
 /// Serve a coordinator with this machine: its job, or one job of its queue after the other
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The coordinator's address; those of its standbys too, with commas between
-    #[arg(
-        long,
-        value_name = "http://HOST:PORT",
-        value_delimiter = ',',
-        required = true
-    )]
+    /// The coordinator's address, https://HOST:PORT or http://; those of its standbys too, with commas between
+    #[arg(long, value_name = "URL", value_delimiter = ',', required = true)]
     coordinator: Vec<String>,
     /// Slots computed side by side, each on one core; all cores where it is left out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -36,6 +33,8 @@ pub struct Args {
     /// Where to compute
     #[arg(long, value_parser = ["cpu"], default_value = "cpu")]
     device: String,
+    #[command(flatten)]
+    tls: Tls,
 }
 
 fn gate(text: &str) -> Result<Gate, String> {
@@ -61,6 +60,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     perennial_worker::run(WorkerOptions {
         coordinators: args.coordinator,
+        security: args.tls.security()?,
         threads: args.threads.map_or(cores, usize::from),
         host: args.host,
         collective: args.collective.unwrap_or_default(),

@@ -152,8 +152,10 @@ mod tests {
         JobEvent::Epoch {
             epoch: 3,
             train_loss: 1.23456,
+            val_loss: 1.5,
             val_top1: 0.5,
             val_top5: 0.987,
+            ema_loss: ema_top1,
             ema_top1,
             ema_top5: ema_top1,
             images_per_second: 312.4,

@@ -43,6 +43,12 @@ pub enum SettingsError {
         origin: String,
         message: String,
     },
+    #[error("variable `{name}` is `{value}`, but must be {expected}")]
+    Variable {
+        name: &'static str,
+        value: String,
+        expected: &'static str,
+    },
     #[error(transparent)]
     Impossible(#[from] SpecError),
     #[error("settings cannot be put together: {0}")]
@@ -84,6 +90,7 @@ impl<'a> Sources<'a> {
     pub fn resolve(&self) -> Result<Spec, SettingsError> {
         let mut spec = self.load()?;
         spec.data.dir = absolute(&spec.data.dir);
+        spec.data.cache_dir = absolute(&spec.data.cache_dir);
         spec.validate()?;
         Ok(spec)
     }

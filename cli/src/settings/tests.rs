@@ -167,6 +167,12 @@ fn a_value_of_a_wrong_type_is_named_with_its_key_and_where_it_was_written() {
             "`data.resize` in `--set` has a wrong value: \
              unknown variant `cubic`, expected `bilinear` or `bicubic`",
         ),
+        (
+            DATA,
+            Some("train.precision=f16"),
+            "`train.precision` in `--set` has a wrong value: \
+             unknown variant `f16`, expected `f32` or `bf16`",
+        ),
     ] {
         let set: Vec<&str> = set.into_iter().collect();
         assert_eq!(refusal(text, &[], &set), expected);

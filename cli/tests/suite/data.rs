@@ -105,3 +105,87 @@ fn drawing_refuses_what_it_cannot_draw_and_a_used_folder() {
     let sentence = run(folder.path(), &["data", "synth", "pictures"]).refused(1);
     assert!(sentence.contains("`pictures` is not empty"), "{sentence}");
 }
+
+#[test]
+fn a_pack_is_told_by_its_sides_and_packing_again_changes_nothing() {
+    let folder = workshop();
+    let classes = names(&folder.path().join("pictures"));
+    let broken = format!("pictures/{}/0003.png", classes[0]);
+    write(folder.path(), &broken, "not a picture");
+    let line = ["data", "pack", "pictures", "packed", "--val", "0.2"];
+    let answer = run(folder.path(), &[&line[..], &["--json"]].concat()).json();
+    assert_eq!(
+        (&answer["pictures"], &answer["classes"]),
+        (&30.into(), &3.into())
+    );
+    assert_eq!(answer["val"]["pictures"], 6);
+    assert_eq!(answer["found"], 0);
+    assert_eq!(answer["broken"][0]["path"], broken["pictures/".len()..]);
+    let objects = names(&folder.path().join("packed"));
+    let expected = [
+        "PACK.json",
+        "train-000000.idx",
+        "train-000000.tar",
+        "val-000000.idx",
+        "val-000000.tar",
+    ];
+    assert_eq!(objects, expected);
+
+    let text = run(folder.path(), &line).ok();
+    assert!(text.contains("train        24       1"), "{text}");
+    assert!(text.contains("2 shards of them there already"), "{text}");
+    assert!(text.contains("in no shard: `"), "{text}");
+    assert!(
+        text.contains("30 pictures of 3 classes in packed, index "),
+        "{text}"
+    );
+    assert_eq!(names(&folder.path().join("packed")), objects);
+}
+
+#[test]
+fn a_pack_that_cannot_be_made_or_taken_apart_is_refused() {
+    let folder = workshop();
+    run(folder.path(), &["data", "pack", "pictures", "packed"]).ok();
+    let pack = |dir: &str, url: &str| run(folder.path(), &["data", "pack", dir, url]).refused(1);
+    assert_eq!(
+        pack("packed", "again"),
+        "`packed` is a pack: name the folder that it was made of"
+    );
+    assert_eq!(
+        pack("nowhere", "again"),
+        "data folder `nowhere` is not there"
+    );
+    assert!(pack("pictures", "pictures/deep").contains("inside of the source"));
+    run(
+        folder.path(),
+        &[
+            "data",
+            "synth",
+            "others",
+            "--per-class",
+            "2",
+            "--size",
+            "32",
+        ],
+    )
+    .ok();
+    let sentence = pack("others", "packed");
+    assert!(
+        sentence.contains("`packed` holds a complete pack of other pictures"),
+        "{sentence}"
+    );
+    let sentence = run(folder.path(), &["data", "split", "packed", "sides"]).refused(1);
+    assert_eq!(
+        sentence,
+        "`packed` is a pack: name the folder that it was made of"
+    );
+    assert!(!folder.path().join("sides").exists());
+    assert!(!folder.path().join("again").exists());
+    // One that was interrupted says so.
+    std::fs::remove_file(folder.path().join("packed/PACK.json")).unwrap();
+    let sentence = run(folder.path(), &["data", "stats", "packed"]).refused(1);
+    assert!(
+        sentence.starts_with("no pack at `packed`: `PACK.json` is not there"),
+        "{sentence}"
+    );
+}

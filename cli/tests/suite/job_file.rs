@@ -38,7 +38,7 @@ fn a_mistake_in_the_job_file_is_told_with_its_key() {
         (
             "",
             &[],
-            "job file: `data.dir` is \"\", but must be a folder of pictures; set it there or with --data DIR",
+            "job file: `data.dir` is \"\", but must be a folder of pictures or a pack; set it there or with --data",
         ),
         (
             data,

@@ -79,6 +79,19 @@ pub fn workshop() -> TempDir {
     folder
 }
 
+/// Trains the workshop's job to its end.
+pub fn train(folder: &Path, options: &[&str]) {
+    let line = ["train", "job.toml", "--workers", "1", "--threads", "1"];
+    run(folder, &[&line[..], options].concat()).ok();
+}
+
+/// A [`workshop`] whose job was trained.
+pub fn trained() -> TempDir {
+    let folder = workshop();
+    train(folder.path(), &[]);
+    folder
+}
+
 pub fn write(folder: &Path, name: &str, text: &str) {
     std::fs::write(folder.join(name), text).unwrap();
 }

@@ -54,6 +54,18 @@ fn a_number_of_workers_that_the_job_does_not_allow_is_refused() {
 }
 
 #[test]
+fn a_reduction_that_workers_on_a_cpu_cannot_do_is_refused() {
+    let folder = workshop();
+    let line = ["train", "job.toml", "--set", "train.reduction=fast"];
+    assert_eq!(
+        run(folder.path(), &line).refused(1),
+        "job file: `train.reduction` is \"fast\", which only sums over NCCL between GPUs can be; \
+         these workers sum over TCP, which is \"exact\": set it to that"
+    );
+    assert_eq!(names(folder.path()), ["job.toml", "pictures"]);
+}
+
+#[test]
 fn a_store_that_is_a_file_or_cannot_be_reached_is_named() {
     let folder = workshop();
     let sentence = run(folder.path(), &["train", "job.toml", "--store", "job.toml"]).refused(1);

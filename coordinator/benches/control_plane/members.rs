@@ -10,6 +10,7 @@ use perennial_plan::order::{batch_range, steps_per_epoch};
 use perennial_plan::random::mix;
 use perennial_proto::rules::control;
 use perennial_proto::v1::{CaughtUp, Ready, Standing, StepDone};
+use perennial_secure::Security;
 use perennial_session::{Assignment, Command, Options, Report, Reporter, attach};
 use tokio::task::JoinHandle;
 
@@ -173,6 +174,7 @@ impl Shared {
 fn member(shared: Arc<Shared>) -> JoinHandle<()> {
     let options = Options {
         coordinators: vec![shared.coordinator.clone()],
+        security: Security::default(),
         numerics: "none".into(),
         threads: 1,
         patience: AT_MOST,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{ExitCode, Stdio};
 
-use perennial_coordinator::ServeConfig;
+use perennial_coordinator::{Access, ServeConfig};
 use perennial_plan::Spec;
 use perennial_store::Store;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -98,6 +98,7 @@ async fn rule(folder: &str, members: u32) -> Result<(), String> {
     let config = ServeConfig {
         listen: "127.0.0.1:0".into(),
         advertise: None,
+        access: Access::default(),
         spec,
         workers: members,
         store: Store::open(folder).map_err(|error| error.to_string())?,

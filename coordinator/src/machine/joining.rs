@@ -1,6 +1,7 @@
 //! Workers come, come back, get ready, copy a replica, want to leave.
 
 use perennial_plan::order::steps_per_epoch;
+use perennial_proto::rules::job_numerics;
 use perennial_proto::v1;
 use perennial_proto::v1::worker_message::Kind;
 
@@ -136,15 +137,17 @@ impl Machine {
                 "this worker is perennial `{version}`, the coordinator is `{ours}`; use the same program on both sides"
             ));
         }
-        let numerics = &hello.numerics;
+        let class = |hello: &v1::Hello| job_numerics(&self.config.spec, &hello.numerics);
+        let numerics = &class(hello);
         let first = self
             .workers
             .iter()
             .find(|worker| worker.connection.is_some());
-        if let Some(first) = first.filter(|first| first.hello.numerics != *numerics) {
+        if let Some(first) = first.filter(|first| first.hello.numerics != hello.numerics) {
             return Some(format!(
                 "this worker computes with `{numerics}`, worker `{}` with `{}`; their results would differ in the last bits",
-                first.name, first.hello.numerics
+                first.name,
+                class(&first.hello)
             ));
         }
         let newest = self.newest.as_ref();
@@ -175,7 +178,7 @@ impl Machine {
             self.dismiss(index, failure.message);
             return Ok(());
         }
-        let numerics = self.workers[index].hello.numerics.clone();
+        let numerics = job_numerics(&self.config.spec, &self.workers[index].hello.numerics);
         if self.data.is_none() || self.last_generation == 0 {
             let data = DataFacts::new(&ready, &numerics);
             self.ledger = Some(Ledger::new(&self.config.spec, &data));

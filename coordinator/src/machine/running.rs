@@ -141,8 +141,10 @@ impl Machine {
                     self.emit(JobEvent::Epoch {
                         epoch: record.epoch,
                         train_loss: record.train_loss,
+                        val_loss: record.val_loss,
                         val_top1: record.val_top1,
                         val_top5: record.val_top5,
+                        ema_loss: record.ema_loss,
                         ema_top1: record.ema_top1,
                         ema_top5: record.ema_top5,
                         images_per_second: record.images_per_second,

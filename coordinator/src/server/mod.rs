@@ -4,7 +4,11 @@
 //! log apart from everything else, and answer with events: a slow store never holds up the workers, and a
 //! checkpoint never holds up a change of membership.
 
+mod admission;
+mod door;
 mod metrics;
+mod pace;
+mod port;
 mod queue;
 mod service;
 mod standby;
@@ -17,21 +21,22 @@ use axum::routing::get;
 use perennial_plan::Spec;
 use perennial_proto::v1::coordinator_server::CoordinatorServer;
 use perennial_proto::v1::{Refused, StatusReply};
-use perennial_proto::{MAX_MESSAGE_BYTES, VERSION};
+use perennial_proto::{LOG_CONTEXT, MAX_MESSAGE_BYTES, VERSION};
 use perennial_store::Store;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tonic::Status;
 use tonic::service::Routes;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use crate::machine::{Config, ConnectionId, Effect, Event, Machine, Outcome};
 use crate::storage::{Opened, Storage};
 use crate::{CoordinatorError, JobEvent, Told};
 use metrics::Metrics;
+pub use port::Access;
+use port::Port;
 pub use queue::{QueueConfig, QueueEvent, serve_queue};
 use service::{Answer, Incoming, Outgoing, Service};
 use standby::{Turn, wait_for_turn};
@@ -50,6 +55,7 @@ pub struct ServeConfig {
     /// Where others reach it, `HOST:PORT`; none: where it listens.
     pub advertise: Option<String>,
     pub spec: Spec,
+    pub access: Access,
     /// The wanted number of workers, unless the job's log has another.
     pub workers: u32,
     pub store: Store,
@@ -71,21 +77,29 @@ pub async fn serve(
     config: ServeConfig,
     bound: oneshot::Sender<SocketAddr>,
     events: UnboundedSender<JobEvent>,
+    stop: watch::Receiver<bool>,
+) -> Result<Outcome, CoordinatorError> {
+    let job = config.spec.name.as_str();
+    let context = tracing::error_span!(target: LOG_CONTEXT, "coordinator", job, generation = Empty);
+    let serving = serve_job(config, bound, events, stop);
+    serving.instrument(context).await
+}
+
+async fn serve_job(
+    config: ServeConfig,
+    bound: oneshot::Sender<SocketAddr>,
+    events: UnboundedSender<JobEvent>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<Outcome, CoordinatorError> {
-    let listener = listen(&config.listen).await?;
+    let port = Port::open(&config.listen, &config.access).await?;
     let first = if config.standby {
         None
     } else {
         Some(Storage::open(&config).await?)
     };
     let (inbox, mut incoming) = unbounded_channel();
-    let local = listener.local_addr().ok();
-    let advertised = config.advertise.clone();
-    let address = advertised.unwrap_or_else(|| local.map(reachable).unwrap_or_default());
-    if let Some(local) = local {
-        let _ = bound.send(local);
-    }
+    let address = port.told(config.advertise.as_deref());
+    let _ = bound.send(port.local);
     let (shut_down, shutting_down) = oneshot::channel::<()>();
     let service = Service::new(inbox.clone(), &config.spec.name);
     let scraped = service.clone();
@@ -93,18 +107,9 @@ pub async fn serve(
     let routes = Routes::new(grpc)
         .into_axum_router()
         .route("/metrics", get(move || scraped.metrics()));
-    let serving = tokio::spawn(
-        Server::builder()
-            // Prometheus comes by HTTP/1.
-            .accept_http1(true)
-            .add_routes(routes.into())
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
-                async {
-                    let _ = shutting_down.await;
-                },
-            ),
-    );
+    let serving = port.serve(routes, Some(&config.spec.name), async {
+        let _ = shutting_down.await;
+    });
 
     let court = Court {
         config: &config,
@@ -192,18 +197,12 @@ impl Court<'_> {
         let (entries, log_work) = unbounded_channel();
         let (journal, told) = unbounded_channel();
         let working = [
-            tokio::spawn(storage.clone().keep_events(machine.term(), told)),
-            tokio::spawn(
-                storage
-                    .clone()
-                    .work_through(work, None, reply_to(self.inbox.clone())),
-            ),
-            tokio::spawn(storage.clone().work_through(
-                log_work,
-                Some(replayed),
-                reply_to(self.inbox.clone()),
-            )),
-        ];
+            (storage.clone()).work_through(work, None, reply_to(self.inbox.clone())),
+            (storage.clone()).work_through(log_work, Some(replayed), reply_to(self.inbox.clone())),
+        ]
+        .map(|work| tokio::spawn(work.in_current_span()));
+        let keeping = storage.clone().keep_events(machine.term(), told);
+        let keeping = tokio::spawn(keeping.in_current_span());
         let mut government = Government {
             machine,
             clock,
@@ -223,6 +222,7 @@ impl Court<'_> {
             for task in working {
                 let _ = task.await;
             }
+            let _ = keeping.await;
         })
         .await;
         Ok(outcome)
@@ -359,6 +359,9 @@ impl Government {
                 }
                 Effect::Close(connection) => drop(self.outgoing.remove(&connection)),
                 Effect::Emit(event) => {
+                    if let JobEvent::Started { generation, .. } = &event {
+                        Span::current().record("generation", generation);
+                    }
                     self.metrics.take(&event);
                     let _ = self.journal.send(Told::now(event.clone()));
                     let _ = self.events.send(event);
@@ -375,13 +378,14 @@ impl Government {
     fn look_for_rivals(&self, storage: &Storage, inbox: &UnboundedSender<Incoming>) {
         let (storage, inbox) = (storage.clone(), inbox.clone());
         let (position, term) = (self.machine.log_position(), self.machine.term());
-        tokio::spawn(async move {
+        let look = async move {
             match storage.has_later_term(position, term).await {
                 Ok(true) => drop(inbox.send(Incoming::Event(Event::LogRaceLost))),
                 Ok(false) => {}
                 Err(error) => tracing::debug!(%error, "the log cannot be looked at now"),
             }
-        });
+        };
+        tokio::spawn(look.in_current_span());
     }
 }
 
@@ -411,16 +415,6 @@ fn standby(job: &str) -> StatusReply {
         reason: "another coordinator rules".to_string(),
         ..StatusReply::default()
     }
-}
-
-async fn listen(address: &str) -> Result<TcpListener, CoordinatorError> {
-    TcpListener::bind(address).await.map_err(|source| {
-        let address = address.to_string();
-        match source.kind() {
-            std::io::ErrorKind::AddrInUse => CoordinatorError::AddressInUse { address },
-            _ => CoordinatorError::Listen { address, source },
-        }
-    })
 }
 
 /// Where this machine itself reaches a listener at `address`.

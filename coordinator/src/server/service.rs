@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -17,6 +18,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::metrics;
+use super::pace::Pace;
 use crate::machine::{ConnectionId, Event};
 
 /// The way to one worker. Dropping it ends the stream.
@@ -99,10 +101,15 @@ impl Coordinator for Service {
             .map_err(|_| run_is_over())?;
         let inbox = self.inbox.clone();
         let mut incoming = request.into_inner();
+        let mut pace = Pace::new(Instant::now());
         tokio::spawn(async move {
             let cause = loop {
                 match incoming.message().await {
                     Ok(Some(message)) => {
+                        let wait = pace.wait(Instant::now());
+                        if !wait.is_zero() {
+                            tokio::time::sleep(wait).await;
+                        }
                         let event = Event::Message(connection, message);
                         if inbox.send(Incoming::Event(event)).is_err() {
                             return;

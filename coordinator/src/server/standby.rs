@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
+use perennial_proto::dial::Address;
 use perennial_proto::rules::SILENCE;
 use perennial_proto::v1::StatusRequest;
-use perennial_proto::v1::coordinator_client::CoordinatorClient;
+use perennial_secure::Security;
 use perennial_store::{Job, StoreError};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-use tonic::transport::Endpoint;
 
 use super::service::Incoming;
 use super::{ServeConfig, turn_away};
@@ -110,7 +110,7 @@ impl Watch<'_> {
             }
             _ => {}
         }
-        if is_alive(&state.address).await {
+        if is_alive(&state.address, &self.config.access.security).await {
             self.heard = Instant::now();
         }
         if self.heard.elapsed() < SILENCE {
@@ -145,14 +145,16 @@ impl Watch<'_> {
 }
 
 /// Whether a coordinator that rules answers at `address`.
-pub(super) async fn is_alive(address: &str) -> bool {
+pub(super) async fn is_alive(address: &str, security: &Security) -> bool {
     let asked = async {
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
-        let channel = endpoint.connect_timeout(ANSWER).connect().await.ok()?;
-        let status = CoordinatorClient::new(channel)
+        let address = Address::in_log(address).ok()?;
+        let mut client = address.client(security, ANSWER).await.ok()?;
+        let phase = client
             .status(StatusRequest::default())
-            .await;
-        let phase = status.ok()?.into_inner().phase;
+            .await
+            .ok()?
+            .into_inner()
+            .phase;
         (phase != "standby" && phase != "ended").then_some(())
     };
     matches!(timeout(ANSWER, asked).await, Ok(Some(())))
@@ -165,6 +167,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::Access;
     use crate::log::LogEntry;
 
     fn term(term: u64, address: &str) -> LogRecord {
@@ -182,6 +185,7 @@ mod tests {
         ServeConfig {
             listen: "127.0.0.1:0".into(),
             advertise: None,
+            access: Access::default(),
             spec: Spec::default(),
             workers: 1,
             store: store.clone(),

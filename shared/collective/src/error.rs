@@ -41,6 +41,18 @@ pub enum CollectiveError {
     /// The caller handed in what cannot be summed.
     #[error("cannot sum this: {0}")]
     Input(String),
+    /// NCCL is not there, or is not one that can be used.
+    #[error("{0}")]
+    Library(String),
+    /// A call into NCCL failed, and no member is known to be the cause.
+    #[error("NCCL failed in {call}: {reason}")]
+    Nccl { call: &'static str, reason: String },
+    /// The own device or its thread does not do what it should.
+    #[error("the device failed: {0}")]
+    Device(String),
+    /// NCCL neither ended nor failed, and no member is known to be the cause.
+    #[error("NCCL was not done within {limit:.1?}, and no member is known to be the cause")]
+    Overdue { limit: Duration },
     #[error("slot `{0}` was never added")]
     MissingSlot(u32),
     #[error("cannot listen on `{address}`: {reason}; choose another address")]

@@ -175,7 +175,7 @@ fn take_in(
 }
 
 /// The `index`-th of `count` pieces of that part of a vector of `len` elements that `owner` finishes.
-fn piece_of(
+pub(crate) fn piece_of(
     len: usize,
     world_size: usize,
     owner: usize,
@@ -194,7 +194,8 @@ fn finish<T: Element>(slots: u32, nodes: &mut BTreeMap<Node, Vec<T>>, len: usize
     sum.unwrap_or_else(|| vec![T::default(); len])
 }
 
-fn check<T: Element>(slots: u32, partial: &Partial<T>) -> Result<(), CollectiveError> {
+/// Refuses what is no set of disjoint nodes of one length.
+pub(crate) fn check<T: Element>(slots: u32, partial: &Partial<T>) -> Result<(), CollectiveError> {
     if !are_disjoint_nodes(slots, partial.nodes.keys()) {
         let nodes: Vec<&Node> = partial.nodes.keys().collect();
         return Err(CollectiveError::Input(format!(

@@ -82,6 +82,24 @@ impl Inbox {
         self.first_loss(u64::MAX)
     }
 
+    /// The loss of a peer that has not sent all of the `expected` messages, if it is known or comes to be known
+    /// within `patience`.
+    #[cfg(feature = "nccl")]
+    pub fn loss_within(&mut self, expected: u64, patience: Duration) -> Option<CollectiveError> {
+        let end = Instant::now() + patience;
+        loop {
+            self.take_in();
+            let loss = self.first_loss(expected);
+            if loss.is_some() || Instant::now() >= end {
+                return loss;
+            }
+            match self.wait(Some((end, patience))) {
+                Ok(event) => self.file(event),
+                Err(_) => return self.first_loss(expected),
+            }
+        }
+    }
+
     fn first_loss(&self, expected: u64) -> Option<CollectiveError> {
         let owing = (self.peers.iter().enumerate())
             .filter(|(rank, peer)| *rank != self.rank && peer.arrived < expected);

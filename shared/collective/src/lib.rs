@@ -9,7 +9,8 @@
 //!
 //! A member sums the slots it owns with [`SlotSum`] and hands the resulting nodes to
 //! [`Collective::all_reduce`]: [`Local`] between threads of one process, [`Tcp`] between processes. One that
-//! is new or behind first gets the replica from a [`ReplicaServer`], beside training.
+//! is new or behind first gets the replica from a [`ReplicaServer`], beside training. With the feature `nccl` there
+//! is a third one, for members with a GPU each.
 
 mod element;
 mod error;
@@ -17,9 +18,12 @@ mod exchange;
 mod inbox;
 mod local;
 mod message;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 mod silence;
 mod slice;
 mod slot_sum;
+mod stream;
 mod tcp;
 mod transfer;
 
@@ -31,6 +35,7 @@ pub use element::Element;
 pub use error::CollectiveError;
 pub use local::Local;
 pub use slot_sum::SlotSum;
+pub use stream::MeshTls;
 pub use tcp::{AbortHandle, MeshConfig, Tcp, TcpEndpoint, Traffic};
 pub use transfer::{Delta, ReplicaFollower, ReplicaServer, ReplicaSource, Snapshot, Update};
 

@@ -156,7 +156,8 @@ pub(crate) fn are_disjoint_nodes<'a>(
     true
 }
 
-struct Reader<'a>(&'a [u8]);
+/// Reads what was written, in order, and nothing beyond its end.
+pub(crate) struct Reader<'a>(pub &'a [u8]);
 
 // === impl Reader ===
 
@@ -170,17 +171,17 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn u32(&mut self) -> Result<u32, String> {
+    pub fn u32(&mut self) -> Result<u32, String> {
         let bytes = self.take(4)?.try_into().expect("four bytes were taken");
         Ok(u32::from_le_bytes(bytes))
     }
 
-    fn u64(&mut self) -> Result<u64, String> {
+    pub fn u64(&mut self) -> Result<u64, String> {
         let bytes = self.take(8)?.try_into().expect("eight bytes were taken");
         Ok(u64::from_le_bytes(bytes))
     }
 
-    fn nodes(&mut self, count: u32, slots: u32) -> Result<Vec<Node>, String> {
+    pub fn nodes(&mut self, count: u32, slots: u32) -> Result<Vec<Node>, String> {
         if count > slots {
             return Err(format!("it sent `{count}` nodes of `{slots}` slots"));
         }
@@ -212,7 +213,7 @@ impl<'a> Reader<'a> {
         Ok(parts)
     }
 
-    fn end(&self) -> Result<(), String> {
+    pub fn end(&self) -> Result<(), String> {
         if self.0.is_empty() {
             Ok(())
         } else {

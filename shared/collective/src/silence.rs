@@ -1,8 +1,9 @@
 //! Telling a peer that says nothing from one that is slow, and from a pause of the own process.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
+
+use crate::stream::Stream;
 
 /// The longest that a wait lasts before it looks at the clock.
 const LONGEST_POLL: Duration = Duration::from_millis(100);
@@ -29,7 +30,7 @@ struct Silence {
 /// byte for a given time. A long message that trickles is not silence.
 #[derive(Debug)]
 pub(crate) struct Vigil<'a> {
-    stream: &'a TcpStream,
+    stream: &'a Stream,
     silence: Silence,
 }
 
@@ -65,14 +66,14 @@ impl Silence {
 
 impl<'a> Vigil<'a> {
     /// For reads: fails once nothing came for `limit`.
-    pub fn reading(stream: &'a TcpStream, limit: Duration) -> io::Result<Self> {
+    pub fn reading(stream: &'a Stream, limit: Duration) -> io::Result<Self> {
         let silence = Silence::new(limit);
         stream.set_read_timeout(Some(silence.poll()))?;
         Ok(Self { stream, silence })
     }
 
     /// For writes: fails once nothing was taken for `limit`.
-    pub fn writing(stream: &'a TcpStream, limit: Duration) -> io::Result<Self> {
+    pub fn writing(stream: &'a Stream, limit: Duration) -> io::Result<Self> {
         let silence = Silence::new(limit);
         stream.set_write_timeout(Some(silence.poll()))?;
         Ok(Self { stream, silence })
@@ -80,10 +81,10 @@ impl<'a> Vigil<'a> {
 
     fn until_it_moves(
         &mut self,
-        mut transfer: impl FnMut(&TcpStream) -> io::Result<usize>,
+        mut transfer: impl FnMut(&Stream) -> io::Result<usize>,
     ) -> io::Result<usize> {
         loop {
-            let start = Instant::now();
+            let (start, moved) = (Instant::now(), self.stream.moved());
             match transfer(self.stream) {
                 Ok(count) => {
                     self.silence.broken();
@@ -97,7 +98,9 @@ impl<'a> Vigil<'a> {
                     ) => {}
                 Err(error) => return Err(error),
             }
-            if self.silence.lasts(start.elapsed()) {
+            if self.stream.moved() != moved {
+                self.silence.broken();
+            } else if self.silence.lasts(start.elapsed()) {
                 return Err(io::ErrorKind::TimedOut.into());
             }
         }

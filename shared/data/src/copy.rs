@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::error::DataError;
-use crate::folder::{Sample, validation_members};
-use crate::listing::{is_split, list};
+use crate::folder::validation_members;
+use crate::listing::{Found, is_split, list};
+use crate::pack::is_pack;
 
 /// What [`split_folder`] did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -32,6 +33,9 @@ pub fn split_folder(
     seed: u32,
     stratify: bool,
 ) -> Result<SplitSummary, DataError> {
+    if is_pack(&from.to_string_lossy()) {
+        return Err(DataError::NoFolder(from.to_path_buf()));
+    }
     if !from.is_dir() {
         return Err(DataError::MissingFolder(from.to_path_buf()));
     }
@@ -43,10 +47,11 @@ pub fn split_folder(
     refuse_inside(from, to)?;
     refuse_used(to)?;
     let found = list(from)?;
-    if found.samples.is_empty() {
+    if found.pictures.is_empty() {
         return Err(DataError::NoPictures(from.to_path_buf()));
     }
-    let in_val = validation_members(from, &found.samples, val_fraction, seed, stratify)?;
+    let labels: Vec<u32> = found.pictures.iter().map(|found| found.class).collect();
+    let in_val = validation_members(from, &labels, val_fraction, seed, stratify)?;
 
     let mut summary = SplitSummary {
         train: vec![0; found.classes.len()],
@@ -55,7 +60,7 @@ pub fn split_folder(
         copied: 0,
         empty_folders: found.empty_folders,
     };
-    if let Err(error) = fill(to, &found.samples, &in_val, &mut summary) {
+    if let Err(error) = fill(to, &found.pictures, &in_val, &mut summary) {
         // Nothing half-written stays. `to` was empty, so both folders are ours.
         let _ = fs::remove_dir_all(to.join("train"));
         let _ = fs::remove_dir_all(to.join("val"));
@@ -66,7 +71,7 @@ pub fn split_folder(
 
 fn fill(
     to: &Path,
-    samples: &[Sample],
+    pictures: &[Found],
     in_val: &[bool],
     summary: &mut SplitSummary,
 ) -> Result<(), DataError> {
@@ -76,16 +81,16 @@ fn fill(
             fs::create_dir_all(&folder).map_err(DataError::io("create", &folder))?;
         }
     }
-    for (sample, in_val) in samples.iter().zip(in_val) {
+    for (Found { file, class }, in_val) in pictures.iter().zip(in_val) {
         let (side, counts) = if *in_val {
             ("val", &mut summary.val)
         } else {
             ("train", &mut summary.train)
         };
-        counts[sample.class as usize] += 1;
-        let target = to.join(side).join(&sample.relative);
+        counts[*class as usize] += 1;
+        let target = to.join(side).join(&file.relative);
         // A link to a symbolic link would share the link, not the picture.
-        let source = fs::canonicalize(&sample.path).map_err(DataError::io("read", &sample.path))?;
+        let source = fs::canonicalize(&file.path).map_err(DataError::io("read", &file.path))?;
         if fs::hard_link(&source, &target).is_err() {
             fs::copy(&source, &target).map_err(DataError::io("write", &target))?;
             summary.copied += 1;
@@ -106,7 +111,7 @@ pub(crate) fn refuse_used(dir: &Path) -> Result<(), DataError> {
     }
 }
 
-fn refuse_inside(outer: &Path, inner: &Path) -> Result<(), DataError> {
+pub(crate) fn refuse_inside(outer: &Path, inner: &Path) -> Result<(), DataError> {
     let resolved_outer = fs::canonicalize(outer).map_err(DataError::io("read", outer))?;
     if resolve_missing(inner)?.starts_with(&resolved_outer) {
         return Err(DataError::Inside {

@@ -37,14 +37,20 @@ pub enum PictureError {
     },
     #[error("it is broken: {0}")]
     Broken(String),
+    /// As it was found when the picture was packed.
+    #[error("{0}")]
+    Recorded(String),
 }
 
 /// Reads and decodes the file at `path`; a picture of more than `max_pixels` is refused by its header.
 pub fn read_picture(path: &Path, max_pixels: u64) -> Result<Picture, DataError> {
+    let bytes = read_file(path)?;
+    decode(&bytes, max_pixels).map_err(|error| DataError::picture(path, error))
+}
+
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, DataError> {
     std::fs::read(path)
-        .map_err(|error| PictureError::Unreadable(error.to_string()))
-        .and_then(|bytes| decode(&bytes, max_pixels))
-        .map_err(|error| DataError::picture(path, error))
+        .map_err(|error| DataError::picture(path, PictureError::Unreadable(error.to_string())))
 }
 
 /// Decodes the bytes of a file. The format is told by the content, never by the file's name.

@@ -1,7 +1,8 @@
 use std::path::{Path, PathBuf};
 
+use crate::data_set::Side;
 use crate::decode::PictureError;
-use crate::folder::Side;
+use crate::pack::PackError;
 
 /// Why data cannot be used. Each message names the folder or file at fault.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,10 @@ pub enum DataError {
     Inside { inner: PathBuf, outer: PathBuf },
     #[error("`{dir}` is split already: it has `train` and `val` folders")]
     AlreadySplit { dir: PathBuf },
+    #[error("`{0}` is a pack: name the folder that it was made of")]
+    NoFolder(PathBuf),
+    #[error(transparent)]
+    Pack(#[from] PackError),
     #[error("cannot draw {asked} classes: at least 1 and at most {most}")]
     Classes { asked: usize, most: usize },
     #[error("cannot draw pictures of {asked} pixels a side: at least 16 and at most 1024")]
@@ -64,6 +69,15 @@ pub enum SplitError {
 // === impl DataError ===
 
 impl DataError {
+    /// Whether it may be due to this machine alone.
+    pub fn may_be_local(&self) -> bool {
+        match self {
+            Self::Io { .. } | Self::MissingFolder(_) => true,
+            Self::Pack(error) => error.may_be_local(),
+            _ => false,
+        }
+    }
+
     pub(crate) fn io<'a>(
         action: &'static str,
         path: &'a Path,

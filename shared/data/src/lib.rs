@@ -1,6 +1,6 @@
 //! Pictures to tensors.
 //!
-//! A [`folder`] of pictures is [`split`] into a training and a validation side; each picture is
+//! A [`data_set`], which is a folder of pictures or its [`pack`], is [`split`] into a training and a validation side; each picture is
 //! [`decode`]d, [`augment`]ed by randomness keyed by (seed, epoch, sample) and [`mix`]ed within its
 //! slot; the [`loader`] does so ahead of training. What a slot holds is a pure function of the job, the
 //! data and the slot, whatever the number of threads. [`resize`] and the split agree with Pillow and
@@ -9,12 +9,14 @@
 pub mod augment;
 pub mod cache;
 pub mod copy;
+pub mod data_set;
 pub mod decode;
 mod error;
-pub mod folder;
+mod folder;
 mod listing;
 pub mod loader;
 pub mod mix;
+pub mod pack;
 pub mod prefetch;
 pub mod resize;
 pub mod split;
@@ -24,9 +26,9 @@ pub mod thumbnail;
 
 pub use augment::Transform;
 pub use copy::{SplitSummary, split_folder};
+pub use data_set::{DataSet, Sample, Side, Skipped};
 pub use decode::{Picture, PictureError, read_picture};
 pub use error::{DataError, SplitError};
-pub use folder::{DataSet, Sample, Side, Skipped};
 pub use listing::is_picture;
 pub use loader::{Pipeline, Request, SlotBatch};
 pub use mix::Mixer;

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
-use crate::folder::Sample;
 
 const EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
 
@@ -25,11 +24,28 @@ pub(crate) fn is_split(dir: &Path) -> Result<bool, DataError> {
     }
 }
 
+/// A picture in a folder.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    pub file: File,
+    /// Its place in [`Listing::classes`].
+    pub class: u32,
+}
+
+/// A file with a picture.
+#[derive(Debug, Clone)]
+pub(crate) struct File {
+    pub path: PathBuf,
+    /// `CLASS/FILE`, the same whether the folder is split or not.
+    pub relative: String,
+    pub bytes: u64,
+}
+
 /// The classes of a folder and their pictures, both in ascending byte order.
 #[derive(Debug)]
 pub(crate) struct Listing {
     pub classes: Vec<String>,
-    pub samples: Vec<Sample>,
+    pub pictures: Vec<Found>,
     pub empty_folders: Vec<String>,
 }
 
@@ -37,7 +53,7 @@ pub(crate) struct Listing {
 pub(crate) fn list(dir: &Path) -> Result<Listing, DataError> {
     let mut listing = Listing {
         classes: Vec::new(),
-        samples: Vec::new(),
+        pictures: Vec::new(),
         empty_folders: Vec::new(),
     };
     for class in folders(dir)? {
@@ -47,13 +63,13 @@ pub(crate) fn list(dir: &Path) -> Result<Listing, DataError> {
             continue;
         }
         for (file, bytes) in files {
-            listing.samples.push(Sample {
-                id: listing.samples.len() as u32,
+            let file = File {
                 path: dir.join(&class).join(&file),
                 relative: format!("{class}/{file}"),
-                class: listing.classes.len() as u32,
                 bytes,
-            });
+            };
+            let class = listing.classes.len() as u32;
+            listing.pictures.push(Found { file, class });
         }
         listing.classes.push(class);
     }

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use perennial_plan::Spec;
 use perennial_plan::random::{Domain, Stream};
 
 use crate::augment::Transform;
 use crate::cache::PictureCache;
-use crate::decode::{Picture, read_picture};
+use crate::data_set::{DataSet, Sample, Side, Skipped};
+use crate::decode::Picture;
 use crate::error::DataError;
-use crate::folder::{DataSet, Sample, Side, Skipped};
 use crate::mix::Mixer;
 use crate::prefetch::Prefetcher;
 
@@ -43,6 +44,14 @@ pub enum Request {
     },
 }
 
+/// What was read for a request: a file for each of its samples, none for those whose picture is kept.
+type Files = Vec<Option<Result<Bytes, DataError>>>;
+
+/// Threads that wait for a store while others decode.
+const READERS: usize = 4;
+/// Bytes that are read of a store ahead of their decoding.
+const READ_AHEAD: u64 = 64 << 20;
+
 /// A data set with a job's transforms. Every batch is a pure function of its arguments.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -52,16 +61,19 @@ pub struct Pipeline {
     transform: Transform,
     mixer: Mixer,
     cache: PictureCache,
+    /// Samples of a slot, at most.
+    slot_samples: u64,
 }
 
 // === impl Pipeline ===
 
 impl Pipeline {
-    /// Opens the data set of a job and decodes every picture once, so that one that cannot be used is
-    /// found before training; pictures that fit into `data.cache_mib` stay. Returns what was left out.
+    /// Opens the data set of a job. Pictures in files are decoded once, so that one that cannot be used is
+    /// found before training; those that fit into `data.cache_mib` stay. Of a pack, which knows what can be
+    /// used, nothing is read yet. Returns what was left out.
     pub fn open(spec: &Spec) -> Result<(Self, Vec<Skipped>), DataError> {
         let mut pipeline = Self::new(DataSet::open(&spec.data)?, spec);
-        let mut data = std::mem::take(&mut pipeline.data);
+        let mut data = pipeline.data.clone();
         let keep = |sample: &Sample, side, picture| {
             pipeline.keep(sample, side, picture);
         };
@@ -76,6 +88,7 @@ impl Pipeline {
         let count = ids.max().map_or(0, |most| most as usize + 1);
         Self {
             seed: spec.seed,
+            slot_samples: u64::from(spec.train.batch_size.div_ceil(spec.train.slots.max(1))),
             max_pixels: spec.data.max_pixels,
             transform: Transform::new(&spec.data, &spec.augment),
             mixer: Mixer::new(&spec.mix, data.classes.len()),
@@ -110,10 +123,22 @@ impl Pipeline {
         slot: u32,
         samples: &[u32],
     ) -> Result<SlotBatch, DataError> {
+        let files = self.read(Side::Train, samples);
+        self.train_slot_of(epoch, global_step, slot, samples, files)
+    }
+
+    fn train_slot_of(
+        &self,
+        epoch: u32,
+        global_step: u64,
+        slot: u32,
+        samples: &[u32],
+        files: Files,
+    ) -> Result<SlotBatch, DataError> {
         let mut batch = self.empty_batch(samples.len());
-        for place in samples {
+        for (place, file) in samples.iter().zip(files) {
             let sample = &self.data.train[*place as usize];
-            let picture = self.picture(sample, Side::Train)?;
+            let picture = self.picture(sample, Side::Train, file)?;
             let key = [u64::from(epoch), u64::from(*place)];
             let mut random = Stream::new(self.seed, Domain::Augment, &key);
             let augmented = self.transform.augmented(&picture, &mut random);
@@ -135,11 +160,21 @@ impl Pipeline {
     /// # Panics
     /// When a place is not in that side's list.
     pub fn eval_batch(&self, side: Side, samples: &[u32]) -> Result<SlotBatch, DataError> {
+        let files = self.read(side, samples);
+        self.eval_batch_of(side, samples, files)
+    }
+
+    fn eval_batch_of(
+        &self,
+        side: Side,
+        samples: &[u32],
+        files: Files,
+    ) -> Result<SlotBatch, DataError> {
         let mut batch = self.empty_batch(samples.len());
         let classes = self.data.classes.len() as u32;
-        for place in samples {
+        for (place, file) in samples.iter().zip(files) {
             let sample = &self.data.side(side)[*place as usize];
-            let picture = self.picture(sample, side)?;
+            let picture = self.picture(sample, side, file)?;
             let resized = self.transform.resized(&picture);
             self.transform.normalise(&resized, &mut batch.images);
             batch.labels.push(sample.class);
@@ -151,18 +186,23 @@ impl Pipeline {
 
     /// Answers one request.
     pub fn answer(&self, request: &Request) -> Result<SlotBatch, DataError> {
+        self.answer_of(request, self.read_for(request))
+    }
+
+    fn answer_of(&self, request: &Request, files: Files) -> Result<SlotBatch, DataError> {
         match request {
             Request::Train {
                 epoch,
                 global_step,
                 slot,
                 samples,
-            } => self.train_slot(*epoch, *global_step, *slot, samples),
-            Request::Eval { side, samples } => self.eval_batch(*side, samples),
+            } => self.train_slot_of(*epoch, *global_step, *slot, samples, files),
+            Request::Eval { side, samples } => self.eval_batch_of(*side, samples, files),
         }
     }
 
-    /// Answers `requests` in order on `threads` threads, up to `look_ahead` batches ahead of their use.
+    /// Answers `requests` in order on `threads` threads, up to `look_ahead` batches ahead of their use. What
+    /// comes from a store is read further ahead, on threads that wait while these decode.
     pub fn prefetch(
         self: &Arc<Self>,
         threads: usize,
@@ -170,9 +210,48 @@ impl Pipeline {
         requests: impl Iterator<Item = Request> + Send + 'static,
     ) -> Prefetcher<Result<SlotBatch, DataError>> {
         let pipeline = self.clone();
-        Prefetcher::new(threads, look_ahead, requests, move |request| {
-            pipeline.answer(&request)
+        let Some(batches) = self.read_ahead() else {
+            return Prefetcher::new(threads, look_ahead, requests, move |request| {
+                pipeline.answer(&request)
+            });
+        };
+        let reader = self.clone();
+        let read = Prefetcher::new(READERS, batches, requests, move |request| {
+            let files = reader.read_for(&request);
+            (request, files)
+        });
+        Prefetcher::new(threads, look_ahead, read, move |(request, files)| {
+            pipeline.answer_of(&request, files)
         })
+    }
+
+    /// How many requests are read ahead of their decoding, where that is worth while.
+    fn read_ahead(&self) -> Option<usize> {
+        let sample = self.data.mean_packed_bytes()?;
+        let batches = READ_AHEAD / (sample * self.slot_samples).max(1);
+        Some(batches.clamp(2, 256) as usize)
+    }
+
+    fn read_for(&self, request: &Request) -> Files {
+        match request {
+            Request::Train { samples, .. } => self.read(Side::Train, samples),
+            Request::Eval { side, samples } => self.read(*side, samples),
+        }
+    }
+
+    /// The files of the samples at places `samples` whose pictures are not kept.
+    fn read(&self, side: Side, samples: &[u32]) -> Files {
+        let samples = samples
+            .iter()
+            .map(|place| self.data.side(side)[*place as usize]);
+        let kept = |sample: &Sample| self.cache.get(sample.id).is_some();
+        let wanted: Vec<Sample> = samples.clone().filter(|sample| !kept(sample)).collect();
+        let mut files = wanted.iter().zip(self.data.read_all(&wanted)).peekable();
+        let mut file = |sample: &Sample| {
+            let (_, file) = files.next_if(|(wanted, _)| wanted.id == sample.id)?;
+            Some(file)
+        };
+        samples.map(|sample| file(&sample)).collect()
     }
 
     fn empty_batch(&self, samples: usize) -> SlotBatch {
@@ -185,14 +264,20 @@ impl Pipeline {
     }
 
     /// The picture from which the side's transforms start: decoded for random crops, else resized.
-    fn picture(&self, sample: &Sample, side: Side) -> Result<Arc<Picture>, DataError> {
-        match self.cache.get(sample.id) {
-            Some(picture) => Ok(picture),
-            None => {
-                let picture = read_picture(&sample.path, self.max_pixels)?;
-                Ok(self.keep(sample, side, picture))
-            }
+    fn picture(
+        &self,
+        sample: &Sample,
+        side: Side,
+        file: Option<Result<Bytes, DataError>>,
+    ) -> Result<Arc<Picture>, DataError> {
+        if let Some(picture) = self.cache.get(sample.id) {
+            return Ok(picture);
         }
+        let picture = match file {
+            Some(file) => self.data.decoded(sample, &file?, self.max_pixels)?,
+            None => self.data.picture(sample, self.max_pixels)?,
+        };
+        Ok(self.keep(sample, side, picture))
     }
 
     fn keep(&self, sample: &Sample, side: Side, picture: Picture) -> Arc<Picture> {

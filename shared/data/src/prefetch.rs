@@ -110,8 +110,11 @@ impl<T> Shared<T> {
         }
     }
 
-    /// The next request and its place, once there is room for its result.
+    /// The next request and its place, once there is room for its result. Requests may take their time to
+    /// come: whoever waits for a result that is ready does not wait for them.
     fn take<R>(&self, requests: &Mutex<impl Iterator<Item = R>>) -> Option<(u64, R)> {
+        // Locked before the state, by one thread at a time from here to the end: places follow requests.
+        let mut requests = requests.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.lock();
         while !state.closed && state.taken >= state.delivered + self.look_ahead {
             state = self.wait(state);
@@ -119,10 +122,9 @@ impl<T> Shared<T> {
         if state.closed {
             return None;
         }
-        let request = requests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .next();
+        drop(state);
+        let request = requests.next();
+        let mut state = self.lock();
         let Some(request) = request else {
             state.closed = true;
             drop(state);

@@ -1,11 +1,10 @@
 //! Per-channel mean and standard deviation of a data set, of values in 0..1.
 
-use std::path::PathBuf;
-
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::decode::{Picture, read_picture};
+use crate::data_set::{DataSet, Sample};
+use crate::decode::Picture;
 use crate::error::DataError;
 
 /// Both ways of taking the statistics of a data set. Every sum has a fixed order.
@@ -30,13 +29,20 @@ struct Sums {
     squares: [u64; 3],
 }
 
-/// Statistics of the files at `paths`, decoded on all cores; a picture that cannot be used is an error.
-pub fn mean_std(paths: &[PathBuf], max_pixels: u64) -> Result<MeanStd, DataError> {
-    let sums: Vec<Sums> = paths
-        .par_iter()
-        .map(|path| Ok(sums(&read_picture(path, max_pixels)?)))
-        .collect::<Result<_, DataError>>()?;
-    Ok(combine(&sums))
+/// Pictures whose files are read at once.
+const PORTION: usize = 64;
+
+/// Statistics of `samples`, decoded on all cores; a picture that cannot be used is an error.
+pub fn mean_std(data: &DataSet, samples: &[Sample], max_pixels: u64) -> Result<MeanStd, DataError> {
+    let mut found: Vec<Sums> = Vec::with_capacity(samples.len());
+    for portion in samples.chunks(PORTION) {
+        let files = data.read_all(portion);
+        let portion: Vec<Sums> = (portion.par_iter().zip(files))
+            .map(|(sample, file)| Ok(sums(&data.decoded(sample, &file?, max_pixels)?)))
+            .collect::<Result<_, DataError>>()?;
+        found.extend(portion);
+    }
+    Ok(combine(&found))
 }
 
 /// The same of pictures in memory.

@@ -1,32 +1,26 @@
 //! Small JPEG copies of pictures, for reports.
 
-use std::path::Path;
-
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 use perennial_plan::spec::Interpolation;
 
-use crate::decode::{PictureError, read_picture};
-use crate::error::DataError;
+use crate::decode::{Picture, PictureError};
 use crate::resize::resize;
 
 const QUALITY: u8 = 85;
 
-/// The picture at `path` as a JPEG file whose longer side has at most `max_side` pixels.
-pub fn thumbnail_jpeg(path: &Path, max_side: u32, max_pixels: u64) -> Result<Vec<u8>, DataError> {
-    let picture = read_picture(path, max_pixels)?;
+/// The picture as a JPEG file whose longer side has at most `max_side` pixels.
+pub fn thumbnail_jpeg(picture: &Picture, max_side: u32) -> Result<Vec<u8>, PictureError> {
     let longer = picture.width.max(picture.height);
     let shrunk = |side: u32| {
         let side = u64::from(side) * u64::from(max_side) / u64::from(longer);
         (side as u32).max(1)
     };
+    let shrunken;
     let small = if longer > max_side {
-        resize(
-            &picture,
-            shrunk(picture.width),
-            shrunk(picture.height),
-            Interpolation::Bicubic,
-        )
+        let (width, height) = (shrunk(picture.width), shrunk(picture.height));
+        shrunken = resize(picture, width, height, Interpolation::Bicubic);
+        &shrunken
     } else {
         picture
     };
@@ -38,6 +32,6 @@ pub fn thumbnail_jpeg(path: &Path, max_side: u32, max_pixels: u64) -> Result<Vec
             small.height,
             ExtendedColorType::Rgb8,
         )
-        .map_err(|error| DataError::picture(path, PictureError::Broken(error.to_string())))?;
+        .map_err(|error| PictureError::Broken(error.to_string()))?;
     Ok(jpeg)
 }

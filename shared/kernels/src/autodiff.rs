@@ -8,6 +8,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend};
 
+use crate::Precision;
 use crate::ops::{KernelGradients, KernelOps};
 
 type Plain<B> = <B as burn::backend::BackendTypes>::FloatTensorPrimitive;
@@ -65,27 +66,45 @@ where
     }
 }
 
-/// From the input, the weight and the output's gradient to the gradients of input, weight and bias.
-type LayerGradients<B> = fn([Plain<B>; 2], Plain<B>) -> [Plain<B>; 3];
+/// The forward pass of a layer: from the input, the weight and the bias to the output.
+type Forward<B> = fn(Plain<B>, Plain<B>, Plain<B>, Precision) -> Plain<B>;
+/// Its backward pass but for the bias: from the input, the weight and the output's gradient to the first two's gradients.
+type LayerBackward<B> = fn(Plain<B>, Plain<B>, Plain<B>, Precision) -> (Plain<B>, Plain<B>);
 
-/// Records a layer of an input, a weight and a bias.
-fn record_layer<B: Backend, C: CheckpointStrategy>(
+/// Records a layer that is a product of an input and a weight, with a bias added.
+fn record_product<B: KernelGradients, C: CheckpointStrategy>(
     inputs: [FloatTensor<Autodiff<B, C>>; 3],
-    forward: fn(Plain<B>, Plain<B>, Plain<B>) -> Plain<B>,
-    gradients: LayerGradients<B>,
+    precision: Precision,
+    forward: Forward<B>,
+    backward: LayerBackward<B>,
 ) -> FloatTensor<Autodiff<B, C>> {
     let [x, weight, bias] = inputs.each_ref().map(|input| input.primitive().clone());
-    let saved = [x.clone(), weight.clone()];
-    record::<B, C, _, _>(inputs, forward(x, weight, bias), saved, gradients)
+    let saved = (x.clone(), weight.clone(), precision, backward);
+    let output = forward(x, weight, bias, precision);
+    record::<B, C, _, _>(
+        inputs,
+        output,
+        saved,
+        |(x, weight, precision, backward), grad| {
+            let (x, weight) = backward(x, weight, grad.clone(), precision);
+            [x, weight, B::kernel_bias_backward(grad)]
+        },
+    )
 }
 
 impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
-    fn kernel_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        let saved = (x.primitive().clone(), weight.primitive().clone());
-        let output = B::kernel_linear(saved.0.clone(), saved.1.clone());
-        record::<B, C, _, _>([x, weight], output, saved, |(x, weight), grad| {
-            let (x, weight) = B::kernel_linear_backward(x, weight, grad);
-            [x, weight]
+    fn kernel_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        precision: Precision,
+    ) -> FloatTensor<Self> {
+        let inputs = [&x, &weight].map(|input| input.primitive().clone());
+        let [x_value, weight_value] = inputs.clone();
+        let output = B::kernel_linear(x_value, weight_value, precision);
+        let saved = (inputs, precision);
+        record::<B, C, _, _>([x, weight], output, saved, |(inputs, precision), grad| {
+            let [x, weight] = inputs;
+            B::kernel_linear_backward(x, weight, grad, precision).into()
         })
     }
 
@@ -93,36 +112,43 @@ impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodi
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        precision: Precision,
     ) -> FloatTensor<Self> {
-        let gradients = |[x, weight]: [Plain<B>; 2], grad: Plain<B>| {
-            let (x, weight) = B::kernel_linear_backward(x, weight, grad.clone());
-            [x, weight, B::kernel_bias_backward(grad)]
-        };
-        record_layer::<B, C>([x, weight, bias], B::kernel_linear_bias, gradients)
+        record_product::<B, C>(
+            [x, weight, bias],
+            precision,
+            B::kernel_linear_bias,
+            B::kernel_linear_backward,
+        )
     }
 
     fn kernel_depthwise(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        stride: usize,
     ) -> FloatTensor<Self> {
-        record_layer::<B, C>(
-            [x, weight, bias],
-            B::kernel_depthwise,
-            |[x, weight], grad| B::kernel_depthwise_backward(x, weight, grad).into(),
-        )
+        let inputs = [x, weight, bias];
+        let [x, weight, bias] = inputs.each_ref().map(|input| input.primitive().clone());
+        let saved = (x.clone(), weight.clone(), stride);
+        let output = B::kernel_depthwise(x, weight, bias, stride);
+        record::<B, C, _, _>(inputs, output, saved, |(x, weight, stride), grad| {
+            B::kernel_depthwise_backward(x, weight, stride, grad).into()
+        })
     }
 
     fn kernel_conv_stride2(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        precision: Precision,
     ) -> FloatTensor<Self> {
-        let gradients = |[x, weight]: [Plain<B>; 2], grad: Plain<B>| {
-            let (x, weight) = B::kernel_conv_stride2_backward(x, weight, grad.clone());
-            [x, weight, B::kernel_bias_backward(grad)]
-        };
-        record_layer::<B, C>([x, weight, bias], B::kernel_conv_stride2, gradients)
+        record_product::<B, C>(
+            [x, weight, bias],
+            precision,
+            B::kernel_conv_stride2,
+            B::kernel_conv_stride2_backward,
+        )
     }
 
     fn kernel_batch_norm(
@@ -156,12 +182,14 @@ impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodi
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        precision: Precision,
     ) -> FloatTensor<Self> {
-        let gradients = |[x, weight]: [Plain<B>; 2], grad: Plain<B>| {
-            let (x, weight) = B::kernel_gelu_linear_backward(x, weight, grad.clone());
-            [x, weight, B::kernel_bias_backward(grad)]
-        };
-        record_layer::<B, C>([x, weight, bias], B::kernel_gelu_linear_bias, gradients)
+        record_product::<B, C>(
+            [x, weight, bias],
+            precision,
+            B::kernel_gelu_linear_bias,
+            B::kernel_gelu_linear_backward,
+        )
     }
 
     fn kernel_spatial_gate(
@@ -196,9 +224,10 @@ impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodi
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        stride: usize,
     ) -> FloatTensor<Self> {
         let [x, weight, bias] = [x, weight, bias].map(|input| input.into_primitive());
-        untracked::<B, C>(B::kernel_depthwise_relu(x, weight, bias))
+        untracked::<B, C>(B::kernel_depthwise_relu(x, weight, bias, stride))
     }
 
     fn kernel_conv_stride2_relu(

@@ -4,6 +4,8 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::TensorData;
 
+use crate::Precision;
+use crate::cpu::depthwise::Window;
 use crate::cpu::{self, Image};
 use crate::ops::{KernelGradients, KernelOps};
 
@@ -73,7 +75,7 @@ fn image(tensor: &Tensor) -> Image {
     }
 }
 
-fn linear(x: Tensor, weight: Tensor, bias: Option<Tensor>) -> Tensor {
+fn linear(x: Tensor, weight: Tensor, bias: Option<Tensor>, precision: Precision) -> Tensor {
     let (x, weight, bias) = (contiguous(x), contiguous(weight), bias.map(contiguous));
     let _span = product_span("linear", 1, &x, &weight);
     let mut shape = dims(&x);
@@ -83,20 +85,39 @@ fn linear(x: Tensor, weight: Tensor, bias: Option<Tensor>) -> Tensor {
         values(&weight),
         bias.as_ref().map(values),
         outputs,
+        precision,
     );
     *shape.last_mut().expect("an activation has axes") = outputs;
     tensor(output, shape)
 }
 
-fn depthwise(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor {
-    let [x, weight, bias] = [x, weight, bias].map(contiguous);
-    let _span = span("depthwise", 18 * len(&x), 2 * len(&x));
-    let (shape, weight) = (image(&x), values(&weight));
-    let output = cpu::depthwise::forward(shape, values(&x), weight, values(&bias), relu);
-    tensor(output, dims(&x))
+fn window(weight: &Tensor, stride: usize) -> Window {
+    Window::new(dims(weight)[2], stride)
 }
 
-fn conv_stride2(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor {
+/// Operations of a depthwise convolution, or of one of its gradients.
+fn depthwise_flop(weight: &Tensor, out: Image) -> usize {
+    2 * out.len() * dims(weight)[2].pow(2)
+}
+
+fn depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: usize, relu: bool) -> Tensor {
+    let [x, weight, bias] = [x, weight, bias].map(contiguous);
+    let (shape, window) = (image(&x), window(&weight, stride));
+    let out = window.output_image(shape);
+    let flop = depthwise_flop(&weight, out);
+    let _span = span("depthwise", flop, len(&x) + out.len());
+    let (x, weight, bias) = (values(&x), values(&weight), values(&bias));
+    let output = cpu::depthwise::forward(shape, window, x, weight, bias, relu);
+    tensor(output, vec![out.batch, out.height, out.width, out.channels])
+}
+
+fn conv_stride2(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    relu: bool,
+    precision: Precision,
+) -> Tensor {
     let [x, weight, bias] = [x, weight, bias].map(contiguous);
     let shape = cpu::conv::output_image(image(&x), dims(&weight)[0]);
     let _span = span(
@@ -105,7 +126,7 @@ fn conv_stride2(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor {
         len(&x) + shape.len(),
     );
     let (weight, bias) = (values(&weight), values(&bias));
-    let output = cpu::conv::forward(image(&x), values(&x), weight, bias, relu);
+    let output = cpu::conv::forward(image(&x), values(&x), weight, bias, relu, precision);
     tensor(
         output,
         vec![shape.batch, shape.height, shape.width, shape.channels],
@@ -113,28 +134,33 @@ fn conv_stride2(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor {
 }
 
 impl KernelOps for Flex {
-    fn kernel_linear(x: Tensor, weight: Tensor) -> Tensor {
-        linear(x, weight, None)
+    fn kernel_linear(x: Tensor, weight: Tensor, precision: Precision) -> Tensor {
+        linear(x, weight, None, precision)
     }
 
-    fn kernel_linear_bias(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
-        linear(x, weight, Some(bias))
+    fn kernel_linear_bias(x: Tensor, weight: Tensor, bias: Tensor, precision: Precision) -> Tensor {
+        linear(x, weight, Some(bias), precision)
     }
 
-    fn kernel_depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
-        depthwise(x, weight, bias, false)
+    fn kernel_depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: usize) -> Tensor {
+        depthwise(x, weight, bias, stride, false)
     }
 
-    fn kernel_depthwise_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
-        depthwise(x, weight, bias, true)
+    fn kernel_depthwise_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: usize) -> Tensor {
+        depthwise(x, weight, bias, stride, true)
     }
 
-    fn kernel_conv_stride2(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
-        conv_stride2(x, weight, bias, false)
+    fn kernel_conv_stride2(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        precision: Precision,
+    ) -> Tensor {
+        conv_stride2(x, weight, bias, false, precision)
     }
 
     fn kernel_conv_stride2_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
-        conv_stride2(x, weight, bias, true)
+        conv_stride2(x, weight, bias, true, Precision::F32)
     }
 
     fn kernel_batch_norm(
@@ -164,12 +190,23 @@ impl KernelOps for Flex {
         )
     }
 
-    fn kernel_gelu_linear_bias(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
+    fn kernel_gelu_linear_bias(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        precision: Precision,
+    ) -> Tensor {
         let [x, weight, bias] = [x, weight, bias].map(contiguous);
         let _span = product_span("gelu and linear", 1, &x, &weight);
         let mut shape = dims(&x);
         let outputs = dims(&weight)[0];
-        let output = cpu::gelu::linear(values(&x), values(&weight), values(&bias), outputs);
+        let output = cpu::gelu::linear(
+            values(&x),
+            values(&weight),
+            values(&bias),
+            outputs,
+            precision,
+        );
         *shape.last_mut().expect("an activation has axes") = outputs;
         tensor(output, shape)
     }
@@ -194,11 +231,21 @@ impl KernelOps for Flex {
 }
 
 impl KernelGradients for Flex {
-    fn kernel_linear_backward(x: Tensor, weight: Tensor, grad: Tensor) -> (Tensor, Tensor) {
+    fn kernel_linear_backward(
+        x: Tensor,
+        weight: Tensor,
+        grad: Tensor,
+        precision: Precision,
+    ) -> (Tensor, Tensor) {
         let (x, weight, grad) = (contiguous(x), contiguous(weight), contiguous(grad));
         let _span = product_span("linear, backward", 2, &x, &weight);
-        let (dx, dw) =
-            cpu::linear::backward(values(&x), values(&weight), values(&grad), dims(&weight)[0]);
+        let (dx, dw) = cpu::linear::backward(
+            values(&x),
+            values(&weight),
+            values(&grad),
+            dims(&weight)[0],
+            precision,
+        );
         (tensor(dx, dims(&x)), tensor(dw, dims(&weight)))
     }
 
@@ -215,13 +262,15 @@ impl KernelGradients for Flex {
     fn kernel_depthwise_backward(
         x: Tensor,
         weight: Tensor,
+        stride: usize,
         grad: Tensor,
     ) -> (Tensor, Tensor, Tensor) {
         let (x, weight, grad) = (contiguous(x), contiguous(weight), contiguous(grad));
-        let _span = span("depthwise, backward", 36 * len(&x), 4 * len(&x));
-        let shape = image(&x);
-        let dx = cpu::depthwise::input_gradient(shape, values(&weight), values(&grad));
-        let (dw, db) = cpu::depthwise::weight_gradient(shape, values(&x), values(&grad));
+        let (shape, window) = (image(&x), window(&weight, stride));
+        let flop = 2 * depthwise_flop(&weight, image(&grad));
+        let _span = span("depthwise, backward", flop, 2 * (len(&x) + len(&grad)));
+        let dx = cpu::depthwise::input_gradient(shape, window, values(&weight), values(&grad));
+        let (dw, db) = cpu::depthwise::weight_gradient(shape, window, values(&x), values(&grad));
         (
             tensor(dx, dims(&x)),
             tensor(dw, dims(&weight)),
@@ -229,7 +278,12 @@ impl KernelGradients for Flex {
         )
     }
 
-    fn kernel_conv_stride2_backward(x: Tensor, weight: Tensor, grad: Tensor) -> (Tensor, Tensor) {
+    fn kernel_conv_stride2_backward(
+        x: Tensor,
+        weight: Tensor,
+        grad: Tensor,
+        precision: Precision,
+    ) -> (Tensor, Tensor) {
         let (x, weight, grad) = (contiguous(x), contiguous(weight), contiguous(grad));
         let _span = span(
             "conv, stride 2, backward",
@@ -242,6 +296,7 @@ impl KernelGradients for Flex {
             values(&weight),
             values(&grad),
             dims(&weight)[0],
+            precision,
         );
         (tensor(dx, dims(&x)), tensor(dw, dims(&weight)))
     }
@@ -275,12 +330,22 @@ impl KernelGradients for Flex {
         )
     }
 
-    fn kernel_gelu_linear_backward(x: Tensor, weight: Tensor, grad: Tensor) -> (Tensor, Tensor) {
+    fn kernel_gelu_linear_backward(
+        x: Tensor,
+        weight: Tensor,
+        grad: Tensor,
+        precision: Precision,
+    ) -> (Tensor, Tensor) {
         let [x, weight, grad] = [x, weight, grad].map(contiguous);
         let _span = product_span("gelu and linear, backward", 2, &x, &weight);
         let outputs = dims(&weight)[0];
-        let (dx, dw) =
-            cpu::gelu::linear_backward(values(&x), values(&weight), values(&grad), outputs);
+        let (dx, dw) = cpu::gelu::linear_backward(
+            values(&x),
+            values(&weight),
+            values(&grad),
+            outputs,
+            precision,
+        );
         (tensor(dx, dims(&x)), tensor(dw, dims(&weight)))
     }
 

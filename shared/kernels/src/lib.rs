@@ -10,6 +10,7 @@
 mod autodiff;
 pub mod cpu;
 mod flex;
+pub mod memory;
 pub mod ops;
 
 /// What may follow a batch normalisation in the same pass over memory.
@@ -17,6 +18,17 @@ pub mod ops;
 pub enum Activation {
     None,
     Relu,
+}
+
+/// What the operands of matrix products are rounded to. Sums and everything else are `f32`.
+///
+/// An operation takes it as an argument, forward and backward: no thread, device or process has one of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// To nothing.
+    F32,
+    /// To bfloat16, the upper half of an `f32`: eight bits of precision and the same range.
+    Bf16,
 }
 
 /// The kernel set that computed a replica, part of its numerics class.

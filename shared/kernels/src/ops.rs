@@ -4,26 +4,33 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
-use crate::Activation;
+use crate::{Activation, Precision};
 
 /// The operations as a backend provides them. Shapes are those of the functions of this module.
 #[backend_extension(Flex, Autodiff)]
 pub trait KernelOps: Backend {
-    fn kernel_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn kernel_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        precision: Precision,
+    ) -> FloatTensor<Self>;
     fn kernel_linear_bias(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        precision: Precision,
     ) -> FloatTensor<Self>;
     fn kernel_depthwise(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        stride: usize,
     ) -> FloatTensor<Self>;
     fn kernel_conv_stride2(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        precision: Precision,
     ) -> FloatTensor<Self>;
     /// `relu` says whether a ReLU follows. Returns the output, the mean and the biased variance.
     fn kernel_batch_norm(
@@ -38,6 +45,7 @@ pub trait KernelOps: Backend {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        stride: usize,
     ) -> FloatTensor<Self>;
     /// Not differentiable.
     fn kernel_conv_stride2_relu(
@@ -49,6 +57,7 @@ pub trait KernelOps: Backend {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        precision: Precision,
     ) -> FloatTensor<Self>;
     fn kernel_spatial_gate(
         x: FloatTensor<Self>,
@@ -65,17 +74,20 @@ pub trait KernelGradients: Backend {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        precision: Precision,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
     fn kernel_bias_backward(grad: FloatTensor<Self>) -> FloatTensor<Self>;
     fn kernel_depthwise_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
+        stride: usize,
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     fn kernel_conv_stride2_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        precision: Precision,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
     #[allow(clippy::too_many_arguments)]
     fn kernel_batch_norm_backward(
@@ -92,6 +104,7 @@ pub trait KernelGradients: Backend {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        precision: Precision,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
     fn kernel_spatial_gate_backward(
         x: FloatTensor<Self>,
@@ -115,10 +128,15 @@ fn dispatch<const A: usize, const B: usize, const C: usize>(
 
 /// `x @ weight^T`: a fully connected layer, and a pointwise convolution.
 /// `x`: `[..., in]`, `weight`: `[out, in]` (trailing ones allowed), result: `[..., out]`.
-pub fn linear<const D: usize, const W: usize>(x: Tensor<D>, weight: Tensor<W>) -> Tensor<D> {
+pub fn linear<const D: usize, const W: usize>(
+    x: Tensor<D>,
+    weight: Tensor<W>,
+    precision: Precision,
+) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::kernel_linear(
         x.into_dispatch(),
         weight.into_dispatch(),
+        precision,
     ))
 }
 
@@ -127,23 +145,30 @@ pub fn linear_bias<const D: usize, const W: usize>(
     x: Tensor<D>,
     weight: Tensor<W>,
     bias: Tensor<1>,
+    precision: Precision,
 ) -> Tensor<D> {
     let [x, weight, bias] = dispatch((x, weight, bias));
-    Tensor::from_dispatch(Dispatch::kernel_linear_bias(x, weight, bias))
+    Tensor::from_dispatch(Dispatch::kernel_linear_bias(x, weight, bias, precision))
 }
 
-/// Depthwise 3x3 convolution, stride 1, padding 1. `x`: `[batch, height, width, channels]`,
-/// `weight`: `[channels, 1, 3, 3]`, `bias`: `[channels]`.
-pub fn depthwise(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+/// Depthwise convolution, padded by half its size. `x`: `[batch, height, width, channels]`, `weight`: `[channels, 1,
+/// size, size]` with a size of 3 or 7, `bias`: `[channels]`, `stride`: 1 or 2, result: `[batch, ceil(height /
+/// stride), ceil(width / stride), channels]`.
+pub fn depthwise(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, stride: usize) -> Tensor<4> {
     let [x, weight, bias] = dispatch((x, weight, bias));
-    Tensor::from_dispatch(Dispatch::kernel_depthwise(x, weight, bias))
+    Tensor::from_dispatch(Dispatch::kernel_depthwise(x, weight, bias, stride))
 }
 
 /// Dense 3x3 convolution, stride 2, padding 1. `x`: `[batch, height, width, in]`,
 /// `weight`: `[out, in, 3, 3]`, `bias`: `[out]`, result: `[batch, ceil(height / 2), ceil(width / 2), out]`.
-pub fn conv_stride2(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+pub fn conv_stride2(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Tensor<1>,
+    precision: Precision,
+) -> Tensor<4> {
     let [x, weight, bias] = dispatch((x, weight, bias));
-    Tensor::from_dispatch(Dispatch::kernel_conv_stride2(x, weight, bias))
+    Tensor::from_dispatch(Dispatch::kernel_conv_stride2(x, weight, bias, precision))
 }
 
 /// What batch normalisation in training returns.
@@ -176,9 +201,14 @@ pub fn batch_norm(
 }
 
 /// [`depthwise`] and a ReLU. For inference only.
-pub fn depthwise_relu(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+pub fn depthwise_relu(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Tensor<1>,
+    stride: usize,
+) -> Tensor<4> {
     let [x, weight, bias] = dispatch((x, weight, bias));
-    Tensor::from_dispatch(Dispatch::kernel_depthwise_relu(x, weight, bias))
+    Tensor::from_dispatch(Dispatch::kernel_depthwise_relu(x, weight, bias, stride))
 }
 
 /// [`conv_stride2`] and a ReLU. For inference only.
@@ -193,9 +223,12 @@ pub fn gelu_linear_bias<const D: usize, const W: usize>(
     x: Tensor<D>,
     weight: Tensor<W>,
     bias: Tensor<1>,
+    precision: Precision,
 ) -> Tensor<D> {
     let [x, weight, bias] = dispatch((x, weight, bias));
-    Tensor::from_dispatch(Dispatch::kernel_gelu_linear_bias(x, weight, bias))
+    Tensor::from_dispatch(Dispatch::kernel_gelu_linear_bias(
+        x, weight, bias, precision,
+    ))
 }
 
 /// `x * sigmoid(hidden . weight)`: one gate a pixel, from the dot product over channels.

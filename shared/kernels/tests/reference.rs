@@ -1,8 +1,10 @@
 //! Every operation on slices against a plain `f64` reference, and its gradients against central
 //! differences of that reference, on shapes that fill no block of a kernel.
 
+mod bf16;
 mod support;
 
+use perennial_kernels::Precision::F32;
 use perennial_kernels::cpu::{
     Image, channel_gate, conv, depthwise, gelu, linear, norm, spatial_gate,
 };
@@ -35,12 +37,21 @@ fn the_references_have_their_known_values() {
     ] {
         assert!((erf(x) - expected).abs() < 1e-15, "erf({x}) = {}", erf(x));
     }
-    let ones = conv_reference(image(1, 3, 4, 2), 2, 1, &[1.0; 24], &[1.0; 18], &[0.5]);
+    let ones = conv_reference(
+        image(1, 3, 4, 2),
+        Geometry::dense(2),
+        &[1.0; 24],
+        &[1.0; 18],
+        &[0.5],
+    );
     assert_eq!(ones, [8.5, 12.5, 8.5, 12.5]);
     let each = conv_reference(
         image(1, 2, 1, 2),
-        1,
-        2,
+        Geometry {
+            size: 3,
+            stride: 1,
+            groups: 2,
+        },
         &[1.0, 10.0, 2.0, 20.0],
         &[1.0; 18],
         &[0.0, 1.0],
@@ -71,19 +82,19 @@ fn linear_and_its_gradients_agree_with_the_reference() {
         let expected = linear_reference(&wide(&x), &wide(&weight), &wide(&bias));
         assert_close(
             &what,
-            &linear::forward(&x, &weight, Some(&bias), outputs),
+            &linear::forward(&x, &weight, Some(&bias), outputs, F32),
             &expected,
             FORWARD,
         );
         let expected = linear_reference(&wide(&x), &wide(&weight), &vec![0.0; outputs]);
         assert_close(
             &what,
-            &linear::forward(&x, &weight, None, outputs),
+            &linear::forward(&x, &weight, None, outputs, F32),
             &expected,
             FORWARD,
         );
 
-        let (dx, dweight) = linear::backward(&x, &weight, &grad, outputs);
+        let (dx, dweight) = linear::backward(&x, &weight, &grad, outputs, F32);
         let gradients = [dx, dweight, linear::column_sums(&grad, outputs)];
         let reference = |point: &[Vec<f64>]| linear_reference(&point[0], &point[1], &point[2]);
         assert_gradients(&what, &[&x, &weight, &bias], &grad, &gradients, reference);
@@ -92,33 +103,39 @@ fn linear_and_its_gradients_agree_with_the_reference() {
 
 #[test]
 fn depthwise_and_its_gradients_agree_with_the_reference() {
-    for shape in IMAGES {
-        let what = format!("depthwise of {shape:?}");
-        let mut source = Source::new(&what);
-        let channels = shape.channels;
-        let (x, weight) = (source.values(shape.len()), source.values(9 * channels));
-        let (bias, grad) = (source.values(channels), source.values(shape.len()));
-        let reference = |point: &[Vec<f64>]| {
-            conv_reference(shape, 1, channels, &point[0], &point[1], &point[2])
-        };
+    for (size, stride) in [(3, 1), (3, 2), (7, 1), (7, 2)] {
+        for shape in IMAGES {
+            let what = format!("depthwise {size}x{size} of stride {stride} of {shape:?}");
+            let window = depthwise::Window::new(size, stride);
+            let out = window.output_image(shape);
+            let mut source = Source::new(&what);
+            let channels = shape.channels;
+            let x = source.values(shape.len());
+            let weight = source.values(size * size * channels);
+            let (bias, grad) = (source.values(channels), source.values(out.len()));
+            let geometry = Geometry {
+                size,
+                stride,
+                groups: channels,
+            };
+            let reference = |point: &[Vec<f64>]| {
+                conv_reference(shape, geometry, &point[0], &point[1], &point[2])
+            };
 
-        let expected = reference(&[wide(&x), wide(&weight), wide(&bias)]);
-        assert_close(
-            &what,
-            &depthwise::forward(shape, &x, &weight, &bias, false),
-            &expected,
-            FORWARD,
-        );
-        let found = depthwise::forward(shape, &x, &weight, &bias, true);
-        assert_close(&what, &found, &relu(&expected), FORWARD);
+            let expected = reference(&[wide(&x), wide(&weight), wide(&bias)]);
+            let found = depthwise::forward(shape, window, &x, &weight, &bias, false);
+            assert_close(&what, &found, &expected, FORWARD);
+            let found = depthwise::forward(shape, window, &x, &weight, &bias, true);
+            assert_close(&what, &found, &relu(&expected), FORWARD);
 
-        let (dweight, dbias) = depthwise::weight_gradient(shape, &x, &grad);
-        let gradients = [
-            depthwise::input_gradient(shape, &weight, &grad),
-            dweight,
-            dbias,
-        ];
-        assert_gradients(&what, &[&x, &weight, &bias], &grad, &gradients, reference);
+            let (dweight, dbias) = depthwise::weight_gradient(shape, window, &x, &grad);
+            let gradients = [
+                depthwise::input_gradient(shape, window, &weight, &grad),
+                dweight,
+                dbias,
+            ];
+            assert_gradients(&what, &[&x, &weight, &bias], &grad, &gradients, reference);
+        }
     }
 }
 
@@ -150,20 +167,21 @@ fn the_convolution_of_stride_two_and_its_gradients_agree_with_the_reference() {
             source.values(9 * shape.channels * outputs),
         );
         let (bias, grad) = (source.values(outputs), source.values(out.len()));
-        let reference =
-            |point: &[Vec<f64>]| conv_reference(shape, 2, 1, &point[0], &point[1], &point[2]);
+        let reference = |point: &[Vec<f64>]| {
+            conv_reference(shape, Geometry::dense(2), &point[0], &point[1], &point[2])
+        };
 
         let expected = reference(&[wide(&x), wide(&weight), wide(&bias)]);
         assert_close(
             &what,
-            &conv::forward(shape, &x, &weight, &bias, false),
+            &conv::forward(shape, &x, &weight, &bias, false, F32),
             &expected,
             FORWARD,
         );
-        let found = conv::forward(shape, &x, &weight, &bias, true);
+        let found = conv::forward(shape, &x, &weight, &bias, true, F32);
         assert_close(&what, &found, &relu(&expected), FORWARD);
 
-        let (dx, dweight) = conv::backward(shape, &x, &weight, &grad, outputs);
+        let (dx, dweight) = conv::backward(shape, &x, &weight, &grad, outputs, F32);
         let gradients = [dx, dweight, linear::column_sums(&grad, outputs)];
         assert_gradients(&what, &[&x, &weight, &bias], &grad, &gradients, reference);
     }
@@ -279,9 +297,9 @@ fn a_linear_layer_after_gelu_and_its_gradients_agree_with_the_reference() {
             linear_reference(&activated, &point[1], &wide(&bias))
         };
         let expected = reference(&[wide(&x), wide(&weight)]);
-        let found = gelu::linear(&x, &weight, &bias, outputs);
+        let found = gelu::linear(&x, &weight, &bias, outputs, F32);
         assert_close(&what, &found, &expected, FORWARD);
-        let (dx, dw) = gelu::linear_backward(&x, &weight, &grad, outputs);
+        let (dx, dw) = gelu::linear_backward(&x, &weight, &grad, outputs, F32);
         assert_gradients(&what, &[&x, &weight], &grad, &[dx, dw], reference);
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use perennial_kernels::Precision;
 use perennial_plan::random::{Domain, Draw, Stream};
 
 use crate::table::{Fold, NormId, Parameter, ParameterId, Table, Weights};
@@ -13,6 +14,8 @@ use crate::table::{Fold, NormId, Parameter, ParameterId, Table, Weights};
 #[derive(Clone)]
 pub struct Bound {
     parameters: Vec<BoundParameter>,
+    /// Of the operands of products.
+    pub(crate) precision: Precision,
     /// None: for training. Else the biases that layers without one got with a batch normalisation, by weight,
     /// one for each part of it.
     inference: Option<BTreeMap<ParameterId, Vec<Tensor<1>>>>,
@@ -29,14 +32,21 @@ enum BoundParameter {
     Parts(Vec<Tensor<4>>),
 }
 
+/// Weights for inference: each batch normalisation's work is done by the layer before or after it.
+pub(crate) struct Folded {
+    pub weights: Weights,
+    /// The biases that layers without one got, by weight: one for each part of it.
+    pub biases: BTreeMap<ParameterId, Vec<Vec<f32>>>,
+}
+
 /// The term under the square root of every batch normalisation.
 pub(crate) const EPSILON: f32 = 1e-5;
 
 // === impl Bound ===
 
 impl Bound {
-    /// Copies `weights` to `device`, for training.
-    pub fn new(table: &Table, weights: &Weights, device: &Device) -> Self {
+    /// Copies `weights` to `device`, for training with the operands of products in `precision`.
+    pub fn new(table: &Table, weights: &Weights, device: &Device, precision: Precision) -> Self {
         let parameters = (table.parameters().iter())
             .map(|parameter| {
                 let values = &weights.parameters[parameter.range.clone()];
@@ -46,34 +56,25 @@ impl Bound {
         let moments = table.norms().iter().enumerate();
         Self {
             parameters,
+            precision,
             inference: None,
             moments: moments.map(|(index, norm)| norm.moments(index)).collect(),
         }
     }
 
-    /// Copies `weights` to `device`, for inference: every batch normalisation, whose statistics are the running
-    /// ones, is folded into the layer before or after it.
+    /// Copies `weights` to `device`, for inference in `f32`: every batch normalisation, whose statistics are the
+    /// running ones, is folded into the layer before or after it.
     pub fn for_inference(table: &Table, weights: &Weights, device: &Device) -> Self {
-        let mut weights = weights.clone();
-        let biases = (table.folds().iter())
-            .filter_map(|fold| {
-                let bias = fold_into_layer(table, fold, &mut weights);
-                if let Some(id) = fold.bias {
-                    let range = table.parameters()[id.0].range.clone();
-                    weights.parameters[range].copy_from_slice(&bias);
-                    return None;
-                }
-                let parts = table.parameters()[fold.weight.0].parts;
-                let length = bias.len() / parts;
-                let tensor = |bias: &[f32]| {
-                    Tensor::from_data(TensorData::new(bias.to_vec(), [length]), device)
-                };
-                Some((fold.weight, bias.chunks_exact(length).map(tensor).collect()))
-            })
+        let folded = Folded::new(table, weights);
+        let tensor = |bias: &Vec<f32>| {
+            Tensor::from_data(TensorData::new(bias.clone(), [bias.len()]), device)
+        };
+        let biases = (folded.biases.iter())
+            .map(|(weight, parts)| (*weight, parts.iter().map(tensor).collect()))
             .collect();
         Self {
             inference: Some(biases),
-            ..Self::new(table, &weights, device)
+            ..Self::new(table, &folded.weights, device, Precision::F32)
         }
     }
 
@@ -100,6 +101,7 @@ impl Bound {
             .collect();
         Self {
             parameters,
+            precision: self.precision,
             inference: None,
             moments: self.moments.clone(),
         }
@@ -158,6 +160,28 @@ impl Bound {
     pub(crate) fn part_bias(&self, id: ParameterId, index: usize) -> Option<Tensor<1>> {
         let biases = self.inference.as_ref()?.get(&id)?;
         Some(biases[index].clone())
+    }
+}
+
+// === impl Folded ===
+
+impl Folded {
+    pub fn new(table: &Table, weights: &Weights) -> Self {
+        let mut weights = weights.clone();
+        let biases = (table.folds().iter())
+            .filter_map(|fold| {
+                let bias = fold_into_layer(table, fold, &mut weights);
+                if let Some(id) = fold.bias {
+                    let range = table.parameters()[id.0].range.clone();
+                    weights.parameters[range].copy_from_slice(&bias);
+                    return None;
+                }
+                let parts = table.parameters()[fold.weight.0].parts;
+                let parts = bias.chunks_exact(bias.len() / parts);
+                Some((fold.weight, parts.map(<[f32]>::to_vec).collect()))
+            })
+            .collect();
+        Self { weights, biases }
     }
 }
 
@@ -296,7 +320,7 @@ impl<'a> Pass<'a> {
 
     /// `branch` with each sample kept with probability `1 - rate` and scaled by its inverse (Huang et
     /// al., "Deep networks with stochastic depth", 2016). `layer` numbers the branch in the network.
-    pub(crate) fn drop_path(&self, branch: Tensor<4>, rate: f32, layer: u64) -> Tensor<4> {
+    pub(crate) fn drop_branches(&self, branch: Tensor<4>, rate: f32, layer: u64) -> Tensor<4> {
         let Mode::Training(key) = self.mode else {
             return branch;
         };

@@ -2,10 +2,9 @@
 //! efficient mobile applications", arXiv 2408.03703. Parameters carry the names of the official
 //! implementation. Activations are `[batch, height, width, channels]`.
 
-use burn::tensor::Tensor;
-use perennial_kernels::{Activation, ops};
+use perennial_kernels::Activation;
 
-use crate::bound::Pass;
+use crate::engine::Engine;
 use crate::layers::{BatchNorm, Depthwise, Downsample, Linear, Pointwise, PointwiseParts};
 use crate::table::Table;
 
@@ -143,29 +142,24 @@ impl CasVit {
     }
 
     /// `images`: `[batch, height, width, 3]`; a `[batch, classes]` from each head.
-    pub fn forward(&self, images: Tensor<4>, pass: &Pass) -> Vec<Tensor<2>> {
+    pub(crate) fn forward<E: Engine>(&self, images: E::Map, engine: &E) -> Vec<E::Rows> {
         let mut x = images;
         for layer in &self.stem {
-            x = layer.forward(x, pass);
+            x = layer.forward(x, engine);
         }
         for (stage, blocks) in self.stages.iter().enumerate() {
             if stage > 0 {
-                x = self.downsamples[stage - 1].forward(x, pass);
+                x = self.downsamples[stage - 1].forward(x, engine);
             }
             for block in blocks {
-                x = block.forward(x, pass);
+                x = block.forward(x, engine);
             }
         }
         // The normalisation comes before the pooling: in training its statistics are over pixels.
-        let x = self.norm.forward(x, pass);
-        let [batch, height, width, channels] = x.dims();
-        let pooled = x
-            .reshape([batch, height * width, channels])
-            .mean_dim(1)
-            .reshape([batch, channels]);
+        let pooled = engine.pooled(self.norm.forward(x, engine));
         self.heads
             .iter()
-            .map(|head| head.forward(pooled.clone(), pass))
+            .map(|head| head.forward(pooled.clone(), engine))
             .collect()
     }
 }
@@ -193,15 +187,17 @@ impl AdditiveBlock {
         }
     }
 
-    fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
-        let x = x.clone() + self.local.forward(x, pass);
+    fn forward<E: Engine>(&self, x: E::Map, engine: &E) -> E::Map {
+        let x = x.clone() + self.local.forward(x, engine);
         let mixed = self
             .mixer
-            .forward(self.norm1.forward(x.clone(), pass), pass);
-        let x = x + pass.drop_path(mixed, self.drop_path, 2 * self.index);
-        let hidden = self.fc1.forward(self.norm2.forward(x.clone(), pass), pass);
-        x + pass.drop_path(
-            self.fc2.forward_activated(hidden, pass),
+            .forward(self.norm1.forward(x.clone(), engine), engine);
+        let x = x + engine.drop_path(mixed, self.drop_path, 2 * self.index);
+        let hidden = self
+            .fc1
+            .forward(self.norm2.forward(x.clone(), engine), engine);
+        x + engine.drop_path(
+            self.fc2.forward_activated(hidden, engine),
             self.drop_path,
             2 * self.index + 1,
         )
@@ -223,10 +219,10 @@ impl LocalIntegration {
         }
     }
 
-    fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
-        let x = self.norm.forward(self.expand.forward(x, pass), pass);
-        let x = self.depthwise.forward(x, pass);
-        self.project.forward_activated(x, pass)
+    fn forward<E: Engine>(&self, x: E::Map, engine: &E) -> E::Map {
+        let x = self.norm.forward(self.expand.forward(x, engine), engine);
+        let x = self.depthwise.forward(x, engine);
+        self.project.forward_activated(x, engine)
     }
 }
 
@@ -243,11 +239,11 @@ impl AdditiveTokenMixer {
         }
     }
 
-    fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
-        let part = |index: usize| self.qkv.forward(x.clone(), index, pass);
-        let context = self.query.forward(part(0), pass) + self.key.forward(part(1), pass);
+    fn forward<E: Engine>(&self, x: E::Map, engine: &E) -> E::Map {
+        let part = |index: usize| self.qkv.forward(x.clone(), index, engine);
+        let context = self.query.forward(part(0), engine) + self.key.forward(part(1), engine);
         self.proj
-            .forward(self.dwc.forward(context, pass) * part(2), pass)
+            .forward(self.dwc.forward(context, engine) * part(2), engine)
     }
 }
 
@@ -267,11 +263,11 @@ impl Context {
         }
     }
 
-    fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
+    fn forward<E: Engine>(&self, x: E::Map, engine: &E) -> E::Map {
         let hidden = self
             .norm
-            .forward(self.depthwise.forward(x.clone(), pass), pass);
-        let x = ops::spatial_gate(x, hidden, self.spatial.weight(pass));
-        ops::channel_gate(x, self.channel.weight(pass))
+            .forward(self.depthwise.forward(x.clone(), engine), engine);
+        let x = engine.spatial_gate(x, hidden, &self.spatial);
+        engine.channel_gate(x, &self.channel)
     }
 }

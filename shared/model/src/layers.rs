@@ -1,9 +1,8 @@
-//! The layers that networks are made of, over channels-last activations.
+//! The layers that networks are made of: which parameters they have, and which operation they are.
 
-use burn::tensor::Tensor;
-use perennial_kernels::{Activation, ops};
+use perennial_kernels::Activation;
 
-use crate::bound::{EPSILON, Pass};
+use crate::engine::Engine;
 use crate::table::{Fold, Init, NormId, ParameterId, Table};
 
 /// PyTorch's default for convolutions and their biases: uniform within `1 / sqrt(fan_in)`.
@@ -22,29 +21,29 @@ fn convolution(
 
 /// A pointwise convolution.
 pub struct Pointwise {
-    weight: ParameterId,
-    bias: Option<ParameterId>,
+    pub(crate) weight: ParameterId,
+    pub(crate) bias: Option<ParameterId>,
 }
 
 /// A pointwise convolution without a bias whose outputs are used in `N` equal parts. Each is a product of its
 /// own, for a part of one product's outputs would be a copy, in both directions.
 pub struct PointwiseParts<const N: usize> {
-    weight: ParameterId,
+    pub(crate) weight: ParameterId,
 }
 
 /// A depthwise 3x3 convolution, stride 1, padding 1.
 pub struct Depthwise {
-    weight: ParameterId,
-    bias: ParameterId,
+    pub(crate) weight: ParameterId,
+    pub(crate) bias: ParameterId,
     /// Of the normalisation whose work it does in inference.
-    activation: Activation,
+    pub(crate) activation: Activation,
 }
 
 /// A dense 3x3 convolution, stride 2, padding 1, and the normalisation that follows.
 pub struct Downsample {
-    weight: ParameterId,
-    bias: ParameterId,
-    norm: BatchNorm,
+    pub(crate) weight: ParameterId,
+    pub(crate) bias: ParameterId,
+    pub(crate) norm: BatchNorm,
 }
 
 /// A layer's weight and its bias, where it has one.
@@ -52,16 +51,16 @@ pub type Parameters = (ParameterId, Option<ParameterId>);
 
 /// Batch normalisation and the activation that follows it.
 pub struct BatchNorm {
-    norm: NormId,
-    gamma: ParameterId,
-    beta: ParameterId,
-    activation: Activation,
+    pub(crate) norm: NormId,
+    pub(crate) gamma: ParameterId,
+    pub(crate) beta: ParameterId,
+    pub(crate) activation: Activation,
 }
 
 /// A classifier.
 pub struct Linear {
-    weight: ParameterId,
-    bias: ParameterId,
+    pub(crate) weight: ParameterId,
+    pub(crate) bias: ParameterId,
 }
 
 // === impl Pointwise ===
@@ -72,12 +71,8 @@ impl Pointwise {
         Self { weight, bias }
     }
 
-    pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
-        let weight = pass.bound.kernel(self.weight);
-        match self.bias {
-            Some(bias) => ops::linear_bias(x, weight, pass.bound.vector(bias)),
-            None => ops::linear(x, weight),
-        }
+    pub fn forward<E: Engine>(&self, x: E::Map, engine: &E) -> E::Map {
+        engine.pointwise(x, self)
     }
 
     pub fn parameters(&self) -> Parameters {
@@ -85,15 +80,8 @@ impl Pointwise {
     }
 
     /// Of `gelu(x)`; the layer has a bias.
-    pub fn forward_activated(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
-        let bias = self.bias.expect("layers after an activation have a bias");
-        let (weight, bias) = (pass.bound.kernel(self.weight), pass.bound.vector(bias));
-        ops::gelu_linear_bias(x, weight, bias)
-    }
-
-    /// The weight alone, for a gate that computes with it.
-    pub fn weight(&self, pass: &Pass) -> Tensor<4> {
-        pass.bound.kernel(self.weight)
+    pub fn forward_activated<E: Engine>(&self, x: E::Map, engine: &E) -> E::Map {
+        engine.pointwise_activated(x, self)
     }
 }
 
@@ -107,12 +95,8 @@ impl<const N: usize> PointwiseParts<N> {
         Self { weight }
     }
 
-    pub fn forward(&self, x: Tensor<4>, index: usize, pass: &Pass) -> Tensor<4> {
-        let weight = pass.bound.part(self.weight, index);
-        match pass.bound.part_bias(self.weight, index) {
-            Some(bias) => ops::linear_bias(x, weight, bias),
-            None => ops::linear(x, weight),
-        }
+    pub fn forward<E: Engine>(&self, x: E::Map, index: usize, engine: &E) -> E::Map {
+        engine.pointwise_part(x, self, index)
     }
 
     pub fn parameters(&self) -> Parameters {
@@ -137,13 +121,8 @@ impl Depthwise {
         Self { activation, ..self }
     }
 
-    pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
-        let weight = pass.bound.kernel(self.weight);
-        let bias = pass.bound.vector(self.bias);
-        match self.activation {
-            Activation::Relu if !pass.is_training() => ops::depthwise_relu(x, weight, bias),
-            _ => ops::depthwise(x, weight, bias),
-        }
+    pub fn forward<E: Engine>(&self, x: E::Map, engine: &E) -> E::Map {
+        engine.depthwise(x, self)
     }
 
     pub fn parameters(&self) -> Parameters {
@@ -171,13 +150,8 @@ impl Downsample {
         }
     }
 
-    pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
-        let weight = pass.bound.kernel(self.weight);
-        let bias = pass.bound.vector(self.bias);
-        match self.norm.activation {
-            Activation::Relu if !pass.is_training() => ops::conv_stride2_relu(x, weight, bias),
-            _ => self.norm.forward(ops::conv_stride2(x, weight, bias), pass),
-        }
+    pub fn forward<E: Engine>(&self, x: E::Map, engine: &E) -> E::Map {
+        engine.downsample(x, self)
     }
 }
 
@@ -213,26 +187,8 @@ impl BatchNorm {
         });
     }
 
-    pub fn forward(&self, x: Tensor<4>, pass: &Pass) -> Tensor<4> {
-        if !pass.is_training() {
-            return x;
-        }
-        let [batch, height, width, _] = x.dims();
-        let (gamma, beta) = (pass.bound.vector(self.gamma), pass.bound.vector(self.beta));
-        let result = ops::batch_norm(x, gamma, beta, EPSILON, self.activation);
-        let values = |tensor: Tensor<1>| {
-            tensor
-                .into_data()
-                .try_into_vec::<f32>()
-                .expect("statistics are f32")
-        };
-        pass.record_moments(
-            self.norm,
-            batch * height * width,
-            &values(result.mean),
-            &values(result.variance),
-        );
-        result.output
+    pub fn forward<E: Engine>(&self, x: E::Map, engine: &E) -> E::Map {
+        engine.batch_norm(x, self)
     }
 }
 
@@ -253,11 +209,7 @@ impl Linear {
         (self.weight, Some(self.bias))
     }
 
-    pub fn forward(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
-        ops::linear_bias(
-            x,
-            pass.bound.matrix(self.weight),
-            pass.bound.vector(self.bias),
-        )
+    pub fn forward<E: Engine>(&self, x: E::Rows, engine: &E) -> E::Rows {
+        engine.linear(x, self)
     }
 }

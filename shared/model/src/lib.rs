@@ -8,9 +8,11 @@
 mod bound;
 mod card;
 pub mod casvit;
+mod engine;
 pub mod files;
 mod layers;
 mod names;
+pub mod onnx;
 mod table;
 
 pub use bound::{Bound, DropPathKey, Mode, Pass};
@@ -19,6 +21,7 @@ pub use names::NameMismatch;
 pub use table::{Norm, Parameter, Table, Weights};
 
 use burn::tensor::Tensor;
+use engine::Engine;
 use perennial_plan::spec::ModelSpec;
 
 /// A network without its numbers.
@@ -61,7 +64,11 @@ impl Network {
 
     /// Logits for inference, the mean of the heads: `[batch, classes]`.
     pub fn logits(&self, images: Tensor<4>, pass: &Pass) -> Tensor<2> {
-        let mut heads = self.forward(images, pass).into_iter();
+        self.logits_by(images, pass)
+    }
+
+    fn logits_by<E: Engine>(&self, images: E::Map, engine: &E) -> E::Rows {
+        let mut heads = self.structure.forward(images, engine).into_iter();
         let first = heads.next().expect("a network has a head");
         match heads.next() {
             Some(second) => (first + second) / 2.0,

@@ -230,3 +230,21 @@ fn garbage_of_every_kind_is_an_error() {
         }
     }
 }
+
+/// A pickle may name any function and its arguments, which Python would call. Here it is data.
+#[test]
+fn a_pickle_that_calls_a_program_runs_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mark = folder.path().join("mark");
+    let command = format!("touch {}", mark.display());
+    for function in ["posix\nsystem", "os\nsystem", "subprocess\ngetoutput"] {
+        let mut pickle = b"\x80\x02c".to_vec();
+        pickle.extend(function.bytes());
+        pickle.extend(b"\nX");
+        pickle.extend((command.len() as u32).to_le_bytes());
+        pickle.extend(command.bytes());
+        pickle.extend(b"\x85R.");
+        assert_eq!(read_damaged(folder.path(), "a.pth", &pickle), None);
+        assert!(!mark.exists(), "{function}");
+    }
+}

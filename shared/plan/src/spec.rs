@@ -50,7 +50,8 @@ section! {
 section! {
     /// `[data]`: which pictures, and how they become tensors.
     DataSpec {
-        /// One folder a class, or `train/` and `val/` with one folder a class in each.
+        /// One folder a class, or `train/` and `val/` with one folder a class in each, or a pack of such a
+        /// folder: a folder with `PACK.json` in it, or `s3://bucket/prefix`.
         dir: String = String::new(),
         /// The share of samples held out for validation when `dir` is not split yet.
         val_fraction: f64 = 0.3,
@@ -70,6 +71,11 @@ section! {
         max_pixels: u64 = 100_000_000,
         /// Memory for decoded pictures a worker, in MiB.
         cache_mib: u64 = 1024,
+        /// The folder on a worker's machine that keeps what was read of a pack on S3; none: `perennial` in
+        /// the user's folder for caches.
+        cache_dir: String = String::new(),
+        /// Room in that folder, for all packs together, in MiB; 0: nothing is kept.
+        cache_disk_mib: u64 = 10_240,
     }
 }
 
@@ -126,13 +132,37 @@ section! {
 pub enum Reduction {
     /// By the fixed tree over slots: the bits do not depend on the membership.
     Exact,
+    /// By the all-reduce of a library (NCCL, between GPUs): the weights depend on the workers.
+    Fast,
 }
 
-/// In which numbers the network computes.
+/// In which numbers the network trains. Weights, optimizer, normalisations, loss, gradients and sums are `f32` in
+/// each, and so is evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     F32,
+    /// The operands of matrix products are rounded to bfloat16.
+    Bf16,
+}
+
+// === impl Precision ===
+
+impl Precision {
+    /// As the job file names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// What the job file calls `name`.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::F32, Self::Bf16]
+            .into_iter()
+            .find(|precision| precision.name() == name)
+    }
 }
 
 section! {
@@ -320,7 +350,7 @@ impl Spec {
             "data.dir",
             "\"\"",
             !data.dir.is_empty(),
-            "a folder of pictures; set it there or with --data DIR",
+            "a folder of pictures or a pack; set it there or with --data",
         )?;
         let split = data.val_fraction > 0.0 && data.val_fraction < 1.0;
         ensure(
@@ -471,6 +501,8 @@ impl Spec {
         let mut identity = self.clone();
         identity.data.dir = String::new();
         identity.data.cache_mib = 0;
+        identity.data.cache_dir = String::new();
+        identity.data.cache_disk_mib = 0;
         identity.data.max_pixels = 0;
         identity.elastic = ElasticSpec::default();
         identity.checkpoint = CheckpointSpec::default();

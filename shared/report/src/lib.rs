@@ -4,11 +4,15 @@
 //! as text (for a terminal) and as one self-contained HTML page (to send to somebody). The page needs no
 //! network and no script, and everything that came from outside is escaped in it.
 //!
+//! [`Curves`] are the curves alone, of a job that may still run; [`events`] hands them to TensorBoard.
+//!
 //! [`ClassificationReport`] is scikit-learn's, to the byte.
 
 mod classification;
 mod compare;
 mod confusion;
+mod curves;
+pub mod events;
 mod format;
 mod html;
 mod report;
@@ -19,6 +23,7 @@ pub use classification::{
 };
 pub use compare::{Comparison, Fact, Row};
 pub use confusion::{ConfusedPair, confusion_matrix, most_confused};
+pub use curves::Curves;
 pub use report::{
     DataSummary, EpochRecord, Evaluation, FORMAT_VERSION, Mistake, ModelSummary, Report,
     ReportError, Weights,

@@ -315,6 +315,15 @@ impl Report {
         self.spec.get("train")?.get("epochs")?.as_u64()
     }
 
+    /// Whether the weights are the same for any workers: unless sums were `fast`.
+    pub(crate) fn is_exact(&self) -> bool {
+        let reduction = self
+            .spec
+            .get("train")
+            .and_then(|train| train.get("reduction"));
+        reduction.and_then(serde_json::Value::as_str) != Some("fast")
+    }
+
     pub(crate) fn class_name(&self, index: usize) -> String {
         let name = self.data.classes.get(index);
         name.cloned().unwrap_or_else(|| index.to_string())

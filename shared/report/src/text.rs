@@ -95,6 +95,9 @@ impl Report {
             ),
         );
         page.fact("numerics", clean(&self.numerics));
+        if !self.is_exact() {
+            page.fact("reduction", "fast: the weights depend on the workers");
+        }
         page.fact(
             "written",
             format_args!(

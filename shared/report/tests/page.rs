@@ -6,36 +6,8 @@ use perennial_report::{Evaluation, Report};
 
 const SCRIPT: &str = "<script>alert(1)</script>";
 
-/// Panics unless every element that is opened is closed in order; returns the names of all elements.
-fn elements(html: &str) -> Vec<String> {
-    const VOID: [&str; 3] = ["meta", "img", "!DOCTYPE"];
-    let (mut names, mut open) = (Vec::new(), Vec::new());
-    let mut rest = html;
-    while let Some(start) = rest.find('<') {
-        let length = rest[start..].find('>').expect("a tag ends");
-        let tag = &rest[start + 1..start + length];
-        rest = &rest[start + length + 1..];
-        let name = tag
-            .trim_start_matches('/')
-            .split_whitespace()
-            .next()
-            .unwrap()
-            .to_string();
-        if tag.starts_with('/') {
-            assert_eq!(open.pop().as_ref(), Some(&name), "closed out of order");
-        } else if !VOID.contains(&name.as_str()) {
-            open.push(name.clone());
-            names.push(name);
-        } else {
-            names.push(name);
-        }
-    }
-    assert_eq!(open, Vec::<String>::new(), "left open");
-    names
-}
-
 fn count(html: &str, element: &str) -> usize {
-    elements(html)
+    common::elements(html)
         .iter()
         .filter(|name| *name == element)
         .count()
@@ -129,9 +101,27 @@ fn what_comes_from_outside_is_escaped_everywhere() {
             > 20
     );
     assert_eq!(
-        elements(&hostile),
-        elements(&with_text("plain").to_html()),
+        common::elements(&hostile),
+        common::elements(&with_text("plain").to_html()),
         "text changed the structure"
+    );
+}
+
+#[test]
+fn a_report_of_fast_sums_says_that_the_weights_depend_on_the_workers() {
+    let mut report = common::report();
+    let said = |report: &Report, sentence: &str| {
+        [report.to_text(), report.to_html()].map(|page| page.contains(sentence))
+    };
+    let warning = "fast: the weights depend on the workers";
+    assert_eq!(said(&report, warning), [false, false]);
+    report.spec["train"]["reduction"] = "exact".into();
+    assert_eq!(said(&report, warning), [false, false]);
+    report.spec["train"]["reduction"] = "fast".into();
+    assert_eq!(said(&report, warning), [true, true]);
+    assert_eq!(
+        said(&report, "gets weights with these hashes"),
+        [false, false]
     );
 }
 
@@ -155,7 +145,7 @@ fn a_run_without_ema_and_without_mistakes_has_a_page() {
         (record.ema_loss, record.ema_top1, record.ema_top5) = (None, None, None);
     }
     let html = report.to_html();
-    elements(&html);
+    common::elements(&html);
     assert!(html.contains("There are none.") && !html.contains("EMA weights"));
     assert!(!html.contains("class=\"ema\""), "an EMA line is drawn");
     assert!(!report.to_text().contains("EMA weights"));
@@ -201,7 +191,7 @@ fn numbers_that_are_none_are_dashes_and_gaps() {
 fn a_thousand_classes_give_pairs_instead_of_a_matrix() {
     assert!(with_classes(60).to_html().contains("Confusion matrix"));
     let html = with_classes(1000).to_html();
-    elements(&html);
+    common::elements(&html);
     assert!(!html.contains("Confusion matrix"));
     assert!(html.contains("With 1,000 classes"));
     assert!(html.contains("<td>class 0</td><td>class 1</td>"));
@@ -221,7 +211,7 @@ fn a_report_built_wrongly_is_ugly_but_no_panic() {
     report.spec = serde_json::Value::Null;
     report.created = "é".repeat(12);
     report.epochs.reverse();
-    elements(&report.to_html());
+    common::elements(&report.to_html());
     report.to_text();
 }
 

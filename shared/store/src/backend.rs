@@ -1,12 +1,13 @@
 //! A folder or a bucket in which objects are created, read, listed and deleted, and never overwritten.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use object_store::{Error, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 
 use crate::error::StoreError;
 use crate::faults::{FaultCounts, Faults};
@@ -162,6 +163,45 @@ impl Store {
             Ok(bytes)
         };
         self.persist("read", path, attempt).await
+    }
+
+    /// The bytes `range` of an object, which must have all of them: [`StoreError::Malformed`] where it is
+    /// too short.
+    pub async fn read_range(&self, path: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let location = self.locate(path)?;
+        let short = |size: u64| StoreError::Malformed {
+            path: path.to_owned(),
+            reason: format!(
+                "it has {size} bytes, so there are no bytes {} to {}",
+                range.start, range.end
+            ),
+        };
+        let attempt = || async {
+            let options = GetOptions::new().with_range(Some(range.clone()));
+            let asked = self.objects.get_opts(&location, options);
+            let answer = self.retry.wait(0, asked).await?;
+            let size = answer.meta.size;
+            if answer.range != range {
+                return Ok(Err(size));
+            }
+            let expected = range.end - range.start;
+            let bytes = self.retry.wait(expected, answer.bytes()).await?;
+            check_length(bytes.len(), expected)?;
+            Ok(Ok(bytes))
+        };
+        let read = self.persist("read", path, attempt).await;
+        match read {
+            Ok(read) => read.map_err(short),
+            // A range that begins behind the end is refused in as many words as there are servers.
+            Err(error @ StoreError::Failed { .. }) => match self.size(path).await? {
+                Some(size) if size < range.end => Err(short(size)),
+                _ => Err(error),
+            },
+            Err(error) => Err(error),
+        }
     }
 
     /// The object's size in bytes, when there is one.

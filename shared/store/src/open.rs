@@ -46,6 +46,14 @@ impl Store {
     }
 
     fn open_sound(url: &str, variables: &BTreeMap<String, String>) -> Result<Self, StoreError> {
+        // An address stands in logs, reports and process lists.
+        if let Some(told) = without_login(url) {
+            return Err(StoreError::Url {
+                url: told,
+                reason: "keys do not belong into an address: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                    .to_owned(),
+            });
+        }
         if let Some(rest) = url.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
             return Self::bucket(url, bucket, prefix, variables);
@@ -165,8 +173,19 @@ impl Store {
         let place = Place {
             url: url.to_owned(),
             bucket: bucket.to_owned(),
-            endpoint: endpoint.unwrap_or_else(|| "Amazon S3".to_owned()),
+            endpoint: endpoint.map_or_else(
+                || "Amazon S3".to_owned(),
+                |endpoint| without_login(&endpoint).unwrap_or(endpoint),
+            ),
         };
         Ok(Self::new(Arc::new(objects), prefix, place))
     }
+}
+
+/// The address without a name and a password, where it has them: `scheme://NAME:PASSWORD@host/path`.
+fn without_login(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let end = rest.find('/').unwrap_or(rest.len());
+    let (_, host) = rest[..end].rsplit_once('@')?;
+    Some(format!("{scheme}://{host}{}", &rest[end..]))
 }

@@ -64,6 +64,37 @@ async fn a_bucket_creates_each_object_once() {
 }
 
 #[tokio::test]
+async fn ranges_are_read_as_a_whole_or_not_at_all() {
+    for test in [folder(), s3().await] {
+        let store = &test.store;
+        store.create("a/object", "0123456789").await.unwrap();
+        for (range, expected) in [
+            (0..10, "0123456789"),
+            (3..5, "34"),
+            (9..10, "9"),
+            (4..4, ""),
+        ] {
+            assert_eq!(store.read_range("a/object", range).await.unwrap(), expected);
+        }
+        for range in [5..11, 9..12, 10..11, 20..30, 0..u64::MAX] {
+            let error = store.read_range("a/object", range).await.unwrap_err();
+            assert!(matches!(error, StoreError::Malformed { .. }), "{error}");
+            let said = error.to_string();
+            assert!(
+                said.contains("`a/object`") && said.contains("10 bytes"),
+                "{said}"
+            );
+            assert!(
+                start.elapsed() < Duration::from_secs(5),
+                "nothing to wait for"
+            );
+        }
+        let missing = store.read_range("a/none", 0..1).await;
+        assert!(matches!(missing, Err(StoreError::Missing { .. })));
+    }
+}
+
+#[tokio::test]
 async fn a_path_that_leaves_the_store_is_refused() {
     let test = folder();
     for path in ["../out", "a/../../out", "a//b", "/etc/passwd"] {
@@ -207,4 +238,17 @@ fn a_server_without_keys_says_which_variables_to_set() {
         error.contains("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
         "{error}"
     );
+}
+
+#[test]
+fn keys_in_an_address_are_refused_and_not_told() {
+    for url in [
+        "s3://KEY:MARKED@bucket/prefix",
+        "s3://MARKED@bucket",
+        "file://MARKED@x",
+    ] {
+        let refused = Store::open(url).unwrap_err().to_string();
+        assert!(!refused.contains("MARKED"), "{refused}");
+        assert!(refused.contains("AWS_SECRET_ACCESS_KEY"), "{refused}");
+    }
 }

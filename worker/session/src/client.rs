@@ -2,20 +2,20 @@
 //!
 //! It lives on a thread of its own, so that heartbeats go out whatever the training thread does.
 
-use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use perennial_proto::dial::{Address, DialError, words_of};
 use perennial_proto::v1::coordinator_client::CoordinatorClient;
 use perennial_proto::v1::{Hello, WorkerMessage};
 use perennial_proto::{MAX_MESSAGE_BYTES, VERSION};
+use perennial_secure::Security;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::transport::Endpoint;
 
 use super::machine::{Config, Effect, Event, Session};
 use super::{Command, Report};
@@ -30,8 +30,10 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// With whom a session is, and how patient it is.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where coordinators may be: `http://HOST:PORT`, or `HOST:PORT`.
+    /// Where coordinators may be: `http://HOST:PORT`, `https://HOST:PORT`, or `HOST:PORT`.
     pub coordinators: Vec<String>,
+    /// How they are spoken with.
+    pub security: Security,
     /// The numerics class of this process.
     pub numerics: String,
     pub threads: u32,
@@ -46,10 +48,8 @@ pub struct Options {
 pub enum SessionError {
     #[error("no coordinator's address is given; name at least one")]
     NoCoordinator,
-    #[error(
-        "the coordinator's address `{url}` is not valid: {cause}; write it as `http://HOST:PORT`"
-    )]
-    InvalidUrl { url: String, cause: String },
+    #[error(transparent)]
+    Address(#[from] DialError),
     #[error("cannot start the session's thread")]
     Thread(#[from] std::io::Error),
 }
@@ -111,13 +111,8 @@ pub fn attach(
     }
     let mut urls = Vec::new();
     for url in &options.coordinators {
-        let url = if url.contains("://") {
-            url.clone()
-        } else {
-            format!("http://{url}")
-        };
-        endpoint(&url)?;
-        urls.push(url);
+        let address = Address::parse(url, &options.security)?;
+        urls.push(address.to_string());
     }
     let config = Config {
         urls,
@@ -132,16 +127,8 @@ pub fn attach(
         patience: options.patience,
     };
     let (reporter, reports) = unbounded_channel();
-    Ok((Reporter(reporter), drive(config, reports, deliver)))
-}
-
-fn endpoint(url: &str) -> Result<Endpoint, SessionError> {
-    let endpoint =
-        Endpoint::from_shared(url.to_string()).map_err(|error| SessionError::InvalidUrl {
-            url: url.to_string(),
-            cause: root_cause(&error),
-        })?;
-    Ok(endpoint.connect_timeout(CONNECT_TIMEOUT))
+    let session = drive(config, options.security, reports, deliver);
+    Ok((Reporter(reporter), session))
 }
 
 // === impl SessionHandle ===
@@ -190,6 +177,7 @@ type Numbered = (u64, Event);
 
 async fn drive(
     config: Config,
+    security: Security,
     mut reports: UnboundedReceiver<Outgoing>,
     mut deliver: impl FnMut(Command) + Send,
 ) {
@@ -210,7 +198,8 @@ async fn drive(
                     let (sender, messages) = unbounded_channel();
                     outgoing = Some(sender);
                     streams = JoinSet::new();
-                    streams.spawn(exchange(url, messages, newest, inbox.clone()));
+                    let (security, inbox) = (security.clone(), inbox.clone());
+                    streams.spawn(exchange(url, security, messages, newest, inbox));
                 }
                 Effect::Send(message) => {
                     if let Some(outgoing) = &outgoing {
@@ -258,22 +247,23 @@ async fn drive(
 /// Opens the stream and turns what comes in, and its end, into events.
 async fn exchange(
     url: String,
+    security: Security,
     messages: UnboundedReceiver<WorkerMessage>,
     number: u64,
     inbox: UnboundedSender<Numbered>,
 ) {
     let tell = |event| drop(inbox.send((number, event)));
     let opened = async {
-        let channel = endpoint(&url)
+        let channel = Address::parse(&url, &security)
             .map_err(|error| error.to_string())?
-            .connect()
+            .connect(&security, CONNECT_TIMEOUT)
             .await
-            .map_err(|error| root_cause(&error))?;
+            .map_err(|error| error.to_string())?;
         CoordinatorClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .session(UnboundedReceiverStream::new(messages))
             .await
-            .map_err(|status| status.message().to_string())
+            .map_err(|status| words_of(&status))
     };
     let opened = timeout(OPEN_TIMEOUT, opened).await;
     let mut incoming = match opened {
@@ -293,13 +283,4 @@ async fn exchange(
         }
     };
     tell(Event::Closed(end));
-}
-
-/// The innermost cause: tonic's own errors say only `transport error`.
-fn root_cause(error: &dyn Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

@@ -11,6 +11,7 @@ use perennial_proto::v1::{
     CoordinatorMessage, DrainReply, DrainRequest, End, Ready, Refused, ScaleReply, ScaleRequest,
     StatusReply, StatusRequest, StopReply, StopRequest, Welcome, WorkerMessage,
 };
+use perennial_secure::Security;
 use perennial_session::{Command, Options, Report, SessionError, SessionHandle, connect};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -142,6 +143,7 @@ fn session(places: &[&Place]) -> SessionHandle {
     let coordinators = places.iter().map(|place| place.address.to_string());
     connect(Options {
         coordinators: coordinators.collect(),
+        security: Security::default(),
         numerics: "none".into(),
         threads: 1,
         patience: DEADLINE,
@@ -225,6 +227,7 @@ fn what_was_said_last_leaves_before_a_session_is_dropped() {
 fn an_address_that_is_none_is_refused_at_once() {
     let options = |coordinators: &[&str]| Options {
         coordinators: coordinators.iter().map(ToString::to_string).collect(),
+        security: Security::default(),
         numerics: "none".into(),
         threads: 1,
         patience: DEADLINE,

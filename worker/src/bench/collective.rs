@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use perennial_collective::{
-    AbortHandle, Collective, Contribution, MeshConfig, Partial, SlotSum, TcpEndpoint,
+    AbortHandle, Collective, Contribution, MeshConfig, MeshTls, Partial, SlotSum, TcpEndpoint,
 };
 use perennial_plan::order::slot_range;
 
@@ -22,6 +22,8 @@ pub struct CollectiveBench {
     pub slots: u32,
     pub elements: usize,
     pub rounds: usize,
+    /// What the members of the exact sum encrypt with; the ring is plain.
+    pub tls: Option<MeshTls>,
 }
 
 #[derive(Debug, Clone)]
@@ -40,6 +42,8 @@ impl CollectiveBench {
         let endpoints = (0..self.members).map(|_| TcpEndpoint::bind("127.0.0.1:0"));
         let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
         let (endpoints, addresses): (Vec<_>, Vec<_>) = endpoints.into_iter().unzip();
+        let tls = |endpoint: TcpEndpoint| endpoint.encrypted(self.tls.clone());
+        let endpoints: Vec<_> = endpoints.into_iter().map(tls).collect();
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         let ring = Ring::all(self.members).map_err(no_ring)?;
         let members: Vec<Result<CollectiveTimes, WorkerError>> = thread::scope(|scope| {
@@ -250,6 +254,7 @@ mod tests {
             slots: 4,
             elements: 1000,
             rounds: 2,
+            tls: None,
         };
         let times = bench.run().unwrap();
         assert_eq!((times.exact.len(), times.ring.len()), (2, 2));

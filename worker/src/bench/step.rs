@@ -11,6 +11,7 @@ use perennial_plan::random::{Domain, Draw, Stream};
 use perennial_train::{Replica, SlotInput, infer, slot_gradient};
 
 use crate::error::WorkerError;
+use crate::numerics::operands;
 use crate::slots::{Cores, contribution};
 
 /// Steps that are not counted: caches and memory fill.
@@ -32,7 +33,9 @@ pub struct StepBench {
 impl StepBench {
     /// The time of each step: forward, loss and backward of every slot, their sum, clipping, the optimizer and
     /// the average, or the logits of a batch.
-    pub fn run(&self) -> Result<Vec<Duration>, WorkerError> {
+    ///
+    /// And the pages that were faulted in for a step, where the system tells.
+    pub fn run(&self) -> Result<(Vec<Duration>, Option<f64>), WorkerError> {
         let spec = &self.spec;
         let network = Network::new(&spec.model, self.classes)?;
         let weights = network.table.initial_weights(spec.seed);
@@ -49,9 +52,13 @@ impl StepBench {
             .inference
             .then(|| Bound::for_inference(&network.table, &replica.weights, &Device::flex()));
         let mut times = Vec::new();
+        let mut faults_before = None;
         for step in 0..WARM_UP + self.steps {
             let inputs = slots.clone();
             let timed = step >= WARM_UP;
+            if step == WARM_UP {
+                faults_before = page_faults();
+            }
             let began = Instant::now();
             let span = timed.then(|| span("step"));
             match &bound {
@@ -63,7 +70,9 @@ impl StepBench {
                 times.push(began.elapsed());
             }
         }
-        Ok(times)
+        let faults = page_faults().zip(faults_before);
+        let faults = faults.map(|(after, before)| (after - before) / self.steps as f64);
+        Ok((times, faults))
     }
 
     fn input(&self, slot: u32, samples: usize) -> SlotInput {
@@ -97,7 +106,8 @@ impl StepBench {
         let size = self.spec.data.image_size as usize;
         let bound = {
             let _span = span("parameters as tensors");
-            Bound::new(&network.table, &replica.weights, &Device::flex())
+            let precision = operands(self.spec.train.precision);
+            Bound::new(&network.table, &replica.weights, &Device::flex(), precision)
         };
         let outcomes = cores.for_all(inputs, |(slot, input)| {
             let _span = span("slot");
@@ -143,4 +153,12 @@ impl StepBench {
 /// Shows a part of the step to whoever records the profile.
 fn span(name: &'static str) -> tracing::span::EnteredSpan {
     tracing::trace_span!(target: PROFILE, "operation", name).entered()
+}
+
+/// Pages of this process that the system had to provide so far: the tenth field of Linux's `stat`.
+fn page_faults() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field, the program's name, may hold spaces; it ends with a parenthesis.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(7)?.parse().ok()
 }

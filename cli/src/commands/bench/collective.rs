@@ -1,6 +1,8 @@
 //! `perennial bench collective`.
 
+use perennial_collective::MeshTls;
 use perennial_plan::Spec;
+use perennial_secure::{Authority, Credentials, Role, Security, Wanted};
 use perennial_worker::bench::CollectiveBench;
 use serde_json::json;
 
@@ -22,6 +24,9 @@ pub struct Args {
     /// Sums that are timed, after one that is not
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// Encrypt what goes between the members of the exact sum
+    #[arg(long)]
+    tls: bool,
 }
 
 pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
@@ -42,6 +47,7 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
         slots,
         elements: network.table.parameters_len(),
         rounds: args.rounds as usize,
+        tls: if args.tls { certificate()? } else { None },
     };
     let done = bench.run()?;
     let [exact, ring] = [done.exact, done.ring].map(Times::new);
@@ -54,9 +60,26 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
         "slots": slots,
         "bytes": bench.elements * 4,
         "rounds": args.rounds,
+        "tls": args.tls,
         "ratio": ratio,
     });
     print(output, fields, [("exact", &exact), ("ring", &ring)], || {
         format!("{megabytes:.0} MB: exact in {exact}, a plain ring in {ring}: {ratio:.2} times")
     })
+}
+
+/// A worker's certificate that is gone with this run.
+fn certificate() -> anyhow::Result<Option<MeshTls>> {
+    let folder = tempfile::tempdir()?;
+    let wanted = Wanted {
+        role: Role::Worker,
+        name: "worker".into(),
+        hosts: Vec::new(),
+        days: 0..1,
+    };
+    Authority::init(folder.path())?.issue_into(folder.path(), &wanted)?;
+    let file = |name: &str| folder.path().join(name);
+    let own = (file("worker.pem"), file("worker.key"));
+    let credentials = Credentials::read(&file("ca.pem"), Some((&own.0, &own.1)))?;
+    Ok(MeshTls::of(&Security::tls(credentials))?)
 }

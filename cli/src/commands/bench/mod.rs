@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod collective;
+mod index;
 mod loader;
 mod profile;
 mod step;
@@ -21,6 +22,7 @@ pub enum Command {
     Loader(loader::Args),
     Checkpoint(checkpoint::Args),
     Collective(collective::Args),
+    Index(index::Args),
 }
 
 // === impl Command ===
@@ -41,6 +43,7 @@ pub fn run(command: Command, output: Output) -> anyhow::Result<()> {
         Command::Loader(args) => loader::run(&args, output),
         Command::Checkpoint(args) => checkpoint::run(args, output),
         Command::Collective(args) => collective::run(&args, output),
+        Command::Index(args) => index::run(&args, output),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use perennial_plan::Spec;
+use perennial_plan::spec::Precision;
 use perennial_worker::bench::{CorePeak, StepBench};
 use serde_json::json;
 
@@ -35,6 +36,9 @@ pub struct Args {
     /// Logits alone, with the normalisations folded
     #[arg(long)]
     inference: bool,
+    /// As `precision` in a job file: f32 or bf16. Inference is in f32
+    #[arg(long, default_value = "f32", value_name = "NAME", value_parser = precision, conflicts_with = "inference")]
+    precision: Precision,
     /// Where the time goes: a table, and in FILE what happened when, for chrome://tracing or ui.perfetto.dev
     ///
     /// The rates are also told as shares of what a core of this machine does in a large matrix product and in a
@@ -58,6 +62,7 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
     spec.model.name.clone_from(&args.model);
     spec.train.batch_size = args.batch;
     spec.train.slots = args.slots.unwrap_or(spec.train.slots);
+    spec.train.precision = args.precision;
     spec.ema.decay = 0.0;
     spec.validate()?;
     let bench = StepBench {
@@ -71,7 +76,8 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
         Some(_) => Some(CorePeak::measure(bench.threads)?),
         None => None,
     };
-    let times = Times::new(bench.run()?);
+    let (times, page_faults) = bench.run()?;
+    let times = Times::new(times);
     let profile = peak.map(|peak| Profile::recorded(peak, bench.threads));
     if let (Some(file), Some(profile)) = (&args.profile, &profile) {
         profile.write(file)?;
@@ -81,6 +87,7 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
     let fields = json!({
         "what": if args.inference { "inference" } else { "training" },
         "model": args.model,
+        "precision": args.precision.name(),
         "image_size": args.image_size,
         "batch": args.batch,
         "slots": bench.spec.train.slots,
@@ -88,6 +95,7 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
         "steps": args.steps,
         "images_per_second": rate,
         "peak_rss_mb": peak_rss,
+        "page_faults_per_step": page_faults,
         "profile": profile.as_ref().map(Profile::record),
     });
     print(output, fields, [("step", &times)], || {
@@ -95,6 +103,10 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
         let table = profile.map_or(String::new(), |profile| format!("\n\n{profile}"));
         format!("{rate:.1} images/s: a step takes {times}{memory}{table}")
     })
+}
+
+fn precision(name: &str) -> Result<Precision, String> {
+    Precision::named(name).ok_or_else(|| "choose f32 or bf16".to_string())
 }
 
 /// The most memory that this process ever held, in millions of bytes, where the system tells.

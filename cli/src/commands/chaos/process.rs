@@ -15,6 +15,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
+use crate::security::keep_local;
+
 /// Tells the processes of a run apart, however often one of them is started again.
 pub type Uid = u32;
 
@@ -58,6 +60,7 @@ impl Process {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
+        keep_local(command.as_std_mut());
         #[cfg(unix)]
         command.process_group(0);
         let mut child = command

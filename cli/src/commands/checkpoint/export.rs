@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use perennial_store::{CheckpointInfo, PartKind};
+use perennial_store::{CheckpointInfo, Job, PartKind};
 use serde::Serialize;
 
 use crate::file::{refuse_existing, write_new};
@@ -41,41 +41,19 @@ struct Answer {
 pub async fn run(args: Args, output: Output) -> anyhow::Result<()> {
     refuse_existing(&args.out)?;
     let job = args.place.open().await?;
-    let checkpoints = job.checkpoints().await?;
-    let steps: Vec<u64> = checkpoints
-        .iter()
-        .map(|checkpoint| checkpoint.step)
-        .collect();
-    let step = match args.step {
-        Some(step) => super::of_step(&job, &steps, step)?,
-        None if args.best => best(&checkpoints)
-            .with_context(|| format!("no checkpoint of job `{}` was validated", job.name()))?,
-        None => *steps
-            .last()
-            .with_context(|| format!("job `{}` has no checkpoint yet", job.name()))?,
-    };
-    let manifest = job.load_manifest(step).await?;
-    let (kind, hash) = match (&manifest.ema_sha256, args.ema) {
-        (_, false) => (PartKind::Model, &manifest.weights_sha256),
-        (Some(hash), true) => (PartKind::Ema, hash),
-        (None, true) => {
-            bail!("the checkpoint of step {step} has no average of the weights: leave out --ema")
-        }
-    };
-    let part = manifest.part(kind).with_context(|| {
-        format!(
-            "the checkpoint of step {step} has no {} part",
-            kind.as_str()
-        )
-    })?;
-    let content = job.read_part(part).await?;
+    let Exported {
+        step,
+        kind,
+        content,
+        weights_sha256,
+    } = read(&job, args.step, args.best, args.ema).await?;
     write_new(&args.out, &content)?;
     let answer = Answer {
         step,
         kind,
         path: args.out,
         bytes: content.len() as u64,
-        weights_sha256: hash.clone(),
+        weights_sha256,
     };
     output.print(&answer, || {
         format!(
@@ -88,6 +66,57 @@ pub async fn run(args: Args, output: Output) -> anyhow::Result<()> {
             bytes(answer.bytes),
             answer.weights_sha256
         )
+    })
+}
+
+/// Weights of a checkpoint.
+pub struct Exported {
+    pub step: u64,
+    pub kind: PartKind,
+    /// A safetensors file.
+    pub content: Vec<u8>,
+    pub weights_sha256: String,
+}
+
+/// The weights of the checkpoint of `step`, else of the best or the newest one, or their average.
+pub async fn read(
+    job: &Job,
+    step: Option<u64>,
+    wants_best: bool,
+    ema: bool,
+) -> anyhow::Result<Exported> {
+    let checkpoints = job.checkpoints().await?;
+    let steps: Vec<u64> = checkpoints
+        .iter()
+        .map(|checkpoint| checkpoint.step)
+        .collect();
+    let step = match step {
+        Some(step) => super::of_step(job, &steps, step)?,
+        None if wants_best => best(&checkpoints)
+            .with_context(|| format!("no checkpoint of job `{}` was validated", job.name()))?,
+        None => *steps
+            .last()
+            .with_context(|| format!("job `{}` has no checkpoint yet", job.name()))?,
+    };
+    let manifest = job.load_manifest(step).await?;
+    let (kind, hash) = match (&manifest.ema_sha256, ema) {
+        (_, false) => (PartKind::Model, &manifest.weights_sha256),
+        (Some(hash), true) => (PartKind::Ema, hash),
+        (None, true) => {
+            bail!("the checkpoint of step {step} has no average of the weights: leave out --ema")
+        }
+    };
+    let part = manifest.part(kind).with_context(|| {
+        format!(
+            "the checkpoint of step {step} has no {} part",
+            kind.as_str()
+        )
+    })?;
+    Ok(Exported {
+        step,
+        kind,
+        content: job.read_part(part).await?.into(),
+        weights_sha256: hash.clone(),
     })
 }
 

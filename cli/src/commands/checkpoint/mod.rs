@@ -1,6 +1,6 @@
 //! `perennial checkpoint`.
 
-mod export;
+pub mod export;
 mod list;
 mod verify;
 

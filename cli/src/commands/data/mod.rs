@@ -1,5 +1,6 @@
 //! `perennial data`.
 
+mod pack;
 mod split;
 mod stats;
 mod synth;
@@ -11,6 +12,7 @@ use crate::output::Output;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Split(split::Args),
+    Pack(pack::Args),
     Stats(stats::Args),
     Synth(synth::Args),
 }
@@ -18,6 +20,7 @@ pub enum Command {
 pub fn run(command: Command, output: Output) -> anyhow::Result<()> {
     match command {
         Command::Split(args) => split::run(args, output),
+        Command::Pack(args) => pack::run(args, output),
         Command::Stats(args) => stats::run(args, output),
         Command::Synth(args) => synth::run(args, output),
     }

@@ -95,7 +95,7 @@ fn text(answer: &Answer) -> String {
 }
 
 /// A number between 0 and 1, both excluded.
-fn share(text: &str) -> Result<f64, String> {
+pub fn share(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(share) if share > 0.0 && share < 1.0 => Ok(share),
         _ => Err("must be between 0 and 1, both excluded".to_string()),

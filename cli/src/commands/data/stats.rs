@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use perennial_data::pack::Split;
 use perennial_data::{DataSet, mean_std};
 use perennial_plan::spec::DataSpec;
 use serde::Serialize;
@@ -13,7 +14,8 @@ use crate::output::{Output, counted};
 /// Of a split folder only train/ is measured: what validates must not be seen.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A folder with one folder of pictures a class, or train/ and val/ with one folder a class in each
+    /// A folder with one folder of pictures a class, or train/ and val/ with one folder a class in each, or a
+    /// pack of one: a folder or s3://bucket/prefix
     dir: PathBuf,
 }
 
@@ -38,12 +40,13 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
         ..DataSpec::default()
     };
     let data = DataSet::open(&spec)?;
-    let is_split = args.dir.join("train").is_dir();
+    let is_split = match data.pack() {
+        Some(pack) => pack.header().split == Split::Folder,
+        None => args.dir.join("train").is_dir(),
+    };
     let val = if is_split { &[][..] } else { &data.val[..] };
-    let paths: Vec<PathBuf> = (data.train.iter().chain(val))
-        .map(|sample| sample.path.clone())
-        .collect();
-    let found = mean_std(&paths, spec.max_pixels)?;
+    let samples = [&data.train[..], val].concat();
+    let found = mean_std(&data, &samples, spec.max_pixels)?;
     let answer = Answer {
         dir: args.dir,
         pictures: found.pictures,

@@ -1,11 +1,12 @@
 //! Who is taken, and when the first generation begins.
 
+use perennial_plan::spec::Precision;
 use perennial_proto::v1::coordinator_message::Kind;
 use perennial_proto::v1::{self, Hello, Ready};
 
 use super::bench::Bench;
 use super::facts::{config, cursor, hello, ready, unoccupied};
-use crate::machine::Outcome;
+use crate::machine::{Config, Outcome};
 
 #[test]
 fn a_worker_of_another_job_is_sent_elsewhere() {
@@ -68,6 +69,35 @@ fn a_worker_whose_arithmetic_differs_is_refused_by_the_first_coordinator_and_by_
     let mut next = bench.successor();
     next.greet(3, other(3));
     assert!(next.refusal(3).reason.contains("the job so far with `cpu`"));
+}
+
+#[test]
+fn what_was_computed_in_one_precision_is_not_gone_on_with_in_another() {
+    let in_precision = |precision, log| {
+        let mut config = Config { log, ..config(1) };
+        config.spec.train.precision = precision;
+        Bench::new(config)
+    };
+    for (before, after, classes) in [
+        (Precision::F32, Precision::Bf16, ["`cpu`", "`cpu, bf16`"]),
+        (Precision::Bf16, Precision::F32, ["`cpu, bf16`", "`cpu`"]),
+    ] {
+        let mut bench = in_precision(before, Vec::new());
+        bench.join(1);
+        assert_eq!(bench.members(), ["w1"]);
+        let mut next = in_precision(after, bench.log.clone());
+        next.greet(2, hello(2));
+        let reason = next.refusal(2).reason;
+        let [theirs, ours] = classes;
+        assert!(
+            reason.contains(&format!("this worker computes with {ours}")),
+            "{reason}"
+        );
+        assert!(
+            reason.contains(&format!("the job so far with {theirs}")),
+            "{reason}"
+        );
+    }
 }
 
 #[test]

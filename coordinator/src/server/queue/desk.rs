@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -28,6 +28,7 @@ use crate::log::LogRecord;
 use crate::queue::{JobView, Submission, Wish};
 use crate::replay::Replayed;
 use crate::server::metrics;
+use crate::server::pace::Pace;
 use crate::server::service::run_is_over;
 use crate::storage::now;
 
@@ -172,9 +173,14 @@ impl Coordinator for Desk {
             if inbox.send(greeted).is_err() {
                 return;
             }
+            let mut pace = Pace::new(Instant::now());
             let cause = loop {
                 match incoming.message().await {
                     Ok(Some(message)) => {
+                        let wait = pace.wait(Instant::now());
+                        if !wait.is_zero() {
+                            tokio::time::sleep(wait).await;
+                        }
                         if inbox.send(Came::Message(connection, message)).is_err() {
                             return;
                         }

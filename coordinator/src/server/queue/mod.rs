@@ -23,12 +23,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tonic::Status;
 use tonic::service::Routes;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use super::service::Outgoing;
 use super::standby::{PING, is_alive};
-use super::{FAREWELL, listen, reachable};
+use super::{Access, FAREWELL, Port};
 use crate::log::LogRecord;
 use crate::machine::ConnectionId;
 use crate::queue::{Event, JobView, QueueEntry, Replayed, Wish};
@@ -43,6 +41,7 @@ pub struct QueueConfig {
     pub listen: String,
     /// Where others reach it, `HOST:PORT`; none: where it listens.
     pub advertise: Option<String>,
+    pub access: Access,
     pub store: Store,
     /// How workers reach the store, as in `--store`.
     pub store_url: String,
@@ -94,11 +93,10 @@ pub async fn serve_queue(
     events: UnboundedSender<QueueEvent>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), CoordinatorError> {
-    let listener = listen(&config.listen).await?;
+    let port = Port::open(&config.listen, &config.access).await?;
     let (inbox, mut incoming) = unbounded_channel();
-    let local = listener.local_addr().ok();
-    let advertised = config.advertise.clone();
-    let address = advertised.unwrap_or_else(|| local.map(reachable).unwrap_or_default());
+    let address = port.told(config.advertise.as_deref());
+    let local = port.local;
     let (shut_down, shutting_down) = oneshot::channel::<()>();
     let desk = Desk::new(inbox.clone(), config.store.clone());
     let scraped = desk.clone();
@@ -108,21 +106,10 @@ pub async fn serve_queue(
     .add_service(QueueServer::new(desk))
     .into_axum_router()
     .route("/metrics", get(move || scraped.metrics()));
-    let serving = tokio::spawn(
-        Server::builder()
-            // Prometheus comes by HTTP/1.
-            .accept_http1(true)
-            .add_routes(routes.into())
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
-                async {
-                    let _ = shutting_down.await;
-                },
-            ),
-    );
-    if let Some(local) = local {
-        let _ = bound.send(local);
-    }
+    let serving = port.serve(routes, None, async {
+        let _ = shutting_down.await;
+    });
+    let _ = bound.send(local);
     let outcome = tokio::select! {
         outcome = reign(&config, &address, &inbox, &mut incoming, &events) => outcome,
         _ = stop.wait_for(|stop| *stop) => Ok(()),
@@ -178,7 +165,7 @@ async fn wait_for_turn(
                 let state = Replayed::of(&log).map_err(StoreError::from)?;
                 let written = !entries.is_empty();
                 log.extend(entries);
-                if written || (state.term > 0 && is_alive(&state.address).await) {
+                if written || (state.term > 0 && is_alive(&state.address, &config.access.security).await) {
                     heard = Instant::now();
                 }
                 if state.term == 0 && !written || heard.elapsed() >= SILENCE {

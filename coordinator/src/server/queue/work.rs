@@ -29,6 +29,7 @@ pub(super) async fn rule_job(
     let config = ServeConfig {
         listen: String::new(),
         advertise: None,
+        access: config.access,
         workers: spec.elastic.min_workers,
         spec,
         store: config.store,

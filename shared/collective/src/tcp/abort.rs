@@ -1,8 +1,10 @@
 //! Ending a collective from outside.
 
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::stream::Stream;
 
 /// Ends one connect and what it made, from any thread: both then give
 /// [`CollectiveError::Aborted`](crate::CollectiveError::Aborted) at once.
@@ -15,7 +17,7 @@ pub struct AbortHandle(Arc<State>);
 #[derive(Debug, Default)]
 struct State {
     aborted: AtomicBool,
-    streams: Mutex<Vec<Weak<TcpStream>>>,
+    streams: Mutex<Vec<Weak<Stream>>>,
 }
 
 // === impl AbortHandle ===
@@ -35,7 +37,7 @@ impl AbortHandle {
     }
 
     /// Closes `stream` when aborted, now or later, as long as somebody has it.
-    pub(crate) fn watch(&self, stream: &Arc<TcpStream>) {
+    pub(crate) fn watch(&self, stream: &Arc<Stream>) {
         let mut streams = self.streams();
         streams.retain(|stream| stream.strong_count() > 0);
         streams.push(Arc::downgrade(stream));
@@ -52,7 +54,7 @@ impl AbortHandle {
         }
     }
 
-    fn streams(&self) -> MutexGuard<'_, Vec<Weak<TcpStream>>> {
+    fn streams(&self) -> MutexGuard<'_, Vec<Weak<Stream>>> {
         let streams = self.0.streams.lock();
         streams.unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,9 +5,9 @@
 //! whose dialer has gone is not counted. Numbers are little-endian.
 
 use std::io::{self, Write};
-use std::net::TcpStream;
 
 use super::patience::Patience;
+use crate::stream::Stream;
 
 const MAGIC: [u8; 8] = *b"PERENMSH";
 const VERSION: u32 = 2;
@@ -42,14 +42,28 @@ pub(super) enum Refusal {
     Final(String),
 }
 
+// === impl Refusal ===
+
+impl Refusal {
+    /// What failed on the way. Who is not believed will not be a little later either.
+    pub fn of(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied if error.raw_os_error().is_none() => {
+                Self::Final(error.to_string())
+            }
+            _ => Self::Retry(error.to_string()),
+        }
+    }
+}
+
 /// Introduces the member of rank `rank` to the one that accepted `stream`.
 pub(super) fn introduce(
-    mut stream: &TcpStream,
+    mut stream: &Stream,
     identity: &Identity,
     rank: u32,
     patience: &Patience<'_>,
 ) -> Result<(), Refusal> {
-    let retry = |error: io::Error| Refusal::Retry(error.to_string());
+    let retry = Refusal::of;
     let mut hello = Vec::new();
     hello.extend(MAGIC);
     hello.extend(VERSION.to_le_bytes());
@@ -82,7 +96,7 @@ pub(super) fn introduce(
 
 /// Hears who dialed and answers; the rank of a member that is welcome, or why it is not.
 pub(super) fn greet(
-    mut stream: &TcpStream,
+    mut stream: &Stream,
     identity: &Identity,
     own_rank: u32,
     patience: &Patience<'_>,

@@ -1,7 +1,7 @@
 //! The two threads of a connection to one peer.
 
 use std::io;
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
@@ -14,6 +14,7 @@ use crate::inbox::Event;
 use crate::message::Message;
 use crate::silence::{Vigil, keep_alive};
 use crate::slice::Buffers;
+use crate::stream::Stream;
 
 /// What the threads of all links of a member share.
 #[derive(Debug, Clone)]
@@ -39,7 +40,7 @@ impl Shared {
     pub fn link(
         &self,
         rank: usize,
-        stream: &Arc<TcpStream>,
+        stream: &Arc<Stream>,
         queue: usize,
         alive: Sender<()>,
     ) -> io::Result<SyncSender<Message>> {
@@ -64,7 +65,7 @@ impl Shared {
 
     /// Reads until the peer is lost, also when the member is gone: closing first, with words of the peer
     /// unread, would reset the connection, and what the peer has not received yet would be lost to it.
-    fn read_all(&self, stream: &TcpStream, rank: usize) {
+    fn read_all(&self, stream: &Stream, rank: usize) {
         let error = match Vigil::reading(stream, self.silence) {
             Ok(mut vigil) => self.pass_on(&mut vigil, rank),
             Err(error) => CollectiveError::PeerLost {
@@ -109,12 +110,7 @@ impl Shared {
 }
 
 /// Writes messages as they come, and a keep-alive whenever none came for `period`.
-fn write_all(
-    mut stream: &TcpStream,
-    generation: u64,
-    period: Duration,
-    messages: &Receiver<Message>,
-) {
+fn write_all(mut stream: &Stream, generation: u64, period: Duration, messages: &Receiver<Message>) {
     let mut sequence = 0;
     loop {
         let written = match messages.recv_timeout(period) {
@@ -136,7 +132,7 @@ fn write_all(
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
     use std::sync::mpsc::TrySendError;
     use std::time::Instant;
 
@@ -157,7 +153,9 @@ mod tests {
             received: Arc::default(),
             lost: Arc::default(),
         };
-        let queue = shared.link(3, &Arc::new(stream), 1, alive).unwrap();
+        let queue = shared
+            .link(3, &Arc::new(Stream::plain(stream)), 1, alive)
+            .unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         // More than the connection holds by itself.
         while !matches!(

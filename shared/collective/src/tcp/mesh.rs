@@ -10,6 +10,7 @@ use super::handshake::{self, Identity, Refusal};
 use super::patience::Patience;
 use super::{AbortHandle, Tcp};
 use crate::error::CollectiveError;
+use crate::stream::{MeshTls, Stream};
 
 /// How long a stranger may take to introduce itself.
 const GREETING: Duration = Duration::from_secs(5);
@@ -40,6 +41,7 @@ pub struct MeshConfig {
 #[derive(Debug)]
 pub struct TcpEndpoint {
     listener: TcpListener,
+    tls: Option<MeshTls>,
 }
 
 // === impl TcpEndpoint ===
@@ -51,12 +53,23 @@ impl TcpEndpoint {
             let listener = TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;
             let local = listener.local_addr()?;
-            Ok((Self { listener }, local))
+            let endpoint = Self {
+                listener,
+                tls: None,
+            };
+            Ok((endpoint, local))
         };
         listen().map_err(|error: std::io::Error| CollectiveError::Listen {
             address: address.to_owned(),
             reason: error.to_string(),
         })
+    }
+
+    /// From now on its connections are encrypted, if `tls` is there.
+    #[must_use]
+    pub fn encrypted(mut self, tls: Option<MeshTls>) -> Self {
+        self.tls = tls;
+        self
     }
 
     /// Connects to all members of a generation; `abort` ends the wait and later the collective.
@@ -81,7 +94,7 @@ impl TcpEndpoint {
             lost: &lost,
         };
         for rank in 0..config.rank {
-            let stream = dial(&mut member, &config, &identity, rank, &patience)?;
+            let stream = self.dial(&mut member, &config, &identity, rank, &patience)?;
             member.link(rank, stream)?;
         }
         self.accept(&mut member, &config, &identity, &patience)?;
@@ -102,7 +115,7 @@ impl TcpEndpoint {
         identity: &Identity,
         patience: &Patience<'_>,
     ) -> Result<(), CollectiveError> {
-        let (sender, welcome): (Sender<(usize, TcpStream)>, Receiver<_>) = mpsc::channel();
+        let (sender, welcome): (Sender<(usize, Stream)>, Receiver<_>) = mpsc::channel();
         let running = Arc::new(());
         loop {
             member.check()?;
@@ -118,7 +131,7 @@ impl TcpEndpoint {
             }
             let room = Arc::strong_count(&running) <= GREETINGS;
             if room && let Ok((stream, address)) = self.listener.accept() {
-                let identity = identity.clone();
+                let (identity, tls) = (identity.clone(), self.tls.clone());
                 let (sender, running) = (sender.clone(), running.clone());
                 let (own_rank, abort) = (config.rank as u32, patience.abort.clone());
                 let lost = member.shared.lost.clone();
@@ -129,12 +142,16 @@ impl TcpEndpoint {
                         abort: &abort,
                         lost: &lost,
                     };
-                    let greeted = (stream.set_nonblocking(false))
-                        .and_then(|()| stream.set_nodelay(true))
-                        .and_then(|()| handshake::greet(&stream, &identity, own_rank, &patience));
-                    match greeted {
+                    let greet = || {
+                        stream.set_nonblocking(false)?;
+                        stream.set_nodelay(true)?;
+                        let stream = Stream::accepted(stream, tls.as_ref(), &patience)?;
+                        let rank = handshake::greet(&stream, &identity, own_rank, &patience)?;
+                        Ok::<_, std::io::Error>((rank, stream))
+                    };
+                    match greet() {
                         // Nobody waits any more when the mesh is complete or given up.
-                        Ok(rank) => drop(sender.send((rank, stream))),
+                        Ok(greeted) => drop(sender.send(greeted)),
                         Err(error) => tracing::warn!(%address, %error, "turned a stranger away"),
                     }
                     drop(running);
@@ -152,52 +169,63 @@ impl TcpEndpoint {
             }
         }
     }
-}
 
-/// Connects to a lower rank, again and again until it is there.
-fn dial(
-    member: &mut Tcp,
-    config: &MeshConfig,
-    identity: &Identity,
-    rank: usize,
-    patience: &Patience<'_>,
-) -> Result<TcpStream, CollectiveError> {
-    let address = &config.addresses[rank];
-    loop {
-        let refusal = match patience.dial(address) {
-            Ok(stream) => {
-                match handshake::introduce(&stream, identity, config.rank as u32, patience) {
-                    Ok(()) => return Ok(stream),
+    /// Connects to a lower rank, again and again until it is there.
+    fn dial(
+        &self,
+        member: &mut Tcp,
+        config: &MeshConfig,
+        identity: &Identity,
+        rank: usize,
+        patience: &Patience<'_>,
+    ) -> Result<Stream, CollectiveError> {
+        let address = &config.addresses[rank];
+        loop {
+            let refusal = match patience.dial(address) {
+                Ok(tcp) => match self.introduce(tcp, config, identity, patience) {
+                    Ok(stream) => return Ok(stream),
                     Err(refusal) => refusal,
+                },
+                Err(error) => Refusal::Retry(error.to_string()),
+            };
+            member.check()?;
+            let address = address.clone();
+            match refusal {
+                Refusal::Final(reason) => {
+                    return Err(CollectiveError::Refused {
+                        rank,
+                        address,
+                        reason,
+                    });
                 }
+                Refusal::Stale(theirs) => {
+                    return Err(CollectiveError::Stale {
+                        ours: config.generation,
+                        theirs,
+                        rank,
+                    });
+                }
+                Refusal::Retry(reason) if Instant::now() + RETRY >= patience.deadline => {
+                    return Err(CollectiveError::Unreachable {
+                        rank,
+                        address,
+                        reason,
+                    });
+                }
+                Refusal::Retry(_) => thread::sleep(RETRY),
             }
-            Err(error) => Refusal::Retry(error.to_string()),
-        };
-        member.check()?;
-        let address = address.clone();
-        match refusal {
-            Refusal::Final(reason) => {
-                return Err(CollectiveError::Refused {
-                    rank,
-                    address,
-                    reason,
-                });
-            }
-            Refusal::Stale(theirs) => {
-                return Err(CollectiveError::Stale {
-                    ours: config.generation,
-                    theirs,
-                    rank,
-                });
-            }
-            Refusal::Retry(reason) if Instant::now() + RETRY >= patience.deadline => {
-                return Err(CollectiveError::Unreachable {
-                    rank,
-                    address,
-                    reason,
-                });
-            }
-            Refusal::Retry(_) => thread::sleep(RETRY),
         }
+    }
+
+    fn introduce(
+        &self,
+        tcp: TcpStream,
+        config: &MeshConfig,
+        identity: &Identity,
+        patience: &Patience<'_>,
+    ) -> Result<Stream, Refusal> {
+        let stream = Stream::dialed(tcp, self.tls.as_ref(), patience).map_err(Refusal::of)?;
+        handshake::introduce(&stream, identity, config.rank as u32, patience)?;
+        Ok(stream)
     }
 }

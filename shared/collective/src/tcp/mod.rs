@@ -6,13 +6,15 @@
 //! cut off.
 
 mod abort;
+#[cfg(feature = "nccl")]
+mod agreement;
 mod frame;
 mod handshake;
 mod link;
 mod mesh;
 mod patience;
 
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
@@ -23,6 +25,7 @@ use crate::exchange::{self, Link, MESSAGES};
 use crate::inbox::Inbox;
 use crate::message::Message;
 use crate::slice::Buffers;
+use crate::stream::Stream;
 use crate::{Collective, Contribution, Reduced};
 
 use link::Shared;
@@ -58,7 +61,7 @@ pub struct Tcp {
 
 #[derive(Debug)]
 struct PeerLink {
-    stream: Arc<TcpStream>,
+    stream: Arc<Stream>,
     queue: SyncSender<Message>,
 }
 
@@ -101,7 +104,7 @@ impl Tcp {
     }
 
     /// Takes up a connection that has shaken hands. It is alive from here on, also while others are missing.
-    fn link(&mut self, rank: usize, stream: TcpStream) -> Result<(), CollectiveError> {
+    fn link(&mut self, rank: usize, stream: Stream) -> Result<(), CollectiveError> {
         let stream = Arc::new(stream);
         self.abort.watch(&stream);
         let alive = self.alive.clone().ok_or(CollectiveError::Broken)?;

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::AbortHandle;
+use crate::stream::Stream;
 
 /// How often a wait looks whether it was aborted.
 const POLL: Duration = Duration::from_millis(20);
@@ -49,17 +50,30 @@ impl Patience<'_> {
         }
     }
 
-    pub fn read_exact(&self, stream: &TcpStream, buffer: &mut [u8]) -> io::Result<()> {
+    pub fn read_exact(&self, stream: &Stream, buffer: &mut [u8]) -> io::Result<()> {
         let mut stream = stream;
         let mut filled = 0;
         stream.set_read_timeout(Some(POLL))?;
         while filled < buffer.len() {
+            filled += self.until_it_reads(|| stream.read(&mut buffer[filled..]))?;
+        }
+        Ok(())
+    }
+
+    /// Some bytes of a connection that is not a [`Stream`] yet.
+    pub fn read(&self, mut tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        tcp.set_read_timeout(Some(POLL))?;
+        self.until_it_reads(|| tcp.read(buffer))
+    }
+
+    fn until_it_reads(&self, mut read: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+        loop {
             if self.is_over() {
                 return Err(io::Error::other("it did not answer in time"));
             }
-            match stream.read(&mut buffer[filled..]) {
+            match read() {
                 Ok(0) => return Err(io::Error::other("it closed the connection")),
-                Ok(count) => filled += count,
+                Ok(count) => return Ok(count),
                 Err(error)
                     if matches!(
                         error.kind(),
@@ -68,23 +82,22 @@ impl Patience<'_> {
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
     }
 
-    pub fn read_u32(&self, stream: &TcpStream) -> io::Result<u32> {
+    pub fn read_u32(&self, stream: &Stream) -> io::Result<u32> {
         let mut bytes = [0; 4];
         self.read_exact(stream, &mut bytes)?;
         Ok(u32::from_le_bytes(bytes))
     }
 
-    pub fn read_u64(&self, stream: &TcpStream) -> io::Result<u64> {
+    pub fn read_u64(&self, stream: &Stream) -> io::Result<u64> {
         let mut bytes = [0; 8];
         self.read_exact(stream, &mut bytes)?;
         Ok(u64::from_le_bytes(bytes))
     }
 
     /// Reads the first word of a protocol.
-    pub fn read_magic(&self, stream: &TcpStream, expected: [u8; 8]) -> io::Result<()> {
+    pub fn read_magic(&self, stream: &Stream, expected: [u8; 8]) -> io::Result<()> {
         let mut magic = [0; 8];
         self.read_exact(stream, &mut magic)?;
         if magic == expected {
@@ -95,7 +108,7 @@ impl Patience<'_> {
     }
 
     /// Reads a name of at most `limit` bytes behind its length.
-    pub fn read_name(&self, stream: &TcpStream, limit: usize) -> io::Result<Vec<u8>> {
+    pub fn read_name(&self, stream: &Stream, limit: usize) -> io::Result<Vec<u8>> {
         let length = self.read_u32(stream)? as usize;
         if length > limit {
             return Err(io::Error::other("its job has an endless name"));

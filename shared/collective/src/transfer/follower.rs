@@ -1,7 +1,7 @@
 //! The end that gets the replica.
 
 use std::io::{self, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -12,6 +12,7 @@ use super::wire::{ALIVE, ASK, Head, Kind, MAGIC, ReadError, VERSION};
 use super::{SILENCE, Snapshot, Update};
 use crate::error::CollectiveError;
 use crate::silence::{Vigil, is_silence, keep_alive};
+use crate::stream::{MeshTls, Stream};
 use crate::tcp::{AbortHandle, Patience};
 
 /// Gets the replica of another member, then its steps. It may take any time between two calls of
@@ -19,7 +20,7 @@ use crate::tcp::{AbortHandle, Patience};
 #[derive(Debug)]
 pub struct ReplicaFollower {
     address: String,
-    stream: Arc<TcpStream>,
+    stream: Arc<Stream>,
     abort: AbortHandle,
     /// The step of the replica at this end.
     global_step: Option<u64>,
@@ -43,7 +44,18 @@ impl ReplicaFollower {
         have: Option<u64>,
         abort: &AbortHandle,
     ) -> Result<Self, CollectiveError> {
-        connect(address, job, have, abort).map_err(|error| {
+        Self::connect_encrypted(address, job, have, None, abort)
+    }
+
+    /// As [`Self::connect`], and encrypted if `tls` is there.
+    pub fn connect_encrypted(
+        address: &str,
+        job: &str,
+        have: Option<u64>,
+        tls: Option<&MeshTls>,
+        abort: &AbortHandle,
+    ) -> Result<Self, CollectiveError> {
+        connect(address, job, have, tls, abort).map_err(|error| {
             if abort.is_aborted() {
                 CollectiveError::Aborted
             } else {
@@ -143,6 +155,7 @@ fn connect(
     address: &str,
     job: &str,
     have: Option<u64>,
+    tls: Option<&MeshTls>,
     abort: &AbortHandle,
 ) -> Result<ReplicaFollower, CollectiveError> {
     let patience = Patience {
@@ -155,6 +168,7 @@ fn connect(
         address: address.to_owned(),
         reason: error.to_string(),
     })?;
+    let stream = Stream::dialed(stream, tls, &patience).map_err(|error| lost(address, &error))?;
     let stream = Arc::new(stream);
     abort.watch(&stream);
     let verdict = introduce(&stream, job, have, &patience);
@@ -197,7 +211,7 @@ fn connect(
 
 /// Says who wants what; the verdict of the other end.
 fn introduce(
-    mut stream: &TcpStream,
+    mut stream: &Stream,
     job: &str,
     have: Option<u64>,
     patience: &Patience<'_>,

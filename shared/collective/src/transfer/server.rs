@@ -14,6 +14,7 @@ use super::wire::{ALIVE, ASK, Head, Kind, MAGIC, MAX_JOB, MAX_LENGTH, VERSION, V
 use super::{Delta, ReplicaSource, SILENCE};
 use crate::error::CollectiveError;
 use crate::silence::{Vigil, keep_alive};
+use crate::stream::{MeshTls, Stream};
 use crate::tcp::{AbortHandle, Patience};
 
 /// Followers at the same time; more are turned away.
@@ -31,7 +32,7 @@ pub struct ReplicaServer {
 
 /// What a server knows of one follower.
 struct Follower<'a> {
-    stream: &'a TcpStream,
+    stream: &'a Stream,
     source: &'a dyn ReplicaSource,
     /// The step of its replica.
     global_step: Option<u64>,
@@ -47,6 +48,16 @@ impl ReplicaServer {
         job: &str,
         source: Arc<dyn ReplicaSource>,
     ) -> Result<(Self, SocketAddr), CollectiveError> {
+        Self::bind_encrypted(address, job, source, None)
+    }
+
+    /// As [`Self::bind`], and all connections are encrypted if `tls` is there.
+    pub fn bind_encrypted(
+        address: &str,
+        job: &str,
+        source: Arc<dyn ReplicaSource>,
+        tls: Option<MeshTls>,
+    ) -> Result<(Self, SocketAddr), CollectiveError> {
         let stop = AbortHandle::new();
         let listen = || {
             let listener = TcpListener::bind(address)?;
@@ -55,7 +66,7 @@ impl ReplicaServer {
             let (job, stop) = (job.to_owned(), stop.clone());
             let accepting = thread::Builder::new()
                 .name("replica-server".to_owned())
-                .spawn(move || accept(&listener, &job, &source, &stop))?;
+                .spawn(move || accept(&listener, &job, &source, tls.as_ref(), &stop))?;
             Ok((accepting, local))
         };
         let (accepting, local) = listen().map_err(|error: io::Error| CollectiveError::Listen {
@@ -81,7 +92,13 @@ impl Drop for ReplicaServer {
     }
 }
 
-fn accept(listener: &TcpListener, job: &str, source: &Arc<dyn ReplicaSource>, stop: &AbortHandle) {
+fn accept(
+    listener: &TcpListener,
+    job: &str,
+    source: &Arc<dyn ReplicaSource>,
+    tls: Option<&MeshTls>,
+    stop: &AbortHandle,
+) {
     let running = Arc::new(());
     while !stop.is_aborted() {
         let Ok((stream, address)) = listener.accept() else {
@@ -93,11 +110,9 @@ fn accept(listener: &TcpListener, job: &str, source: &Arc<dyn ReplicaSource>, st
             continue;
         }
         let (job, source, stop) = (job.to_owned(), source.clone(), stop.clone());
-        let running = running.clone();
+        let (running, tls) = (running.clone(), tls.cloned());
         let serve = move || {
-            let stream = Arc::new(stream);
-            stop.watch(&stream);
-            if let Err(error) = serve(&stream, &job, &*source, &stop) {
+            if let Err(error) = serve(stream, tls.as_ref(), &job, &*source, &stop) {
                 tracing::debug!(%address, %error, "a follower is gone");
             }
             drop(running);
@@ -112,22 +127,25 @@ fn accept(listener: &TcpListener, job: &str, source: &Arc<dyn ReplicaSource>, st
 
 /// Serves one follower until it is gone.
 fn serve(
-    stream: &TcpStream,
+    tcp: TcpStream,
+    tls: Option<&MeshTls>,
     job: &str,
     source: &dyn ReplicaSource,
     stop: &AbortHandle,
 ) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_nodelay(true)?;
+    tcp.set_nonblocking(false)?;
+    tcp.set_nodelay(true)?;
     let patience = Patience {
         deadline: Instant::now() + SILENCE,
         abort: stop,
         lost: &AtomicBool::new(false),
     };
+    let stream = Arc::new(Stream::accepted(tcp, tls, &patience)?);
+    stop.watch(&stream);
     let mut follower = Follower {
-        stream,
+        stream: &stream,
         source,
-        global_step: greet(stream, job, &patience)?,
+        global_step: greet(&stream, job, &patience)?,
     };
     loop {
         follower.await_question()?;
@@ -136,7 +154,7 @@ fn serve(
 }
 
 /// Hears who dialed and answers; the step that the follower has.
-fn greet(mut stream: &TcpStream, job: &str, patience: &Patience<'_>) -> io::Result<Option<u64>> {
+fn greet(mut stream: &Stream, job: &str, patience: &Patience<'_>) -> io::Result<Option<u64>> {
     patience.read_magic(stream, MAGIC)?;
     let mut have = None;
     let verdict = if patience.read_u32(stream)? == VERSION {

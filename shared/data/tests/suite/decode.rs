@@ -157,11 +157,9 @@ fn the_content_tells_the_format_and_errors_name_the_file() {
 
 #[test]
 fn a_thumbnail_keeps_the_aspect_within_the_longest_side() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("wide.png");
-    save(&path, &smooth(200, 50));
+    let picture = smooth(200, 50);
     let size = |max_side| {
-        let jpeg = thumbnail_jpeg(&path, max_side, NO_LIMIT).unwrap();
+        let jpeg = thumbnail_jpeg(&picture, max_side).unwrap();
         let Picture { width, height, .. } = decode(&jpeg, NO_LIMIT).unwrap();
         (width, height)
     };

@@ -116,7 +116,7 @@ fn an_error_comes_in_its_place_and_the_rest_follows() {
     picture_folder(dir.path(), &["a", "b"], 10);
     let spec = spec(dir.path());
     let data = DataSet::open(&spec.data).unwrap();
-    let lost = data.train[2].path.clone();
+    let lost = data.path(&data.train[2]);
     std::fs::remove_file(&lost).unwrap();
     let pipeline = Arc::new(Pipeline::new(data, &spec));
     let requests = (0..6).map(|sample| Request::Train {

@@ -5,6 +5,7 @@ mod decode;
 mod folder;
 mod loader;
 mod mix;
+mod pack;
 mod resize;
 mod split;
 mod stats;

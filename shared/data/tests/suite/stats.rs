@@ -1,5 +1,6 @@
-use perennial_data::Picture;
 use perennial_data::stats::{mean_std, mean_std_of};
+use perennial_data::{DataSet, Picture};
+use perennial_plan::spec::DataSpec;
 
 use crate::support::{fixture, floats, noise, save, word};
 
@@ -64,13 +65,16 @@ fn both_ways_of_mean_and_deviation_are_the_references() {
 fn files_give_the_statistics_of_their_pictures() {
     let dir = tempfile::tempdir().unwrap();
     let pictures = [noise(20, 30), noise(7, 9)];
-    let paths: Vec<_> = (0..2)
-        .map(|i| dir.path().join(format!("{i}.png")))
-        .collect();
-    for (path, picture) in paths.iter().zip(&pictures) {
-        save(path, picture);
+    for (number, picture) in pictures.iter().enumerate() {
+        save(&dir.path().join(format!("a/{number}.png")), picture);
     }
-    assert_eq!(mean_std(&paths, 1000).unwrap(), mean_std_of(&pictures));
-    let error = mean_std(&paths, 100).unwrap_err().to_string();
+    let data = DataSet::all_of(&DataSpec {
+        dir: dir.path().to_str().unwrap().to_string(),
+        ..DataSpec::default()
+    });
+    let data = data.unwrap();
+    let stats = |max_pixels| mean_std(&data, &data.val, max_pixels);
+    assert_eq!(stats(1000).unwrap(), mean_std_of(&pictures));
+    let error = stats(100).unwrap_err().to_string();
     assert!(error.contains("0.png"), "{error}");
 }

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use perennial_data::Picture;
+use perennial_data::{DataSet, Picture, Side};
 use perennial_plan::random::{mix, name_hash};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -76,6 +76,14 @@ pub fn save(path: &Path, picture: &Picture) {
         image::ExtendedColorType::Rgb8,
     )
     .unwrap();
+}
+
+/// The names of a side's pictures, in order.
+pub fn relatives(data: &DataSet, side: Side) -> Vec<String> {
+    let samples = data.side(side).iter();
+    samples
+        .map(|sample| data.relative(sample).unwrap())
+        .collect()
 }
 
 /// A folder of `per_class` small noise pictures a class, each different.

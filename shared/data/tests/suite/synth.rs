@@ -34,7 +34,10 @@ fn the_same_seed_draws_the_same_files_and_a_longer_run_begins_like_a_shorter_one
             .train
             .iter()
             .chain(&data.val)
-            .map(|sample| (sample.relative.clone(), fs::read(&sample.path).unwrap()))
+            .map(|sample| {
+                let file = fs::read(data.path(sample)).unwrap();
+                (data.relative(sample).unwrap(), file)
+            })
             .collect();
         files.sort();
         files

@@ -3,6 +3,7 @@
 use super::linear::column_sums_f64;
 use super::math::sigmoid;
 use super::{Image, linear, tiled, vectorized};
+use crate::Precision;
 
 /// The mean over pixels and the gate, both `[batch, channels]`.
 fn gates(shape: Image, x: &[f32], weight: &[f32]) -> (Vec<f32>, Vec<f32>) {
@@ -12,7 +13,7 @@ fn gates(shape: Image, x: &[f32], weight: &[f32]) -> (Vec<f32>, Vec<f32>) {
         .flat_map(|picture| column_sums_f64(picture, shape.channels))
         .map(|sum| (sum / pixels) as f32)
         .collect();
-    let mut gate = linear::forward(&mean, weight, None, shape.channels);
+    let mut gate = linear::forward(&mean, weight, None, shape.channels, Precision::F32);
     vectorized(
         #[inline(always)]
         || {
@@ -80,7 +81,7 @@ pub fn backward(shape: Image, x: &[f32], weight: &[f32], grad: &[f32]) -> (Vec<f
     for (slope, gate) in slope.iter_mut().zip(&gate) {
         *slope *= gate * (1.0 - gate);
     }
-    let (mut dmean, dweight) = linear::backward(&mean, weight, &slope, channels);
+    let (mut dmean, dweight) = linear::backward(&mean, weight, &slope, channels, Precision::F32);
     let pixels = (shape.height * shape.width) as f32;
     dmean.iter_mut().for_each(|value| *value /= pixels);
     (apply(shape, grad, &gate, &dmean), dweight)

@@ -1,7 +1,8 @@
 //! Dense 3x3 convolution, stride 2, padding 1: patches as rows, one matrix product.
 
 use super::matmul::{Matrix, matmul, product};
-use super::{Image, at_least, vectorized};
+use super::{Image, at_least, linear, vectorized};
+use crate::Precision;
 
 /// The shape of the output.
 pub fn output_image(shape: Image, outputs: usize) -> Image {
@@ -73,13 +74,18 @@ fn transposed(weight: &[f32], inputs: usize, columns: usize) -> Vec<f32> {
 }
 
 /// `x`: `[batch, height, width, in]`, `weight`: `[out, in, 3, 3]`, `bias`: `[out]`; `relu`: whether one follows.
-pub fn forward(shape: Image, x: &[f32], weight: &[f32], bias: &[f32], relu: bool) -> Vec<f32> {
-    let mut out = super::linear::forward(
-        &patches(shape, x),
-        &transposed(weight, shape.channels, 9),
-        Some(bias),
-        bias.len(),
-    );
+pub fn forward(
+    shape: Image,
+    x: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    relu: bool,
+    precision: Precision,
+) -> Vec<f32> {
+    let patches = patches(shape, &precision.operand(x));
+    let weight = transposed(&precision.operand(weight), shape.channels, 9);
+    // Rounded already, when there was one copy of each value instead of up to four.
+    let mut out = linear::forward(&patches, &weight, Some(bias), bias.len(), Precision::F32);
     if relu {
         vectorized(
             #[inline(always)]
@@ -100,21 +106,20 @@ pub fn backward(
     weight: &[f32],
     grad: &[f32],
     outputs: usize,
+    precision: Precision,
 ) -> (Vec<f32>, Vec<f32>) {
     let channels = shape.channels;
     let taps = 9 * channels;
     let rows = grad.len() / outputs;
-    let grad = Matrix::new(grad, rows, outputs);
+    let grad = precision.operand(grad);
+    let grad = Matrix::new(&grad, rows, outputs);
 
-    let mut buffer = patches(shape, x);
+    let mut buffer = patches(shape, &precision.operand(x));
     let dw = product(grad.transposed(), Matrix::new(&buffer, rows, taps));
 
-    matmul(
-        grad,
-        Matrix::new(&transposed(weight, channels, 9), outputs, taps),
-        &mut buffer,
-        false,
-    );
+    let weight = transposed(&precision.operand(weight), channels, 9);
+    let weight = Matrix::new(&weight, outputs, taps);
+    matmul(grad, weight, &mut buffer, false);
     let mut dx = vec![0.0; x.len()];
     for_each_patch_row(shape, |patch, pixel, length| {
         for (dx, value) in dx[pixel..pixel + length]

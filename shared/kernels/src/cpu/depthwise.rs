@@ -1,58 +1,111 @@
-//! Depthwise 3x3 convolution, stride 1, padding 1.
+//! Depthwise convolutions: a window of 3x3 or 7x7 pixels for each channel, stride 1 or 2, padding of half a window.
 
 use super::{Image, at_least, floor, for_blocks, lanes, tiled, vectorized};
 
-/// The nine taps by rows: `[channels, 1, 3, 3]` to `[9][channels]`.
-fn by_tap(weight: &[f32], channels: usize, flipped: bool) -> Vec<f32> {
-    let mut taps = vec![0.0; 9 * channels];
-    for (channel, weight) in weight.chunks_exact(9).enumerate() {
+/// What a depthwise convolution sees of its input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    size: usize,
+    stride: usize,
+}
+
+// === impl Window ===
+
+impl Window {
+    /// # Panics
+    /// Unless `size` (height and width) is 3 or 7 and `stride` 1 or 2: networks know their windows.
+    pub fn new(size: usize, stride: usize) -> Self {
+        assert!(
+            matches!((size, stride), (3 | 7, 1 | 2)),
+            "a depthwise window of {size} pixels with stride {stride}"
+        );
+        Self { size, stride }
+    }
+
+    fn taps(self) -> usize {
+        self.size * self.size
+    }
+
+    /// The shape of the output.
+    pub fn output_image(self, shape: Image) -> Image {
+        Image {
+            height: shape.height.div_ceil(self.stride),
+            width: shape.width.div_ceil(self.stride),
+            ..shape
+        }
+    }
+}
+
+/// Calls a function that is generic over size and stride.
+macro_rules! for_window {
+    ($window:expr, $function:ident($($argument:expr),*)) => {
+        match ($window.size, $window.stride) {
+            (3, 1) => $function::<3, 1>($($argument),*),
+            (3, 2) => $function::<3, 2>($($argument),*),
+            (7, 1) => $function::<7, 1>($($argument),*),
+            (7, 2) => $function::<7, 2>($($argument),*),
+            _ => unreachable!("`Window::new` lets no other pass"),
+        }
+    };
+}
+
+/// The taps by rows: `[channels, 1, size, size]` to `[size * size][channels]`.
+fn by_tap(window: Window, weight: &[f32], channels: usize, flipped: bool) -> Vec<f32> {
+    let count = window.taps();
+    let mut taps = vec![0.0; count * channels];
+    for (channel, weight) in weight.chunks_exact(count).enumerate() {
         for (tap, value) in weight.iter().enumerate() {
-            let tap = if flipped { 8 - tap } else { tap };
+            let tap = if flipped { count - 1 - tap } else { tap };
             taps[tap * channels + channel] = *value;
         }
     }
     taps
 }
 
-/// Copies a picture into the middle of `padded`, which has a border one pixel wide.
+/// Copies a picture into the middle of `padded`, which has a border of `border` pixels.
 #[inline(always)]
-fn pad(shape: Image, picture: &[f32], padded: &mut [f32]) {
+fn pad(shape: Image, border: usize, picture: &[f32], padded: &mut [f32]) {
     let row = shape.width * shape.channels;
-    let rows = padded.chunks_exact_mut(row + 2 * shape.channels).skip(1);
+    let margin = border * shape.channels;
+    let rows = padded.chunks_exact_mut(row + 2 * margin).skip(border);
     for (padded, values) in rows.zip(picture.chunks_exact(row)) {
-        padded[shape.channels..][..row].copy_from_slice(values);
+        padded[margin..][..row].copy_from_slice(values);
     }
 }
 
-/// A picture of zeros with its border.
-fn padded_picture(shape: Image) -> Vec<f32> {
-    vec![0.0; (shape.height + 2) * (shape.width + 2) * shape.channels]
-}
-
 /// Convolves every picture of `x` with `taps`, starts each pixel from `start` and lets it be at least `floor`.
-fn convolve(shape: Image, x: &[f32], taps: &[f32], start: &[f32], floor: f32) -> Vec<f32> {
+fn convolve<const SIZE: usize, const STRIDE: usize>(
+    shape: Image,
+    x: &[f32],
+    taps: &[f32],
+    start: &[f32],
+    floor: f32,
+) -> Vec<f32> {
     let channels = shape.channels;
     if shape.is_empty() {
         return Vec::new();
     }
-    let mut padded = padded_picture(shape);
-    let row_len = shape.width * channels;
-    let stride = row_len + 2 * channels;
+    let border = SIZE / 2;
+    let out = Window::new(SIZE, STRIDE).output_image(shape);
+    let padded_row = (shape.width + 2 * border) * channels;
+    let mut padded = vec![0.0; (shape.height + 2 * border) * padded_row];
+    let row_len = out.width * channels;
     vectorized(
         #[inline(always)]
         || {
             tiled(
-                x.len(),
+                out.len(),
                 row_len,
                 #[inline(always)]
-                |at, out| {
-                    let row = at / row_len % shape.height;
+                |at, out_row| {
+                    let (picture, row) = (at / row_len / out.height, at / row_len % out.height);
                     if row == 0 {
-                        pad(shape, &x[at..][..shape.picture()], &mut padded);
+                        let picture = &x[picture * shape.picture()..][..shape.picture()];
+                        pad(shape, border, picture, &mut padded);
                     }
-                    let rows = &padded[row * stride..][..3 * stride];
+                    let rows = &padded[row * STRIDE * padded_row..][..SIZE * padded_row];
                     for_blocks!(channels, first, N => {
-                        convolve_lanes::<N>(channels, rows, taps, (start, floor), first, out);
+                        convolve_lanes::<N, SIZE, STRIDE>(channels, rows, taps, (start, floor), first, out_row);
                     });
                 },
             )
@@ -60,10 +113,9 @@ fn convolve(shape: Image, x: &[f32], taps: &[f32], start: &[f32], floor: f32) ->
     )
 }
 
-/// Convolves channels `first..first + N` of one row of pixels: `rows` are the padded rows above, of and
-/// below it.
+/// Convolves channels `first..first + N` of one row of pixels: `rows` are the padded rows that its windows cover.
 #[inline(always)]
-fn convolve_lanes<const N: usize>(
+fn convolve_lanes<const N: usize, const SIZE: usize, const STRIDE: usize>(
     channels: usize,
     rows: &[f32],
     taps: &[f32],
@@ -71,17 +123,20 @@ fn convolve_lanes<const N: usize>(
     first: usize,
     out: &mut [f32],
 ) {
-    let taps: [[f32; N]; 9] = std::array::from_fn(|tap| lanes(taps, tap * channels + first));
+    let taps: [[[f32; N]; SIZE]; SIZE] = std::array::from_fn(|row| {
+        std::array::from_fn(|column| lanes(taps, (row * SIZE + column) * channels + first))
+    });
     let start: [f32; N] = lanes(start, first);
-    let stride = rows.len() / 3;
-    let [above, middle, below] = std::array::from_fn(|row| &rows[row * stride..][..stride]);
+    let stride = rows.len() / SIZE;
+    let rows: [&[f32]; SIZE] = std::array::from_fn(|row| &rows[row * stride..][..stride]);
     for (column, out) in out.chunks_exact_mut(channels).enumerate() {
         let mut sum = start;
-        for tap in 0..9 {
-            let row = [above, middle, below][tap / 3];
-            let x: [f32; N] = lanes(row, (column + tap % 3) * channels + first);
-            for lane in 0..N {
-                sum[lane] = x[lane].mul_add(taps[tap][lane], sum[lane]);
+        for (row, taps) in rows.iter().zip(&taps) {
+            for (tap_column, tap) in taps.iter().enumerate() {
+                let x: [f32; N] = lanes(row, (column * STRIDE + tap_column) * channels + first);
+                for lane in 0..N {
+                    sum[lane] = x[lane].mul_add(tap[lane], sum[lane]);
+                }
             }
         }
         let sum = sum.map(
@@ -92,57 +147,124 @@ fn convolve_lanes<const N: usize>(
     }
 }
 
-/// `x`: `[batch, height, width, channels]`, `weight`: `[channels, 1, 3, 3]`, `bias`: `[channels]`; `relu`: whether
-/// one follows.
-pub fn forward(shape: Image, x: &[f32], weight: &[f32], bias: &[f32], relu: bool) -> Vec<f32> {
-    let taps = by_tap(weight, shape.channels, false);
-    convolve(shape, x, &taps, bias, floor(relu))
+/// `x`: `[batch, height, width, channels]`, `weight`: `[channels, 1, size, size]`, `bias`: `[channels]`; `relu`:
+/// whether one follows. The output has the shape [`Window::output_image`].
+pub fn forward(
+    shape: Image,
+    window: Window,
+    x: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    relu: bool,
+) -> Vec<f32> {
+    let taps = by_tap(window, weight, shape.channels, false);
+    for_window!(window, convolve(shape, x, &taps, bias, floor(relu)))
 }
 
-/// The gradient of `x`: the gradient of the output convolved with the flipped weight.
-pub fn input_gradient(shape: Image, weight: &[f32], grad: &[f32]) -> Vec<f32> {
+/// The gradient of `x`: the gradient of the output, spread out by the stride, convolved with the flipped weight.
+pub fn input_gradient(shape: Image, window: Window, weight: &[f32], grad: &[f32]) -> Vec<f32> {
     let start = vec![0.0; shape.channels];
-    let taps = by_tap(weight, shape.channels, true);
-    convolve(shape, grad, &taps, &start, floor(false))
+    let taps = by_tap(window, weight, shape.channels, true);
+    let dense = Window::new(window.size, 1);
+    if window.stride == 1 {
+        return for_window!(dense, convolve(shape, grad, &taps, &start, floor(false)));
+    }
+    let spread = spread(shape, window, grad);
+    for_window!(dense, convolve(shape, &spread, &taps, &start, floor(false)))
+}
+
+/// The gradient of the output, each pixel in the middle of its window and zeros between.
+fn spread(shape: Image, window: Window, grad: &[f32]) -> Vec<f32> {
+    let out = window.output_image(shape);
+    let channels = shape.channels;
+    let mut spread = vec![0.0; shape.len()];
+    for (index, pixel) in grad.chunks_exact(channels).enumerate() {
+        let (row, column) = (index / out.width % out.height, index % out.width);
+        let picture = index / (out.height * out.width);
+        let place =
+            (picture * shape.height + row * window.stride) * shape.width + column * window.stride;
+        spread[place * channels..][..channels].copy_from_slice(pixel);
+    }
+    spread
 }
 
 /// The gradients of `weight` and `bias`.
-pub fn weight_gradient(shape: Image, x: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let channels = shape.channels;
-    // Nine taps and the bias: `[10][channels]`, one picture after the other.
-    let mut sums = vec![0.0f32; 10 * channels];
-    if shape.is_empty() {
-        return (vec![0.0; 9 * channels], vec![0.0; channels]);
+pub fn weight_gradient(
+    shape: Image,
+    window: Window,
+    x: &[f32],
+    grad: &[f32],
+) -> (Vec<f32>, Vec<f32>) {
+    let (channels, taps) = (shape.channels, window.taps());
+    // The taps and the bias: `[taps + 1][channels]`, one picture after the other.
+    let mut sums = vec![0.0f32; (taps + 1) * channels];
+    if !shape.is_empty() {
+        for_window!(window, accumulate(shape, x, grad, &mut sums));
     }
+    let mut weight = vec![0.0; taps * channels];
+    for (channel, weight) in weight.chunks_exact_mut(taps).enumerate() {
+        for (tap, value) in weight.iter_mut().enumerate() {
+            *value = sums[tap * channels + channel];
+        }
+    }
+    (weight, sums[taps * channels..].to_vec())
+}
+
+/// Adds every picture's products to the sums.
+fn accumulate<const SIZE: usize, const STRIDE: usize>(
+    shape: Image,
+    x: &[f32],
+    grad: &[f32],
+    sums: &mut [f32],
+) {
+    let channels = shape.channels;
+    let out = Window::new(SIZE, STRIDE).output_image(shape);
+    let bias = SIZE * SIZE * channels;
     vectorized(
         #[inline(always)]
         || {
             let pictures = x
                 .chunks_exact(shape.picture())
-                .zip(grad.chunks_exact(shape.picture()));
+                .zip(grad.chunks_exact(out.picture()));
             for (x, grad) in pictures {
                 for_blocks!(channels, first, N => {
-                    accumulate::<N>(shape, x, grad, first, &mut sums);
+                    // As many sums as the registers hold: a small window at once, a large one row by row.
+                    if SIZE == 3 {
+                        accumulate_rows::<N, SIZE, 3, STRIDE>(shape, x, grad, (0, first), sums);
+                    } else {
+                        for row in 0..SIZE {
+                            accumulate_rows::<N, SIZE, 1, STRIDE>(shape, x, grad, (row, first), sums);
+                        }
+                    }
+                    let mut sum = [0.0f32; N];
+                    for grad in grad.chunks_exact(channels) {
+                        let grad: [f32; N] = lanes(grad, first);
+                        for lane in 0..N {
+                            sum[lane] += grad[lane];
+                        }
+                    }
+                    add(&sum, &mut sums[bias + first..][..N]);
                 });
             }
         },
     );
-    let mut weight = vec![0.0; 9 * channels];
-    for (channel, weight) in weight.chunks_exact_mut(9).enumerate() {
-        for (tap, value) in weight.iter_mut().enumerate() {
-            *value = sums[tap * channels + channel];
-        }
-    }
-    (weight, sums[9 * channels..].to_vec())
 }
 
-/// Adds one picture's products to the sums of channels `first..first + N`.
 #[inline(always)]
-fn accumulate<const N: usize>(
+fn add(values: &[f32], sums: &mut [f32]) {
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum += value;
+    }
+}
+
+/// Adds one picture's products to the sums of channels `first..first + N` of the taps in `ROWS` rows of the window
+/// from `first_row` on.
+#[inline(always)]
+fn accumulate_rows<const N: usize, const SIZE: usize, const ROWS: usize, const STRIDE: usize>(
     shape: Image,
     x: &[f32],
     grad: &[f32],
-    first: usize,
+    (first_row, first): (usize, usize),
     sums: &mut [f32],
 ) {
     let Image {
@@ -151,54 +273,32 @@ fn accumulate<const N: usize>(
         channels,
         ..
     } = shape;
-    let mut taps = [[0.0f32; N]; 9];
-    let mut bias = [0.0f32; N];
-    let lanes = |values, pixel: usize| -> [f32; N] { lanes(values, pixel * channels + first) };
-    for row in 0..height {
-        for column in 0..width {
-            let pixel = row * width + column;
-            let grad = lanes(grad, pixel);
-            for lane in 0..N {
-                bias[lane] += grad[lane];
-            }
-            let mut add = |tap: usize, pixel: usize| {
-                let x = lanes(x, pixel);
-                for lane in 0..N {
-                    taps[tap][lane] = x[lane].mul_add(grad[lane], taps[tap][lane]);
+    let border = SIZE / 2;
+    let out = Window::new(SIZE, STRIDE).output_image(shape);
+    let mut taps = [[[0.0f32; N]; SIZE]; ROWS];
+    for row in 0..out.height {
+        for column in 0..out.width {
+            let grad: [f32; N] = lanes(grad, (row * out.width + column) * channels + first);
+            for (tap_row, taps) in taps.iter_mut().enumerate() {
+                let y = (row * STRIDE + first_row + tap_row).wrapping_sub(border);
+                if y >= height {
+                    continue;
                 }
-            };
-            let (up, down) = (row > 0, row + 1 < height);
-            let (left, right) = (column > 0, column + 1 < width);
-            if up {
-                if left {
-                    add(0, pixel - width - 1);
-                }
-                add(1, pixel - width);
-                if right {
-                    add(2, pixel - width + 1);
-                }
-            }
-            if left {
-                add(3, pixel - 1);
-            }
-            add(4, pixel);
-            if right {
-                add(5, pixel + 1);
-            }
-            if down {
-                if left {
-                    add(6, pixel + width - 1);
-                }
-                add(7, pixel + width);
-                if right {
-                    add(8, pixel + width + 1);
+                for (tap_column, tap) in taps.iter_mut().enumerate() {
+                    let z = (column * STRIDE + tap_column).wrapping_sub(border);
+                    if z >= width {
+                        continue;
+                    }
+                    let x: [f32; N] = lanes(x, (y * width + z) * channels + first);
+                    for lane in 0..N {
+                        tap[lane] = x[lane].mul_add(grad[lane], tap[lane]);
+                    }
                 }
             }
         }
     }
-    for (tap, values) in taps.iter().chain([&bias]).enumerate() {
-        for (sum, value) in sums[tap * channels + first..][..N].iter_mut().zip(values) {
-            *sum += value;
-        }
+    for (tap, values) in taps.iter().flatten().enumerate() {
+        let tap = first_row * SIZE + tap;
+        add(values, &mut sums[tap * channels + first..][..N]);
     }
 }

@@ -6,7 +6,9 @@ use std::f32::consts::FRAC_1_SQRT_2;
 
 use super::math::{erf, exp};
 use super::matmul::{Matrix, matmul};
+use super::rounding::bf16;
 use super::{tiled, vectorized};
+use crate::Precision;
 
 /// `1 / sqrt(2 pi)`.
 const INVERSE_SQRT_TAU: f32 = 0.398_942_3;
@@ -25,27 +27,48 @@ fn cumulative(x: f32) -> f32 {
 // Plain loops: what `collect` calls is not compiled for the vector unit, and `mul_add` is then a
 // function call.
 
-/// `x * Phi(x)`.
-fn activate(x: &[f32], out: &mut [f32]) {
+/// `x * Phi(x)`, as an operand.
+fn activate(x: &[f32], out: &mut [f32], precision: Precision) {
+    match precision {
+        Precision::F32 => activate_as(x, out, |value| value),
+        Precision::Bf16 => activate_as(x, out, bf16),
+    }
+}
+
+#[inline(always)]
+fn activate_as(x: &[f32], out: &mut [f32], operand: impl Fn(f32) -> f32) {
     vectorized(
         #[inline(always)]
         || {
             for (out, x) in out.iter_mut().zip(x) {
-                *out = x * cumulative(*x);
+                *out = operand(x * cumulative(*x));
             }
         },
     );
 }
 
-/// `x * Phi(x)`, and `grad` times its slope `Phi(x) + x * phi(x)`.
-fn activate_and_slope(x: &[f32], out: &mut [f32], grad: &mut [f32]) {
+/// `x * Phi(x)`, as an operand, and `grad` times its slope `Phi(x) + x * phi(x)`.
+fn activate_and_slope(x: &[f32], out: &mut [f32], grad: &mut [f32], precision: Precision) {
+    match precision {
+        Precision::F32 => activate_and_slope_as(x, out, grad, |value| value),
+        Precision::Bf16 => activate_and_slope_as(x, out, grad, bf16),
+    }
+}
+
+#[inline(always)]
+fn activate_and_slope_as(
+    x: &[f32],
+    out: &mut [f32],
+    grad: &mut [f32],
+    operand: impl Fn(f32) -> f32,
+) {
     vectorized(
         #[inline(always)]
         || {
             for ((out, x), grad) in out.iter_mut().zip(x).zip(grad) {
                 let cumulative = cumulative(*x);
                 let density = INVERSE_SQRT_TAU * exp(-0.5 * x * x);
-                *out = x * cumulative;
+                *out = operand(x * cumulative);
                 *grad *= x.mul_add(density, cumulative);
             }
         },
@@ -57,16 +80,23 @@ fn tile_rows(inputs: usize) -> usize {
 }
 
 /// `gelu(x) @ weight^T + bias`: `x` `[rows, in]`, `weight` `[outputs, in]`, `bias` `[outputs]`.
-pub fn linear(x: &[f32], weight: &[f32], bias: &[f32], outputs: usize) -> Vec<f32> {
+pub fn linear(
+    x: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    outputs: usize,
+    precision: Precision,
+) -> Vec<f32> {
     let inputs = weight.len() / outputs;
     let mut out = bias.repeat(x.len() / inputs);
-    let weight = Matrix::new(weight, outputs, inputs).transposed();
+    let weight = precision.operand(weight);
+    let weight = Matrix::new(&weight, outputs, inputs).transposed();
     let rows = tile_rows(inputs);
     let mut tile = vec![0.0; x.len().min(rows * inputs)];
     let tiles = out.chunks_mut(rows * outputs);
     for (out, x) in tiles.zip(x.chunks(rows * inputs)) {
         let tile = &mut tile[..x.len()];
-        activate(x, tile);
+        activate(x, tile, precision);
         matmul(
             Matrix::new(tile, x.len() / inputs, inputs),
             weight,
@@ -83,18 +113,22 @@ pub fn linear_backward(
     weight: &[f32],
     grad: &[f32],
     outputs: usize,
+    precision: Precision,
 ) -> (Vec<f32>, Vec<f32>) {
     let inputs = weight.len() / outputs;
-    let weight = Matrix::new(weight, outputs, inputs);
+    let weight = precision.operand(weight);
+    let weight = Matrix::new(&weight, outputs, inputs);
     let mut dw = vec![0.0; outputs * inputs];
     let rows = tile_rows(inputs);
     let mut activated = vec![0.0; x.len().min(rows * inputs)];
+    let mut scratch = precision.scratch(grad.len().min(rows * outputs));
     let dx = tiled(x.len(), rows * inputs, |at, dx| {
         let (first, rows) = (at / inputs, dx.len() / inputs);
-        let grad = Matrix::new(&grad[first * outputs..][..rows * outputs], rows, outputs);
+        let grad = &grad[first * outputs..][..rows * outputs];
+        let grad = Matrix::new(precision.operand_in(&mut scratch, grad), rows, outputs);
         let activated = &mut activated[..dx.len()];
         matmul(grad, weight, dx, false);
-        activate_and_slope(&x[at..], activated, dx);
+        activate_and_slope(&x[at..], activated, dx, precision);
         let activated = Matrix::new(activated, rows, inputs);
         matmul(grad.transposed(), activated, &mut dw, true);
     });

@@ -61,17 +61,25 @@ pub fn matmul(left: Matrix, right: Matrix, out: &mut [f32], accumulate: bool) {
 
 /// `left @ right`, stored by rows, in memory that nothing was written to before.
 pub fn product(left: Matrix, right: Matrix) -> Vec<f32> {
-    let count = left.rows * right.columns;
-    if left.columns == 0 || count == 0 {
-        return vec![0.0; count];
-    }
-    let mut out = Vec::with_capacity(count);
-    // SAFETY: there is room for `count` values; without `accumulate` all of them are written and none is read.
-    unsafe {
-        multiply(left, right, out.as_mut_ptr(), false);
-        out.set_len(count);
-    }
+    let mut out = Vec::new();
+    append_product(left, right, &mut out);
     out
+}
+
+/// Appends `left @ right` to `out`, by rows.
+pub fn append_product(left: Matrix, right: Matrix, out: &mut Vec<f32>) {
+    let (len, count) = (out.len(), left.rows * right.columns);
+    if left.columns == 0 || count == 0 {
+        out.resize(len + count, 0.0);
+        return;
+    }
+    out.reserve_exact(count);
+    // SAFETY: behind the `len` values is room for `count` more; without `accumulate` all of them are written and none
+    // is read.
+    unsafe {
+        multiply(left, right, out.as_mut_ptr().add(len), false);
+        out.set_len(len + count);
+    }
 }
 
 /// # Safety

@@ -8,6 +8,7 @@ pub mod linear;
 pub mod math;
 pub mod matmul;
 pub mod norm;
+pub mod rounding;
 pub mod spatial_gate;
 
 /// The shape of a channels-last activation.

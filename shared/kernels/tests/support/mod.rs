@@ -147,12 +147,32 @@ pub fn linear_reference(x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
     x.chunks_exact(inputs).flat_map(outputs).collect()
 }
 
-/// A 3x3 convolution with padding 1 and `inputs / groups` inputs for each output.
-/// `weight`: `[outputs, inputs / groups, 3, 3]`, `bias`: `[outputs]`.
+/// What a convolution does beside its numbers; its padding is half its size.
+#[derive(Clone, Copy)]
+pub struct Geometry {
+    pub size: usize,
+    pub stride: usize,
+    pub groups: usize,
+}
+
+// === impl Geometry ===
+
+impl Geometry {
+    /// 3x3, all inputs for each output.
+    pub fn dense(stride: usize) -> Self {
+        Self {
+            size: 3,
+            stride,
+            groups: 1,
+        }
+    }
+}
+
+/// A convolution with `inputs / groups` inputs for each output.
+/// `weight`: `[outputs, inputs / groups, size, size]`, `bias`: `[outputs]`.
 pub fn conv_reference(
     shape: Image,
-    stride: usize,
-    groups: usize,
+    geometry: Geometry,
     x: &[f64],
     weight: &[f64],
     bias: &[f64],
@@ -163,6 +183,12 @@ pub fn conv_reference(
         width,
         channels,
     } = shape;
+    let Geometry {
+        size,
+        stride,
+        groups,
+    } = geometry;
+    let taps = size * size;
     let (inputs, outputs) = (channels / groups, bias.len() / groups);
     let mut out = Vec::new();
     for picture in 0..batch {
@@ -171,16 +197,16 @@ pub fn conv_reference(
                 for output in 0..bias.len() {
                     let mut sum = bias[output];
                     for input in 0..inputs {
-                        for tap in 0..9 {
+                        for tap in 0..taps {
                             let (y, z) = (
-                                (row + tap / 3).wrapping_sub(1),
-                                (column + tap % 3).wrapping_sub(1),
+                                (row + tap / size).wrapping_sub(size / 2),
+                                (column + tap % size).wrapping_sub(size / 2),
                             );
                             if y < height && z < width {
                                 let channel = output / outputs * inputs + input;
                                 let value =
                                     x[((picture * height + y) * width + z) * channels + channel];
-                                sum += weight[(output * inputs + input) * 9 + tap] * value;
+                                sum += weight[(output * inputs + input) * taps + tap] * value;
                             }
                         }
                     }

@@ -1,4 +1,4 @@
-//! A line chart over epochs as inline SVG.
+//! A line chart over epochs as SVG: in a page, or as a part of an image.
 
 use maud::{Markup, html};
 
@@ -6,6 +6,10 @@ use crate::format::{UNKNOWN, loss, rate};
 
 const WIDTH: f64 = 460.0;
 const HEIGHT: f64 = 260.0;
+/// Of the title and the legend above a drawing that has no page around it.
+const HEAD: f64 = 44.0;
+/// Characters of a legend, about, in units of the drawing.
+const LETTER: f64 = 6.2;
 const LEFT: f64 = 52.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 12.0;
@@ -34,7 +38,7 @@ pub struct Series {
 
 /// Lines over the same epochs.
 pub struct Chart<'a> {
-    pub title: &'a str,
+    pub title: String,
     pub scale: Scale,
     pub epochs: &'a [u32],
     pub series: Vec<Series>,
@@ -43,7 +47,7 @@ pub struct Chart<'a> {
 // === impl Scale ===
 
 impl Scale {
-    fn write(self, value: f64) -> String {
+    pub fn write(self, value: f64) -> String {
         if !value.is_finite() {
             return UNKNOWN.to_string();
         }
@@ -54,7 +58,7 @@ impl Scale {
         }
     }
 
-    fn write_tick(self, value: f64) -> String {
+    pub fn write_tick(self, value: f64) -> String {
         match self {
             Self::Share => format!("{}%", rate(value * 100.0)),
             _ => rate(value),
@@ -65,37 +69,95 @@ impl Scale {
 // === impl Chart ===
 
 impl Chart<'_> {
+    /// Width and height of [`Chart::group`].
+    pub const GROUP: [f64; 2] = [WIDTH, HEAD + HEIGHT];
+
     /// A figure with title, legend and drawing; nothing when no value is known.
     pub fn render(&self) -> Markup {
-        let values = || {
-            self.series
-                .iter()
-                .flat_map(|series| &series.values)
-                .copied()
-                .filter(|value| value.is_finite())
-        };
-        let (Some(&first), Some(&last)) = (self.epochs.first(), self.epochs.last()) else {
+        let Some(drawing) = self.drawing() else {
             return html! {};
         };
-        if values().next().is_none() {
-            return html! {};
+        html! {
+            figure.chart {
+                figcaption {
+                    h3 { (self.title) }
+                    ul.legend {
+                        @for series in self.shown() {
+                            li {
+                                svg.key viewBox="0 0 22 8" aria-hidden="true" { path.(series.class) d="M1 4H21" {} }
+                                (series.label) " "
+                                span.value { (self.scale.write(last_known(&series.values))) }
+                            }
+                        }
+                    }
+                }
+                svg role="img" aria-label=(self.description()) viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) { (drawing) }
+            }
         }
-        let low = values().fold(f64::INFINITY, f64::min);
-        let high = values().fold(f64::NEG_INFINITY, f64::max);
-        let ceiling = if matches!(self.scale, Scale::Share) {
-            1.0
-        } else {
-            f64::INFINITY
+    }
+
+    /// The same as a part of an SVG image, its upper left corner at `x` and `y`.
+    pub fn group(&self, x: f64, y: f64) -> Markup {
+        let Some(drawing) = self.drawing() else {
+            return html! {};
         };
-        let ticks = ticks(
-            low.min(if matches!(self.scale, Scale::Rate) {
-                0.0
-            } else {
-                low
-            }),
-            high,
-            ceiling,
-        );
+        let mut left = LEFT;
+        let legend = self.shown().map(|series| {
+            let text = format!(
+                "{} {}",
+                series.label,
+                self.scale.write(last_known(&series.values))
+            );
+            let at = left;
+            left += 26.0 + LETTER * text.chars().count() as f64 + 12.0;
+            html! {
+                path.(series.class) d=(format!("M{} 30h20", px(at))) {}
+                text.legend x=(px(at + 26.0)) y="34" { (text) }
+            }
+        });
+        html! {
+            g role="img" aria-label=(self.description()) transform=(format!("translate({} {})", px(x), px(y))) {
+                text.title x=(px(LEFT)) y="14" { (self.title) }
+                @for entry in legend { (entry) }
+                g transform=(format!("translate(0 {})", px(HEAD))) { (drawing) }
+            }
+        }
+    }
+
+    /// The values of the vertical axis that are marked: the first and the last enclose all that is drawn.
+    /// None when no value is known.
+    pub fn ticks(&self) -> Option<Vec<f64>> {
+        let known = |series: &Series| {
+            series
+                .values
+                .clone()
+                .into_iter()
+                .filter(|it| it.is_finite())
+        };
+        let values: Vec<f64> = self.series.iter().flat_map(known).collect();
+        if values.is_empty() || self.epochs.is_empty() {
+            return None;
+        }
+        let (mut low, ceiling) = match self.scale {
+            Scale::Loss => (f64::INFINITY, f64::INFINITY),
+            Scale::Share => (f64::INFINITY, 1.0),
+            Scale::Rate => (0.0, f64::INFINITY),
+        };
+        low = values.iter().copied().fold(low, f64::min);
+        let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        Some(ticks(low, high, ceiling))
+    }
+
+    /// The lines of which anything is known.
+    pub fn shown(&self) -> impl Iterator<Item = &Series> {
+        let known = |series: &&Series| series.values.iter().any(|value| value.is_finite());
+        self.series.iter().filter(known)
+    }
+
+    /// Axes, lines and tooltips; nothing when no value is known.
+    fn drawing(&self) -> Option<Markup> {
+        let (&first, &last) = (self.epochs.first()?, self.epochs.last()?);
+        let ticks = self.ticks()?;
         let (bottom, top) = (ticks[0], ticks[ticks.len() - 1]);
         let y = |value: f64| {
             HEIGHT - BOTTOM - (value - bottom) / (top - bottom) * (HEIGHT - TOP - BOTTOM)
@@ -109,61 +171,40 @@ impl Chart<'_> {
                 LEFT + (f64::from(epoch) - f64::from(first)) / span * inner
             }
         };
-        let shown = || {
-            self.series
-                .iter()
-                .filter(|series| series.values.iter().any(|value| value.is_finite()))
-        };
         let (left, right, floor) = (px(LEFT), px(WIDTH - RIGHT), px(HEIGHT - BOTTOM));
 
-        html! {
-            figure.chart {
-                figcaption {
-                    h3 { (self.title) }
-                    ul.legend {
-                        @for series in shown() {
-                            li {
-                                svg.key viewBox="0 0 22 8" aria-hidden="true" { path.(series.class) d="M1 4H21" {} }
-                                (series.label) " "
-                                span.value { (self.scale.write(last_known(&series.values))) }
-                            }
-                        }
-                    }
+        Some(html! {
+            g.axis aria-hidden="true" {
+                @for &tick in &ticks {
+                    line.grid x1=(left) x2=(right) y1=(px(y(tick))) y2=(px(y(tick))) {}
+                    text x=(px(LEFT - 8.0)) y=(px(y(tick) + 4.0)) text-anchor="end" { (self.scale.write_tick(tick)) }
                 }
-                svg role="img" aria-label=(self.description()) viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) {
-                    g.axis aria-hidden="true" {
-                        @for &tick in &ticks {
-                            line.grid x1=(left) x2=(right) y1=(px(y(tick))) y2=(px(y(tick))) {}
-                            text x=(px(LEFT - 8.0)) y=(px(y(tick) + 4.0)) text-anchor="end" { (self.scale.write_tick(tick)) }
-                        }
-                        line.base x1=(left) x2=(right) y1=(floor) y2=(floor) {}
-                        @for epoch in epoch_ticks(first, last) {
-                            line.base x1=(px(x(epoch))) x2=(px(x(epoch))) y1=(floor) y2=(px(HEIGHT - BOTTOM + 4.0)) {}
-                            text x=(px(x(epoch))) y=(px(HEIGHT - BOTTOM + 17.0)) text-anchor="middle" { (epoch) }
-                        }
-                        text.name x=(px((LEFT + WIDTH - RIGHT) / 2.0)) y=(px(HEIGHT - 4.0)) text-anchor="middle" { "epoch" }
-                    }
-                    @for series in shown() {
-                        path.(series.class) d=(path(self.epochs, &series.values, x, y)) {}
-                        @if self.epochs.len() <= MAX_POINTS {
-                            @for (&epoch, &value) in self.epochs.iter().zip(&series.values).filter(|(_, value)| value.is_finite()) {
-                                circle.(series.class) cx=(px(x(epoch))) cy=(px(y(value))) r=(if first == last { "4" } else { "1.8" }) {}
-                            }
-                        }
-                    }
-                    @if self.epochs.len() <= MAX_TOOLTIPS {
-                        @for (index, &epoch) in self.epochs.iter().enumerate() {
-                            @let half = (WIDTH - LEFT - RIGHT) / span / 2.0;
-                            g.hit {
-                                title { (self.tooltip(index, epoch)) }
-                                rect x=(px(x(epoch) - half)) y=(px(TOP)) width=(px(2.0 * half)) height=(px(HEIGHT - TOP - BOTTOM)) {}
-                                line x1=(px(x(epoch))) x2=(px(x(epoch))) y1=(px(TOP)) y2=(floor) {}
-                            }
-                        }
+                line.base x1=(left) x2=(right) y1=(floor) y2=(floor) {}
+                @for epoch in epoch_ticks(first, last) {
+                    line.base x1=(px(x(epoch))) x2=(px(x(epoch))) y1=(floor) y2=(px(HEIGHT - BOTTOM + 4.0)) {}
+                    text x=(px(x(epoch))) y=(px(HEIGHT - BOTTOM + 17.0)) text-anchor="middle" { (epoch) }
+                }
+                text.name x=(px((LEFT + WIDTH - RIGHT) / 2.0)) y=(px(HEIGHT - 4.0)) text-anchor="middle" { "epoch" }
+            }
+            @for series in self.shown() {
+                path.(series.class) d=(path(self.epochs, &series.values, x, y)) {}
+                @if self.epochs.len() <= MAX_POINTS {
+                    @for (&epoch, &value) in self.epochs.iter().zip(&series.values).filter(|(_, value)| value.is_finite()) {
+                        circle.(series.class) cx=(px(x(epoch))) cy=(px(y(value))) r=(if first == last { "4" } else { "1.8" }) {}
                     }
                 }
             }
-        }
+            @if self.epochs.len() <= MAX_TOOLTIPS {
+                @for (index, &epoch) in self.epochs.iter().enumerate() {
+                    @let half = (WIDTH - LEFT - RIGHT) / span / 2.0;
+                    g.hit {
+                        title { (self.tooltip(index, epoch)) }
+                        rect x=(px(x(epoch) - half)) y=(px(TOP)) width=(px(2.0 * half)) height=(px(HEIGHT - TOP - BOTTOM)) {}
+                        line x1=(px(x(epoch))) x2=(px(x(epoch))) y1=(px(TOP)) y2=(floor) {}
+                    }
+                }
+            }
+        })
     }
 
     fn tooltip(&self, index: usize, epoch: u32) -> String {

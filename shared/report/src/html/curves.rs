@@ -7,27 +7,63 @@ use super::chart::{Chart, Scale, Series};
 use crate::format::{UNKNOWN, duration, loss, percent, rate, whole};
 use crate::{EpochRecord, Report};
 
-pub fn section(report: &Report) -> Markup {
-    let records = &report.epochs;
-    if records.is_empty() {
-        return html! {};
-    }
-    let epochs: Vec<u32> = records.iter().map(|record| record.epoch).collect();
+/// What is drawn of `records`, which are of `epochs`; accuracies are of the best guess and of the best `k`.
+pub fn charts<'a>(records: &[EpochRecord], epochs: &'a [u32], k: u32) -> [Chart<'a>; 4] {
     let series =
         |label: &'static str, class: &'static str, value: fn(&EpochRecord) -> f64| Series {
             label,
             class,
             values: records.iter().map(value).collect(),
         };
-    let chart = |title: &str, scale, series| {
-        Chart {
-            title,
-            scale,
-            epochs: &epochs,
-            series,
-        }
-        .render()
+    let chart = |title: &str, scale, series| Chart {
+        title: title.to_string(),
+        scale,
+        epochs,
+        series,
     };
+    [
+        chart(
+            "Loss",
+            Scale::Loss,
+            vec![
+                series("training", "train", |r| r.train_loss),
+                series("validation", "raw", |r| r.val_loss),
+                series("EMA", "ema", |r| r.ema_loss.unwrap_or(f64::NAN)),
+            ],
+        ),
+        chart(
+            "Top-1",
+            Scale::Share,
+            vec![
+                series("training", "train", |r| r.train_top1),
+                series("validation", "raw", |r| r.val_top1),
+                series("EMA", "ema", |r| r.ema_top1.unwrap_or(f64::NAN)),
+            ],
+        ),
+        chart(
+            &format!("Top-{k}"),
+            Scale::Share,
+            vec![
+                series("validation", "raw", |r| r.val_top5),
+                series("EMA", "ema", |r| r.ema_top5.unwrap_or(f64::NAN)),
+            ],
+        ),
+        chart(
+            "Learning rate",
+            Scale::Rate,
+            vec![series("at the end of the epoch", "rate", |r| {
+                r.learning_rate
+            })],
+        ),
+    ]
+}
+
+pub fn section(report: &Report) -> Markup {
+    let records = &report.epochs;
+    if records.is_empty() {
+        return html! {};
+    }
+    let epochs: Vec<u32> = records.iter().map(|record| record.epoch).collect();
     html! {
         section {
             h2 { "Training" }
@@ -36,21 +72,7 @@ pub fn section(report: &Report) -> Markup {
                 " The training loss is taken on changed pictures and softened labels, so it can lie above the validation loss. EMA is measured on the validation pictures too."
             }
             div.charts {
-                (chart("Loss", Scale::Loss, vec![
-                    series("training", "train", |r| r.train_loss),
-                    series("validation", "raw", |r| r.val_loss),
-                    series("EMA", "ema", |r| r.ema_loss.unwrap_or(f64::NAN)),
-                ]))
-                (chart("Top-1", Scale::Share, vec![
-                    series("training", "train", |r| r.train_top1),
-                    series("validation", "raw", |r| r.val_top1),
-                    series("EMA", "ema", |r| r.ema_top1.unwrap_or(f64::NAN)),
-                ]))
-                (chart(&format!("Top-{}", report.raw.k), Scale::Share, vec![
-                    series("validation", "raw", |r| r.val_top5),
-                    series("EMA", "ema", |r| r.ema_top5.unwrap_or(f64::NAN)),
-                ]))
-                (chart("Learning rate", Scale::Rate, vec![series("at the end of the epoch", "rate", |r| r.learning_rate)]))
+                @for chart in charts(records, &epochs, report.raw.k) { (chart.render()) }
             }
             (table(report))
         }

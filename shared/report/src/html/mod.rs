@@ -3,8 +3,8 @@
 //! Text from outside goes through maud, which escapes it; the content security policy forbids what could
 //! slip through nevertheless.
 
-mod chart;
-mod curves;
+pub(crate) mod chart;
+pub(crate) mod curves;
 mod matrix;
 mod mistakes;
 mod settings;

@@ -67,6 +67,9 @@ fn facts(report: &Report) -> Markup {
             div { dt { "Progress" } dd { (report.progress()) } }
             div { dt { "Cluster" } dd { (counted(report.workers.into(), "worker")) " at the end, " (counted(report.generations, "membership")) " in all" } }
             div { dt { "Numerics" } dd { (report.numerics) } }
+            @if !report.is_exact() {
+                div { dt { "Reduction" } dd { "fast: the weights depend on the workers" } }
+            }
         }
     }
 }
@@ -95,8 +98,13 @@ pub fn provenance(report: &Report) -> Markup {
         section {
             h2 { "Train it again" }
             p.note {
-                "The weights depend on the job file, the pictures and the kind of processor, and not on how many workers took part "
-                "or what happened to them. Whoever trains this job again on such a processor gets weights with these hashes."
+                @if report.is_exact() {
+                    "The weights depend on the job file, the pictures and the kind of processor, and not on how many workers took part "
+                    "or what happened to them. Whoever trains this job again on such a processor gets weights with these hashes."
+                } @else {
+                    "The job asked for fast sums, so the weights also depend on how many workers took part and what happened to them. "
+                    "Whoever trains this job again gets weights that are near these, with other hashes."
+                }
             }
             @if let Some(command) = &report.command { pre tabindex="0" { code { (command) } } }
             dl.facts.hashes {

@@ -74,3 +74,32 @@ pub fn record(epoch: u32) -> EpochRecord {
         workers: 2,
     }
 }
+
+/// Panics unless every element that is opened is closed in order; returns the names of all elements.
+#[allow(dead_code)]
+pub fn elements(html: &str) -> Vec<String> {
+    const VOID: [&str; 3] = ["meta", "img", "!DOCTYPE"];
+    let (mut names, mut open) = (Vec::new(), Vec::new());
+    let mut rest = html;
+    while let Some(start) = rest.find('<') {
+        let length = rest[start..].find('>').expect("a tag ends");
+        let tag = &rest[start + 1..start + length];
+        rest = &rest[start + length + 1..];
+        let name = tag
+            .trim_start_matches('/')
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .to_string();
+        if tag.starts_with('/') {
+            assert_eq!(open.pop().as_ref(), Some(&name), "closed out of order");
+        } else if !VOID.contains(&name.as_str()) {
+            open.push(name.clone());
+            names.push(name);
+        } else {
+            names.push(name);
+        }
+    }
+    assert_eq!(open, Vec::<String>::new(), "left open");
+    names
+}

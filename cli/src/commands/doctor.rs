@@ -1,0 +1,203 @@
+//! `perennial doctor`: what this machine is, and whether a training could begin on it.
+
+use std::path::Path;
+
+use anyhow::bail;
+use perennial_data::{DataSet, read_picture};
+use perennial_plan::spec::DataSpec;
+use perennial_proto::VERSION;
+use perennial_store::Store;
+use perennial_worker::numerics_class;
+use serde::Serialize;
+
+use super::weights::MAX_PIXELS;
+use crate::job::{DEFAULT_STORE, block_on};
+use crate::output::{Output, bytes, counted};
+
+/// Tell what this machine is and whether a training could begin on it, and what to do where not
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The folder or s3://bucket/prefix for jobs: it must be writable and refuse to overwrite
+    #[arg(long, value_name = "URL", default_value = DEFAULT_STORE)]
+    store: String,
+    /// A folder of pictures, of which one a class is opened
+    #[arg(long, value_name = "DIR")]
+    data: Option<String>,
+}
+
+/// What was looked at and found.
+#[derive(Debug, Serialize)]
+struct Check {
+    event: &'static str,
+    name: &'static str,
+    state: State,
+    found: String,
+    /// What to do; empty where nothing is to be done.
+    advice: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    Warning,
+    Failed,
+}
+
+/// With less a worker may be killed for want of memory: a replica of the largest network and the cache of pictures.
+const LITTLE_MEMORY: u64 = 2 << 30;
+
+pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
+    let checks = [
+        Some(processor()),
+        Some(cores()),
+        Some(memory()),
+        Some(store(&args.store)),
+        args.data.as_deref().map(data),
+    ];
+    let mut failed = 0;
+    for check in checks.into_iter().flatten() {
+        failed += usize::from(check.state == State::Failed);
+        output.print(&check, || check.text())?;
+    }
+    match failed {
+        0 => Ok(()),
+        failed => bail!("{} failed", counted(failed as u64, "check")),
+    }
+}
+
+// === impl Check ===
+
+impl Check {
+    fn new(name: &'static str, state: State, found: String, advice: &str) -> Self {
+        Self {
+            event: "check",
+            name,
+            state,
+            found,
+            advice: advice.to_string(),
+        }
+    }
+
+    fn ok(name: &'static str, found: String) -> Self {
+        Self::new(name, State::Ok, found, "")
+    }
+
+    fn text(&self) -> String {
+        let state = match self.state {
+            State::Ok => "ok",
+            State::Warning => "warning",
+            State::Failed => "FAILED",
+        };
+        let advice = match self.advice.as_str() {
+            "" => String::new(),
+            advice => format!("; {advice}"),
+        };
+        format!("{state:<8} {:<10} {}{advice}", self.name, self.found)
+    }
+}
+
+fn processor() -> Check {
+    let class = numerics_class();
+    let found = format!(
+        "numerics class `{class}`, perennial {VERSION}: workers of one job must have the same"
+    );
+    if class.contains("sse2") || class.contains("baseline") {
+        let advice = "there is no AVX2, so training is several times slower than it could be";
+        return Check::new("processor", State::Warning, found, advice);
+    }
+    Check::ok("processor", found)
+}
+
+fn cores() -> Check {
+    match std::thread::available_parallelism() {
+        Ok(cores) => Check::ok("cores", format!("{cores} for this process")),
+        Err(error) => {
+            let advice = "give --threads to workers";
+            Check::new("cores", State::Warning, error.to_string(), advice)
+        }
+    }
+}
+
+fn memory() -> Check {
+    let Some(free) = free_memory() else {
+        let advice = "see that a worker has 2 GB or more";
+        return Check::new("memory", State::Warning, "not known".to_string(), advice);
+    };
+    let found = format!("{} free", bytes(free));
+    if free < LITTLE_MEMORY {
+        let advice = "lower `data.cache_mib` or `train.batch_size` if workers are killed";
+        return Check::new("memory", State::Warning, found, advice);
+    }
+    Check::ok("memory", found)
+}
+
+/// Bytes that this process may still take: of the machine, or of its control group where that has less.
+fn free_memory() -> Option<u64> {
+    let number =
+        |path: &str| -> Option<u64> { std::fs::read_to_string(path).ok()?.trim().parse().ok() };
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    let limit = number("/sys/fs/cgroup/memory.max");
+    let taken = number("/sys/fs/cgroup/memory.current").unwrap_or(0);
+    let allowed = limit.map_or(u64::MAX, |limit| limit.saturating_sub(taken));
+    Some(allowed.min(kilobytes * 1024))
+}
+
+fn store(url: &str) -> Check {
+    let name = "store";
+    if !url.contains("://") && !Path::new(url).exists() {
+        return Check::ok(
+            name,
+            format!("folder `{url}` is not there yet: the first job makes it"),
+        );
+    }
+    let checked = block_on(async { Ok(Store::open(url)?.check_write().await?) });
+    match checked {
+        Ok(()) => Check::ok(
+            name,
+            format!("`{url}` can be written and overwrites nothing"),
+        ),
+        Err(error) => {
+            let advice = if url.contains("://") {
+                "look at AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ALLOW_HTTP"
+            } else {
+                "name a folder that this user may write with --store"
+            };
+            Check::new(name, State::Failed, format!("{error:#}"), advice)
+        }
+    }
+}
+
+fn data(dir: &str) -> Check {
+    match look_into(dir) {
+        Ok(found) => Check::ok("data", found),
+        Err(error) => {
+            let advice = "put one folder of pictures a class there, or leave out what cannot be decoded with --on-bad-image skip";
+            Check::new("data", State::Failed, format!("{error:#}"), advice)
+        }
+    }
+}
+
+/// How many pictures there are; the first one of each class must be readable.
+fn look_into(dir: &str) -> anyhow::Result<String> {
+    let spec = DataSpec {
+        dir: dir.to_string(),
+        ..DataSpec::default()
+    };
+    let data = DataSet::open(&spec)?;
+    for class in 0..data.classes.len() as u32 {
+        let mut samples = data.train.iter().chain(&data.val);
+        if let Some(sample) = samples.find(|sample| sample.class == class) {
+            read_picture(&sample.path, MAX_PIXELS)?;
+        }
+    }
+    let pictures = counted((data.train.len() + data.val.len()) as u64, "picture");
+    let classes = counted(data.classes.len() as u64, "class");
+    Ok(format!(
+        "{pictures} of {classes} in `{dir}`, one of each class opened"
+    ))
+}

@@ -1,0 +1,222 @@
+//! A coordinator with TLS on a real port, and whoever tries the door.
+
+mod place;
+mod wire;
+
+use std::time::Duration;
+
+use perennial_coordinator::operate;
+use perennial_proto::dial::Address;
+use perennial_proto::v1::StatusRequest;
+use perennial_secure::{Role, Security, Token};
+use perennial_session::{Command, Options, connect};
+
+use place::Place;
+use wire::{Recorder, get_metrics, plain, replay};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_role_may_do_what_is_its_own_and_nothing_else() {
+    let place = Place::new().await;
+    let (viewer, operator) = (place.of(Role::Viewer), place.of(Role::Operator));
+    let seen = operate::status_at(&place.job, &viewer, &place.url).await;
+    assert_eq!(seen.unwrap().job, "flowers");
+    let refused = operate::scale(&place.job, &viewer, 3).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("viewer `viewer` may not"),
+        "{refused}"
+    );
+    let refused = operate::scale(&place.job, &place.of(Role::Worker), 3).await;
+    assert!(
+        refused
+            .unwrap_err()
+            .to_string()
+            .contains("worker `worker` may not")
+    );
+    assert_eq!(
+        operate::scale(&place.job, &operator, 3)
+            .await
+            .unwrap()
+            .wanted,
+        3
+    );
+
+    assert_eq!(
+        get_metrics(&place, Some("viewer"), None).await.unwrap().0,
+        200
+    );
+    let (code, words) = get_metrics(&place, Some("worker"), None).await.unwrap();
+    assert_eq!(code, 403, "{words}");
+    let end = joins(&place, place.of(Role::Operator)).await.unwrap_err();
+    assert!(end.contains("operator `operator` may not"), "{end}");
+}
+
+/// Whether a worker with these credentials is welcome; else why not.
+async fn joins(place: &Place, security: Security) -> Result<(), String> {
+    let options = Options {
+        coordinators: vec![place.url.clone()],
+        security,
+        numerics: "none".into(),
+        threads: 1,
+        patience: Duration::ZERO,
+    };
+    let told = tokio::task::spawn_blocking(move || connect(options).unwrap().recv());
+    match tokio::time::timeout(DEADLINE, told).await.unwrap().unwrap() {
+        Command::Prepare { .. } => Ok(()),
+        Command::Exit(end) => Err(end.unwrap_err()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_joins_by_its_certificate() {
+    let place = Place::new().await;
+    joins(&place, place.of(Role::Worker)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_of_another_authority_and_of_another_time_open_nothing() {
+    let (place, stranger) = (Place::new().await, Place::new().await);
+    let end = joins(&place, stranger.of(Role::Worker)).await.unwrap_err();
+    assert!(end.contains("not signed by the authority"), "{end}");
+    // Who trusts the coordinator but has a certificate that the coordinator does not trust.
+    for who in ["stranger", "expired"] {
+        let refused = get_metrics(&place, Some(who), None).await.unwrap_err();
+        let why = match who {
+            "expired" => "it has expired",
+            _ => "it trusts another authority",
+        };
+        assert!(refused.contains(why), "{who}: {refused}");
+    }
+    assert_eq!(place.workers().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_without_a_role_opens_nothing() {
+    let place = Place::new().await;
+    let (code, words) = get_metrics(&place, Some("nobody"), None).await.unwrap();
+    assert_eq!(code, 401, "{words}");
+    assert!(words.contains("names no role"), "{words}");
+}
+
+/// Only Linux listens at every address of the loopback network.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_is_believed_for_its_hosts_alone() {
+    let place = Place::new().await;
+    let elsewhere = Recorder::before(&place, "127.0.0.2").await;
+    let viewer = place.of(Role::Viewer);
+    let refused = operate::status_at(&place.job, &viewer, &elsewhere.url).await;
+    let words = refused.unwrap_err().to_string();
+    assert!(words.contains("is not for this host"), "{words}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_opens_what_its_role_and_its_job_say() {
+    let place = Place::new().await;
+    let look = place.token("look", Role::Viewer, None);
+    let change = place.token("change", Role::Operator, Some("flowers"));
+    let other = place.token("other", Role::Operator, Some("leaves"));
+    let unknown = Token::new().unwrap();
+    let with = |token: &Token| place.without_certificate().with_token(Some(token.clone()));
+
+    assert_eq!(get_metrics(&place, None, Some(&look)).await.unwrap().0, 200);
+    let refused = operate::stop(&place.job, &with(&look)).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("viewer `look` may not"),
+        "{refused}"
+    );
+    let refused = operate::stop(&place.job, &with(&other)).await.unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("for another job than `flowers`"),
+        "{refused}"
+    );
+    let refused = operate::stop(&place.job, &with(&unknown))
+        .await
+        .unwrap_err();
+    assert!(refused.to_string().contains("not known here"), "{refused}");
+    assert!(!refused.to_string().contains(unknown.reveal()));
+    let refused = operate::stop(&place.job, &place.without_certificate()).await;
+    let words = refused.unwrap_err().to_string();
+    assert!(words.contains("show a token"), "{words}");
+    assert_eq!(get_metrics(&place, None, None).await.unwrap().0, 401);
+    operate::stop(&place.job, &with(&change)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_answered_in_plain_text() {
+    let place = Place::new().await;
+    let answer = plain(&place, b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let text = String::from_utf8_lossy(&answer);
+    assert!(
+        !text.contains("HTTP") && !text.contains("perennial"),
+        "{text}"
+    );
+}
+
+/// A person's token goes nowhere where somebody on the way could read it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_not_told_to_a_coordinator_without_tls() {
+    let token = Token::new().unwrap();
+    let (url, heard) = wire::listener().await;
+    let security = Security::default().with_token(Some(token));
+    let address = Address::parse(&url, &security).unwrap();
+    let mut client = address.client(&security, DEADLINE).await.unwrap();
+    client.status(StatusRequest {}).await.unwrap_err();
+    let heard = heard.lock().unwrap();
+    assert_eq!(heard.len(), 1);
+    assert!(!heard[0].contains_key("authorization"), "{heard:?}");
+}
+
+/// All that a worker said when it joined, said again by somebody who listened.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorded_join_is_of_no_use() {
+    let place = Place::new().await;
+    let recorder = Recorder::before(&place, "127.0.0.1").await;
+    let options = Options {
+        coordinators: vec![recorder.url.clone()],
+        security: place.of(Role::Worker),
+        numerics: "none".into(),
+        threads: 1,
+        patience: DEADLINE,
+    };
+    let session = tokio::task::spawn_blocking(move || {
+        let session = connect(options).unwrap();
+        let told = session.recv();
+        (session, told)
+    });
+    let (session, told) = session.await.unwrap();
+    assert!(matches!(told, Command::Prepare { .. }), "{told:?}");
+    assert_eq!(place.workers().await, 1);
+    let said = recorder.said();
+    assert!(said.len() > 1000, "a handshake and a Hello");
+
+    replay(&place, &said).await;
+    assert_eq!(place.workers().await, 1);
+    tokio::task::spawn_blocking(move || drop(session))
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_too_long_is_refused_and_harms_nobody() {
+    let place = Place::new().await;
+    let operator = place.of(Role::Operator);
+    let endless = "w".repeat(1 << 20);
+    let refused = operate::drain(&place.job, &operator, &endless).await;
+    let words = refused.unwrap_err().to_string();
+    assert!(words.len() < 1000, "the answer does not hold it");
+    // One that only claims to be long.
+    let worker = place.of(Role::Worker);
+    wire::claims_a_long_message(&place, &worker).await;
+    assert_eq!(
+        operate::scale(&place.job, &operator, 2)
+            .await
+            .unwrap()
+            .wanted,
+        2
+    );
+}

@@ -1,0 +1,155 @@
+//! The products with operands rounded to bfloat16, against the `f64` reference of rounded operands and its central
+//! differences, on shapes that fill no block of a kernel.
+
+use perennial_kernels::Precision::Bf16;
+use perennial_kernels::cpu::rounding::bf16;
+use perennial_kernels::cpu::{conv, gelu, linear};
+
+use crate::support::*;
+
+fn rounded(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|value| bf16(*value)).collect()
+}
+
+/// `grad^T @ x`: `grad` `[rows, outputs]`, `x` `[rows, inputs]`.
+fn weight_gradient(grad: &[f32], x: &[f32], outputs: usize) -> Vec<f64> {
+    let rows = grad.len() / outputs;
+    let inputs = x.len() / rows;
+    let mut sums = vec![0.0; outputs * inputs];
+    for (grad, x) in grad.chunks_exact(outputs).zip(x.chunks_exact(inputs)) {
+        for (sums, grad) in sums.chunks_exact_mut(inputs).zip(grad) {
+            for (sum, x) in sums.iter_mut().zip(x) {
+                *sum += f64::from(*grad) * f64::from(*x);
+            }
+        }
+    }
+    sums
+}
+
+#[test]
+fn linear_and_its_gradients_are_those_of_rounded_operands() {
+    // The last ones have several tiles of rows.
+    for (rows, inputs, outputs) in [
+        (1, 1, 1),
+        (1, 3, 2),
+        (7, 1, 5),
+        (5, 17, 1),
+        (33, 48, 31),
+        (9, 220, 48),
+        (3, 48, 220),
+        (1500, 57, 12),
+        (700, 12, 101),
+    ] {
+        let what = format!("linear {rows}x{inputs} to {outputs}");
+        let mut source = Source::new(&what);
+        let (x, weight) = (
+            source.values(rows * inputs),
+            source.values(outputs * inputs),
+        );
+        let (bias, grad) = (source.values(outputs), source.values(rows * outputs));
+        let (near_x, near_weight, near_grad) = (rounded(&x), rounded(&weight), rounded(&grad));
+        assert_ne!(near_x, x);
+
+        for bias in [Some(bias.as_slice()), None] {
+            let start = bias.map_or(vec![0.0; outputs], wide);
+            let expected = linear_reference(&wide(&near_x), &wide(&near_weight), &start);
+            let found = linear::forward(&x, &weight, bias, outputs, Bf16);
+            assert_close(&what, &found, &expected, FORWARD);
+        }
+
+        let (dx, dweight) = linear::backward(&x, &weight, &grad, outputs, Bf16);
+        let expected = weight_gradient(&near_grad, &near_x, outputs);
+        assert_close(&what, &dweight, &expected, FORWARD);
+        let zeros = vec![0.0; outputs];
+        let reference = |point: &[Vec<f64>]| linear_reference(&point[0], &point[1], &zeros);
+        let inputs: [&[f32]; 2] = [&near_x, &near_weight];
+        assert_gradients(&what, &inputs, &near_grad, &[dx, dweight], reference);
+    }
+}
+
+#[test]
+fn the_convolution_of_stride_two_and_its_gradients_are_those_of_rounded_operands() {
+    for (shape, outputs) in [
+        (image(1, 1, 1, 1), 1),
+        (image(1, 2, 3, 1), 5),
+        (image(2, 9, 7, 3), 24),
+        (image(1, 3, 5, 48), 17),
+        (image(2, 2, 1, 112), 220),
+    ] {
+        let what = format!("convolution of {shape:?} to {outputs}");
+        let mut source = Source::new(&what);
+        let count = conv::output_image(shape, outputs).len();
+        let x = source.values(shape.len());
+        let weight = source.values(9 * shape.channels * outputs);
+        let (bias, grad) = (source.values(outputs), source.values(count));
+        let (near_x, near_weight, near_grad) = (rounded(&x), rounded(&weight), rounded(&grad));
+        let reference =
+            |point: &[Vec<f64>]| conv_reference(shape, 2, 1, &point[0], &point[1], &wide(&bias));
+
+        let expected = reference(&[wide(&near_x), wide(&near_weight)]);
+        let found = conv::forward(shape, &x, &weight, &bias, false, Bf16);
+        assert_close(&what, &found, &expected, FORWARD);
+
+        let (dx, dweight) = conv::backward(shape, &x, &weight, &grad, outputs, Bf16);
+        let inputs: [&[f32]; 2] = [&near_x, &near_weight];
+        assert_gradients(&what, &inputs, &near_grad, &[dx, dweight], reference);
+    }
+}
+
+#[test]
+fn a_linear_layer_after_gelu_rounds_the_activated_values() {
+    for (rows, inputs, outputs) in [(1, 1, 1), (3, 7, 5), (33, 48, 31), (1030, 33, 2)] {
+        let what = format!("gelu and linear {rows}x{inputs} to {outputs}");
+        let mut source = Source::new(&what);
+        let x: Vec<f32> = (source.values(rows * inputs).iter())
+            .map(|x| 3.0 * x)
+            .collect();
+        let (weight, bias) = (source.values(outputs * inputs), source.values(outputs));
+        let grad = source.values(rows * outputs);
+        let (near_weight, near_grad) = (rounded(&weight), rounded(&grad));
+        let gelu = |x: &f64| 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
+        let activated: Vec<f32> = wide(&x).iter().map(|x| bf16(gelu(x) as f32)).collect();
+
+        // A value between two bfloat16 may go to the other one here: one part in 256 of one term.
+        let one_term = 4e-3;
+        let expected = linear_reference(&wide(&activated), &wide(&near_weight), &wide(&bias));
+        let found = gelu::linear(&x, &weight, &bias, outputs, Bf16);
+        assert_close(&what, &found, &expected, one_term);
+
+        let (dx, dweight) = gelu::linear_backward(&x, &weight, &grad, outputs, Bf16);
+        let expected = weight_gradient(&near_grad, &activated, outputs);
+        assert_close(&what, &dweight, &expected, one_term);
+        // The slope is that of the value before it was rounded.
+        let reference = |point: &[Vec<f64>]| {
+            let activated: Vec<f64> = point[0].iter().map(gelu).collect();
+            linear_reference(&activated, &wide(&near_weight), &wide(&bias))
+        };
+        assert_gradients(&what, &[&x], &near_grad, &[dx], reference);
+    }
+}
+
+#[test]
+fn special_values_pass_through_a_product() {
+    let weight = [1.0, 2.0, -1.0, 0.5];
+    for (value, expected) in [
+        (f32::NAN, [f32::NAN, f32::NAN]),
+        (f32::INFINITY, [f32::INFINITY, f32::NEG_INFINITY]),
+        // It is rounded to infinity.
+        (f32::MAX, [f32::INFINITY, f32::NEG_INFINITY]),
+        // The smallest subnormal bfloat16 is not taken for zero.
+        (
+            f32::from_bits(0x0001_0000),
+            [f32::from_bits(0x0001_0000), -f32::from_bits(0x0001_0000)],
+        ),
+    ] {
+        let x = [value, 0.0, 1.0, 1.0];
+        let found = linear::forward(&x, &weight, None, 2, Bf16);
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(
+                found == &expected || found.is_nan() && expected.is_nan(),
+                "{value}: {found}"
+            );
+        }
+        assert_eq!(found[2..], [3.0, -0.5], "other rows do not know of it");
+    }
+}

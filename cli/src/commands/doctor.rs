@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::bail;
-use perennial_data::{DataSet, read_picture};
+use perennial_data::DataSet;
 use perennial_plan::spec::DataSpec;
 use perennial_proto::VERSION;
 use perennial_store::Store;
@@ -192,7 +192,7 @@ fn look_into(dir: &str) -> anyhow::Result<String> {
     for class in 0..data.classes.len() as u32 {
         let mut samples = data.train.iter().chain(&data.val);
         if let Some(sample) = samples.find(|sample| sample.class == class) {
-            read_picture(&sample.path, MAX_PIXELS)?;
+            data.picture(sample, MAX_PIXELS)?;
         }
     }
     let pictures = counted((data.train.len() + data.val.len()) as u64, "picture");

@@ -134,3 +134,25 @@ fn a_job_without_an_epoch_has_no_curves_and_says_so() {
     );
     assert_eq!(names(kept.folder.path()), ["store"]);
 }
+
+#[test]
+fn a_folder_that_cannot_be_written_for_tensorboard_does_not_stop_the_training() {
+    let folder = workshop();
+    let line = [
+        "train",
+        "job.toml",
+        "--threads",
+        "1",
+        "--tensorboard",
+        "job.toml",
+    ];
+    let ran = run(folder.path(), &line);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stdout.contains("finished"), "{ran:?}");
+    let warnings: Vec<&str> = ran.stderr.lines().collect();
+    assert_eq!(warnings.len(), 1, "said once: {ran:?}");
+    assert!(
+        warnings[0].contains("no more is written for TensorBoard: cannot make the folder"),
+        "{ran:?}"
+    );
+}

@@ -193,24 +193,39 @@ fn logits_loss_gradients_and_running_statistics_are_those_of_the_official_networ
 /// How far training may be from the official networks, relative to the largest value.
 struct Tolerance {
     precision: Precision,
+    /// Of logits from the statistics of the few pictures themselves.
     logits: f64,
+    /// Of logits from the running statistics after one step.
+    evaluated: f64,
     loss: f64,
-    /// Without and with a ReLU that lies within rounding of its kink: it may legitimately fall on the other side.
+    /// Of the norm of the whole gradient.
+    norm: f64,
+    /// Of each parameter's gradient, without and with a ReLU that lies within rounding of its kink: it may legitimately
+    /// fall on the other side.
     gradients: [f64; 2],
+    /// Of each parameter's gradient, relative to the norm of the whole one.
+    floor: f64,
 }
 
 const F32: Tolerance = Tolerance {
     precision: Precision::F32,
     logits: 2e-5,
+    evaluated: 2e-5,
     loss: 1e-5,
+    norm: 1e-3,
     gradients: [1e-3, 5e-3],
+    floor: 1e-6,
 };
 
+/// One rounding to bfloat16 is off by up to 0.4 %. Many ReLUs are within it of their kinks.
 const BF16: Tolerance = Tolerance {
     precision: Precision::Bf16,
-    logits: 2e-2,
+    logits: 4e-2,
+    evaluated: 2e-2,
     loss: 2e-2,
-    gradients: [2e-2, 2e-2],
+    norm: 2e-2,
+    gradients: [5e-2, 5e-2],
+    floor: 5e-3,
 };
 
 fn training(case_of: &Case, name: &str, case: &Value, tolerance: &Tolerance) {
@@ -278,11 +293,14 @@ fn training(case_of: &Case, name: &str, case: &Value, tolerance: &Tolerance) {
     let flat = leaves.take_gradients(table, &mut gradients);
     let official_norm = case["grad_norm"]["f64"].as_f64().unwrap();
     let kinks = case["relu_kinks_train"]["below_1e-6"].as_u64().unwrap_or(0);
-    let tolerances = (
-        tolerance.logits,
-        tolerance.gradients[usize::from(kinks > 0)],
+    let relative = tolerance.gradients[usize::from(kinks > 0)];
+    let floor = tolerance.floor * official_norm;
+    let norm = flat.iter().map(|value| f64::from(*value).powi(2));
+    let norm = norm.sum::<f64>().sqrt();
+    assert!(
+        (norm - official_norm).abs() <= tolerance.norm * official_norm,
+        "{name}: the gradient has norm {norm}, officially {official_norm}"
     );
-    let (logits_tolerance, tolerance) = tolerances;
     for row in case["grads"]["rows"].as_array().unwrap() {
         let key = row[0].as_str().unwrap();
         let parameter = table
@@ -299,7 +317,7 @@ fn training(case_of: &Case, name: &str, case: &Value, tolerance: &Tolerance) {
         let official = row[1].as_f64().unwrap();
         let error = (norm - official).abs();
         assert!(
-            error <= tolerance * official + 1e-6 * official_norm,
+            error <= relative * official + floor,
             "{name}: the gradient of {key} has norm {norm}, officially {official}"
         );
         let first: Vec<f64> = numbers(&row[3]);
@@ -309,7 +327,7 @@ fn training(case_of: &Case, name: &str, case: &Value, tolerance: &Tolerance) {
         for (ours, theirs) in values.iter().zip(&first) {
             let error = (f64::from(*ours) - theirs).abs();
             assert!(
-                error <= tolerance * (scale + official) + 1e-6 * official_norm,
+                error <= relative * (scale + official) + floor,
                 "{name}: {key} has a gradient {ours}, officially {theirs}"
             );
         }
@@ -338,6 +356,6 @@ fn training(case_of: &Case, name: &str, case: &Value, tolerance: &Tolerance) {
         &format!("{name}: eval logits with the new statistics"),
         &logits,
         &official,
-        logits_tolerance,
+        tolerance.evaluated,
     );
 }

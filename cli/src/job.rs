@@ -1,39 +1,135 @@
-//! Finding a job in its store.
+//! Finding a job in its store, and whoever rules it.
 
 use std::future::Future;
 use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
 use perennial_coordinator::log::LogRecord;
+use perennial_coordinator::operate::{OperateError, Ruler};
 use perennial_coordinator::replay::Replayed;
 use perennial_plan::Spec;
+use perennial_secure::Security;
 use perennial_store::{Job, Store};
 
+use crate::security::Person;
 use crate::settings;
+
+/// Where jobs are kept, and who rules them.
+#[derive(Debug, Clone, clap::Args)]
+pub struct At {
+    /// The folder or s3://bucket/prefix where jobs are kept; perennial-store, or that of --coordinator, where
+    /// it is left out
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+    /// The coordinator of the queue, in place of the one that the store names
+    #[arg(long, value_name = "URL")]
+    coordinator: Option<String>,
+    #[command(flatten)]
+    person: Person,
+}
 
 /// Where a job is kept.
 #[derive(Debug, clap::Args)]
 pub struct Place {
     /// The job's name, or its job file
     job: String,
-    /// The folder or s3://bucket/prefix where the job is kept
-    #[arg(long, value_name = "URL", default_value = DEFAULT_STORE)]
-    store: String,
+    #[command(flatten)]
+    at: At,
 }
 
 pub const DEFAULT_STORE: &str = "perennial-store";
+
+// === impl At ===
+
+impl At {
+    /// The store's address.
+    pub async fn store_url(&self) -> anyhow::Result<String> {
+        match (&self.store, &self.coordinator) {
+            (Some(store), _) => Ok(store.clone()),
+            (None, Some(coordinator)) => {
+                match Ruler::given(coordinator, &self.security()?).jobs().await {
+                    Ok(jobs) => Ok(jobs.store_url),
+                    // It has a store, and does not say which.
+                    Err(OperateError::OneJob(_)) => Ok(DEFAULT_STORE.to_string()),
+                    Err(error) => Err(error.into()),
+                }
+            }
+            (None, None) => Ok(DEFAULT_STORE.to_string()),
+        }
+    }
+
+    /// The store, which must be there. Creates nothing.
+    pub async fn open_store(&self) -> anyhow::Result<Store> {
+        open_store(&self.store_url().await?)
+    }
+
+    /// The job of this name, or of this job file. Creates nothing.
+    pub async fn open(&self, job: &str) -> anyhow::Result<Job> {
+        open(&self.store_url().await?, job).await
+    }
+
+    /// How coordinators are spoken with.
+    pub fn security(&self) -> anyhow::Result<Security> {
+        self.person.security()
+    }
+
+    /// The coordinator of the queue.
+    pub async fn queue(&self) -> anyhow::Result<Ruler> {
+        let security = self.security()?;
+        match &self.coordinator {
+            Some(coordinator) => Ok(Ruler::given(coordinator, &security)),
+            None => Ok(Ruler::of_queue(&self.open_store().await?, &security).await?),
+        }
+    }
+
+    /// How to say where this is, in a command: ` --store URL`.
+    pub fn in_words(&self) -> String {
+        let store = self.store.as_ref().map(|url| format!(" --store {url}"));
+        let coordinator = self.coordinator.as_ref();
+        let coordinator = coordinator.map(|url| format!(" --coordinator {url}"));
+        store.unwrap_or_default() + &coordinator.unwrap_or_default()
+    }
+}
 
 // === impl Place ===
 
 impl Place {
     /// The job, which must be there. Creates nothing.
     pub async fn open(&self) -> anyhow::Result<Job> {
-        self.open_other(&self.job).await
+        self.at.open(&self.job).await
     }
 
     /// Another job of the same store.
     pub async fn open_other(&self, job: &str) -> anyhow::Result<Job> {
-        open(&self.store, job).await
+        self.at.open(job).await
+    }
+
+    /// The job of this name or job file.
+    pub fn of(job: &str, at: &At) -> Self {
+        Self {
+            job: job.to_string(),
+            at: at.clone(),
+        }
+    }
+
+    pub fn at(&self) -> &At {
+        &self.at
+    }
+
+    /// The job's name.
+    pub fn name(&self) -> anyhow::Result<String> {
+        Ok(settings::job_name(&self.job)?)
+    }
+
+    /// Whoever rules the job, and its name.
+    pub async fn ruler(&self) -> anyhow::Result<(Ruler, String)> {
+        let name = self.name()?;
+        let security = self.at.security()?;
+        if let Some(coordinator) = &self.at.coordinator {
+            return Ok((Ruler::given(coordinator, &security), name));
+        }
+        let job = self.open().await?;
+        Ok((Ruler::of_job(&job, &security).await?, name))
     }
 }
 

@@ -6,13 +6,17 @@ use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use perennial_coordinator::{JobEvent, Outcome, ServeConfig, reachable, serve};
+use perennial_coordinator::{
+    JobEvent, Outcome, QueueConfig, ServeConfig, reachable, serve, serve_queue,
+};
 use perennial_worker::ComputeDevice;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use crate::events::QueueViewer;
 use crate::exit::Interrupted;
 use crate::fleet::{Exit, Fleet};
+use crate::output::Output;
 
 /// How long the coordinator may take to notice that a worker process has ended.
 const UNNOTICED: Duration = Duration::from_secs(5);
@@ -102,6 +106,40 @@ pub async fn run(
         exits.extend(fleet.wind_up(patience).await);
     }
     conclude(outcome?, &exits)
+}
+
+/// Serves a queue until ctrl-c or SIGTERM, which leaves its jobs as they are, and shows what happens.
+pub async fn run_queue(config: QueueConfig, output: Output) -> anyhow::Result<()> {
+    let (bound, mut address) = oneshot::channel();
+    let (stop, stopping) = watch::channel(false);
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let mut viewer = QueueViewer::new(output);
+    let mut serving = pin!(serve_queue(config, bound, sender, stopping));
+    let mut signals = Signals::new()?;
+    let mut waits_for_address = true;
+    let outcome = loop {
+        tokio::select! {
+            biased;
+            Some(event) = events.recv() => viewer.show(&event),
+            outcome = &mut serving => break outcome,
+            listening = &mut address, if waits_for_address => {
+                waits_for_address = false;
+                if let Ok(address) = listening {
+                    viewer.listens(address);
+                }
+            }
+            () = signals.next() => {
+                if *stop.borrow() {
+                    return Err(Interrupted.into());
+                }
+                let _ = stop.send(true);
+            }
+        }
+    };
+    while let Ok(event) = events.try_recv() {
+        viewer.show(&event);
+    }
+    Ok(outcome?)
 }
 
 /// The next worker that ends; waits forever where there is none.

@@ -18,7 +18,7 @@ const TOKEN_FILE: &str = "PERENNIAL_TOKEN_FILE";
 pub const TOKENS: &str = "PERENNIAL_TOKENS";
 
 /// Encryption.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Tls {
     /// The authority whose certificates are trusted, as `perennial certs init` writes it
     /// [env: PERENNIAL_TLS_CA]
@@ -37,7 +37,7 @@ pub struct Tls {
 }
 
 /// Encryption, and who a person is.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Person {
     #[command(flatten)]
     tls: Tls,

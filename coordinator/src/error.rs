@@ -29,6 +29,9 @@ pub enum CoordinatorError {
     },
     #[error("the history in the manifest of checkpoint {global_step} cannot be read: {cause}")]
     Unreadable { global_step: u64, cause: String },
+    /// Another coordinator rules; which, in words.
+    #[error("{0}")]
+    Deposed(String),
     #[error(transparent)]
     Security(#[from] perennial_secure::SecurityError),
     #[error(transparent)]

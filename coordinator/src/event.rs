@@ -1,6 +1,16 @@
 //! What happens to a job, for people and programs: the lines of `--json`. Names are stable.
 
+use chrono::{SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
+
+/// An event with its time: a line of a job's journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Told {
+    /// RFC 3339 in UTC, to the millisecond.
+    pub time: String,
+    #[serde(flatten)]
+    pub event: JobEvent,
+}
 
 /// Something that happened. Epochs are counted from 1, accuracies are shares (0..1), and a step is
 /// the number of steps applied in its epoch.
@@ -113,4 +123,38 @@ pub enum JobEvent {
     Error {
         message: String,
     },
+}
+
+// === impl Told ===
+
+impl Told {
+    /// Whether a run ends with it.
+    pub fn may_be_the_last(&self) -> bool {
+        use JobEvent::{Error, Finished, Stopped};
+        matches!(self.event, Finished { .. } | Stopped { .. } | Error { .. })
+    }
+
+    pub fn now(event: JobEvent) -> Self {
+        Self {
+            time: Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true),
+            event,
+        }
+    }
+}
+
+// === impl JobEvent ===
+
+impl JobEvent {
+    /// Whether it is about this worker.
+    pub fn concerns(&self, worker: &str) -> bool {
+        let named = |sentence: &str| sentence.contains(&format!("`{worker}`"));
+        match self {
+            Self::WorkerJoined { worker: name, .. }
+            | Self::WorkerLost { worker: name, .. }
+            | Self::WorkerLeaving { worker: name } => name == worker,
+            Self::Started { reason, .. } | Self::Waiting { reason } => named(reason),
+            Self::Warning { message } | Self::Error { message } => named(message),
+            _ => false,
+        }
+    }
 }

@@ -8,15 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::Evaluations;
 
-/// What stands at one position of the log.
+/// What stands at one position of a log: that of a job, or that of the queue.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LogRecord {
+pub struct LogRecord<E = LogEntry> {
     /// The term in which it was written.
     pub term: u64,
     /// The coordinator that wrote it, told from every other one.
     pub writer: String,
     #[serde(flatten)]
-    pub entry: LogEntry,
+    pub entry: E,
 }
 
 /// What the log keeps.

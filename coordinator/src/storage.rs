@@ -1,18 +1,24 @@
 //! The machine's wishes to the store, and what a run finds there at its start.
 
+use std::time::Duration;
+
 use chrono::{SecondsFormat, Utc};
 use perennial_plan::Spec;
 use perennial_plan::invariants::Invariant;
 use perennial_proto::VERSION;
 use perennial_store::{FORMAT_VERSION, Job, Manifest, Part, PartKind, Retention, StoreError};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::{Instant, timeout_at};
 
 use crate::log::{LogEntry, LogRecord};
 use crate::machine::{Commit, Effect, Event, ReportInput, ResumePoint, Snapshot};
 use crate::replay::Replayed;
 use crate::report::build_report;
 use crate::server::ServeConfig;
-use crate::{CoordinatorError, check_resume, check_same_job};
+use crate::{CoordinatorError, JobEvent, Told, check_resume, check_same_job};
+
+/// How long events are gathered before they are written.
+const JOURNAL: Duration = Duration::from_secs(1);
 
 /// What a run finds in the store.
 pub(crate) struct Opened {
@@ -130,6 +136,27 @@ impl Storage {
                 _ => None,
             };
             answer.map(&reply);
+        }
+    }
+
+    /// Keeps what is told for people, but for single steps, which are in the log. What comes within a second
+    /// is one object. It is no part of the job: what cannot be written is lost.
+    pub async fn keep_events(self, term: u64, mut told: UnboundedReceiver<Told>) {
+        let mut batch = 0;
+        while let Some(first) = told.recv().await {
+            let mut lines = Vec::new();
+            add_line(&mut lines, &first);
+            let close = Instant::now() + JOURNAL;
+            while let Ok(Some(next)) = timeout_at(close, told.recv()).await {
+                add_line(&mut lines, &next);
+            }
+            if lines.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.job.create_events(term, batch, lines).await {
+                tracing::warn!(%error, "events of the job could not be kept");
+            }
+            batch += 1;
         }
     }
 
@@ -273,6 +300,17 @@ impl Storage {
     }
 }
 
+fn add_line(lines: &mut Vec<u8>, told: &Told) {
+    if matches!(told.event, JobEvent::Step { .. }) {
+        return;
+    }
+    // Plain data becomes JSON.
+    if let Ok(line) = serde_json::to_vec(told) {
+        lines.extend(line);
+        lines.push(b'\n');
+    }
+}
+
 /// The checkpoint as the machine knows it. The log must have every step before it (CK-1).
 fn resume_point(manifest: Manifest, replayed: &Replayed) -> Result<ResumePoint, CoordinatorError> {
     let unreadable = |error: serde_json::Error| CoordinatorError::Unreadable {
@@ -307,7 +345,7 @@ fn resume_point(manifest: Manifest, replayed: &Replayed) -> Result<ResumePoint, 
 }
 
 /// RFC 3339 in UTC, to the second.
-fn now() -> String {
+pub(crate) fn now() -> String {
     Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 

@@ -45,6 +45,7 @@ pub fn machine(log: Vec<LogRecord>) -> Result<(Machine, Vec<Effect>), Violation>
         writer: "fuzz".into(),
         log,
         resume_command: "resume".into(),
+        shared: false,
     };
     Machine::new(config, Duration::ZERO)
 }

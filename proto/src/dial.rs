@@ -20,6 +20,7 @@ use tonic::{Request, Status};
 use tower::service_fn;
 
 use crate::v1::coordinator_client::CoordinatorClient;
+use crate::v1::queue_client::QueueClient;
 
 /// A client that shows its person's token.
 pub type Client = CoordinatorClient<InterceptedService<Channel, ShowToken>>;
@@ -120,9 +121,33 @@ impl Address {
         security: &Security,
         patience: Duration,
     ) -> Result<Client, DialError> {
+        let channel = self.channel_for_calls(security, patience).await?;
+        let shown = self.shown(security);
+        Ok(CoordinatorClient::with_interceptor(channel, shown))
+    }
+
+    /// The same for what a queue alone has.
+    pub async fn queue_client(
+        &self,
+        security: &Security,
+        patience: Duration,
+    ) -> Result<QueueClient<InterceptedService<Channel, ShowToken>>, DialError> {
+        let channel = self.channel_for_calls(security, patience).await?;
+        let shown = self.shown(security);
+        Ok(QueueClient::with_interceptor(channel, shown))
+    }
+
+    async fn channel_for_calls(
+        &self,
+        security: &Security,
+        patience: Duration,
+    ) -> Result<Channel, DialError> {
         let endpoint = self.endpoint(&self.authority)?;
         let endpoint = endpoint.connect_timeout(patience).timeout(patience);
-        let channel = self.open_channel(endpoint, security).await?;
+        self.open_channel(endpoint, security).await
+    }
+
+    fn shown(&self, security: &Security) -> ShowToken {
         let token = security.token().filter(|_| self.encrypted);
         let shown = token.and_then(|token| {
             let mut value: MetadataValue<Ascii> =
@@ -130,10 +155,7 @@ impl Address {
             value.set_sensitive(true);
             Some(value)
         });
-        Ok(CoordinatorClient::with_interceptor(
-            channel,
-            ShowToken(shown),
-        ))
+        ShowToken(shown)
     }
 
     async fn open(&self, security: &Security) -> io::Result<Box<dyn Bytes>> {

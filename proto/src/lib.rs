@@ -23,7 +23,7 @@ pub mod v1 {
     kinds!(WorkerMessage, worker_message: Hello, Ready, StepDone, EpochDone, PartWritten,
         CheckpointFailed, Finished, Failed, Heartbeat, Standing, CaughtUp, FollowFailed, Drain);
     kinds!(CoordinatorMessage, coordinator_message: Welcome, Refused, Start, Stop, End, Heartbeat, Halt,
-        Regroup, Follow, Ack, Release);
+        Regroup, Follow, Ack, Release, Wait);
 }
 
 /// The target of spans whose fields (`job`, `generation`, `member`) stand on each line of a structured log.

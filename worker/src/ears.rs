@@ -16,7 +16,19 @@ pub(crate) enum Work {
     Prepare { spec: Box<Spec>, store_url: String },
     Train(Box<Assignment>, Arc<Turn>),
     Follow(Source, Arc<Turn>),
+    Over(Over),
+}
+
+/// How a session ended, and with it what the training thread has to do.
+#[derive(Debug, Clone)]
+pub(crate) enum Over {
+    /// The worker's life ends.
     Exit(Result<(), String>),
+    /// It comes back to the pool under this name.
+    Return {
+        worker: String,
+        end: Result<(), String>,
+    },
 }
 
 /// One generation, or one copying of a replica: it can be broken off, and flags can be raised in it.
@@ -44,7 +56,7 @@ struct Heard {
 struct State {
     /// At most one: a later one replaces it.
     next: Option<Work>,
-    exit: Option<Result<(), String>>,
+    over: Option<Over>,
     turn: Option<Arc<Turn>>,
 }
 
@@ -95,12 +107,12 @@ impl Ears {
         Ok(Self { heard, thread })
     }
 
-    /// Waits for the next work. An exit comes before everything else.
+    /// Waits for the next work. The end comes before everything else.
     pub fn next(&self) -> Work {
         let mut state = self.heard.lock();
         loop {
-            if let Some(end) = &state.exit {
-                return Work::Exit(end.clone());
+            if let Some(over) = &state.over {
+                return Work::Over(over.clone());
             }
             if let Some(work) = state.next.take() {
                 return work;
@@ -113,7 +125,7 @@ impl Ears {
         }
     }
 
-    /// After [`Work::Exit`]: lets the last reports leave.
+    /// After [`Work::Over`]: lets the last reports leave.
     pub fn close(self) {
         // A panic of the thread has been reported by itself.
         let _ = self.thread.join();
@@ -148,12 +160,10 @@ impl Heard {
                     turn.flags.fetch_or(flags, Ordering::Relaxed);
                 }
             }
-            Command::Exit(end) => {
-                state.turn(None);
-                state.exit = Some(end);
-            }
+            Command::Exit(end) => state.end(Over::Exit(end)),
+            Command::Return { worker, end } => state.end(Over::Return { worker, end }),
         }
-        let goes_on = state.exit.is_none();
+        let goes_on = state.over.is_none();
         drop(state);
         self.changed.notify_all();
         goes_on
@@ -174,6 +184,11 @@ impl State {
             before.abort.abort();
         }
         turn
+    }
+
+    fn end(&mut self, over: Over) {
+        self.turn(None);
+        self.over = Some(over);
     }
 
     fn turn_of(&self, generation: u64) -> Option<&Turn> {

@@ -33,8 +33,9 @@ pub use member::refuse_reduction;
 pub use numerics::numerics_class;
 pub use perennial_kernels::device::{ComputeDevice, Cuda, DeviceError};
 
-use crate::ears::{Ears, Work};
+use crate::ears::{Ears, Over, Work};
 use crate::prepare::Worker;
+use crate::signals::Notice;
 
 /// How a worker runs.
 #[derive(Debug, Clone)]
@@ -83,36 +84,50 @@ impl Gate {
     }
 }
 
-/// Serves one job from joining to its end. The error is what ended it.
+/// Serves one job from joining to its end, or, in the pool of a queue, one after the other until it is let
+/// go. The error is what ended it.
 pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
     // What is wrong with the device or the security is better told before anybody counts on this worker.
     options.device.open()?;
     options.security.may_listen_at_host(&options.host)?;
     MeshTls::of(&options.security)?;
-    let session = connect(perennial_session::Options {
-        coordinators: options.coordinators.clone(),
-        security: options.security.clone(),
-        numerics: numerics_class(options.device)?,
-        threads: options.threads as u32,
-        patience: options.patience,
-    })?;
-    let reporter = session.reporter();
-    if let Some(grace) = options.grace {
-        signals::drain_on_terminate(reporter.clone(), grace)?;
+    let notice = options.grace.map(Notice::listen).transpose()?;
+    let mut name = String::new();
+    loop {
+        let session = connect(perennial_session::Options {
+            coordinators: options.coordinators.clone(),
+            security: options.security.clone(),
+            numerics: numerics_class(options.device)?,
+            threads: options.threads as u32,
+            patience: options.patience,
+            worker: name,
+        })?;
+        let reporter = session.reporter();
+        if let Some(notice) = &notice {
+            notice.pass_on_to(reporter.clone());
+        }
+        let ears = Ears::new(session)?;
+        let over = obey(&options, &ears, &reporter);
+        ears.close();
+        match over {
+            Over::Exit(end) => return end.map_err(WorkerError::Ended),
+            Over::Return { worker, end } => {
+                if let Err(why) = end {
+                    tracing::warn!("back to the pool: {why}");
+                }
+                name = worker;
+            }
+        }
     }
-    let ears = Ears::new(session)?;
-    let end = obey(&options, &ears, &reporter);
-    ears.close();
-    end.map_err(WorkerError::Ended)
 }
 
 /// Does as the session says until it says that all is over, and how.
-fn obey(options: &WorkerOptions, ears: &Ears, reporter: &Reporter) -> Result<(), String> {
+fn obey(options: &WorkerOptions, ears: &Ears, reporter: &Reporter) -> Over {
     let mut worker: Option<Worker> = None;
     let mut context = Span::none().entered();
     loop {
         match (ears.next(), &worker) {
-            (Work::Exit(end), _) => return end,
+            (Work::Over(over), _) => return over,
             (Work::Prepare { spec, store_url }, _) => {
                 let job = spec.name.as_str();
                 context = tracing::error_span!(

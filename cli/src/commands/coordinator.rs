@@ -1,41 +1,48 @@
 //! `perennial coordinator`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::bail;
-use perennial_coordinator::{Access, ServeConfig};
+use perennial_coordinator::{Access, QueueConfig, ServeConfig};
 use perennial_secure::Tokens;
 use perennial_store::Store;
 
 use super::train::refuse_workers;
 use crate::events::Viewer;
 use crate::job::{DEFAULT_STORE, absolute_url, block_on};
-use crate::job_file::JobFile;
+use crate::job_file::Overrides;
 use crate::output::Output;
-use crate::run::run as run_job;
+use crate::run::{run as run_job, run_queue};
 use crate::security::{self, Tls};
 use crate::settings;
 use crate::shell::{CommandLine, this_program};
 
-/// Coordinate a job whose workers are started elsewhere
+/// Coordinate jobs whose workers are started elsewhere: a queue of them, or the one of a job file
+///
+/// Without a job file it serves the queue of its store, into which `submit` puts jobs, over all workers that
+/// come. Ended by ctrl-c or SIGTERM it leaves all jobs as they are; the next one, or a standby, goes on with
+/// them.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// The job file; without one a queue is served
+    #[arg(value_name = "JOB.toml")]
+    job: Option<PathBuf>,
     #[command(flatten)]
-    file: JobFile,
+    over: Overrides,
     /// Where workers connect
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7400")]
     listen: String,
-    /// Where the job is kept, reachable for the workers: a folder or s3://bucket/prefix
+    /// Where jobs are kept, reachable for the workers: a folder or s3://bucket/prefix
     #[arg(long, value_name = "URL", default_value = DEFAULT_STORE)]
     store: String,
     /// How many workers to wait for; elastic.min_workers where it is left out
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), requires = "job")]
     workers: Option<u32>,
-    /// Go on from the newest checkpoint
+    /// Go on from the newest checkpoint; a queue always does
     #[arg(long)]
     resume: bool,
-    /// Rule only while no other coordinator of the job does
+    /// Rule only while no other coordinator of the job or the queue does
     #[arg(long)]
     standby: bool,
     /// Where workers and standbys reach this coordinator; where it listens, if left out
@@ -50,12 +57,19 @@ pub struct Args {
 }
 
 pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
-    let sources = args.file.sources();
+    match args.job.clone() {
+        Some(job) => one_job(&job, args, output),
+        None => queue(args, output),
+    }
+}
+
+fn one_job(job: &Path, args: Args, output: Output) -> anyhow::Result<()> {
+    let sources = args.over.sources(job);
     let spec = sources.resolve()?;
     let workers = args.workers.unwrap_or(spec.elastic.min_workers);
     refuse_workers(&spec, workers)?;
     let line = |program: &str| {
-        args.command_line(program)
+        args.command_line(program, job)
             .with_environment(&settings::variables(&sources.environment))
     };
     let store_url = absolute_url(&args.store)?;
@@ -83,6 +97,30 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
     })
 }
 
+fn queue(args: Args, output: Output) -> anyhow::Result<()> {
+    let over = &args.over;
+    if over.data.is_some() || over.on_bad_image.is_some() || !over.set.is_empty() {
+        bail!(
+            "a queue has no job file: give `--data`, `--on-bad-image` and `--set` to `perennial submit`"
+        );
+    }
+    let store_url = absolute_url(&args.store)?;
+    let access = args.access()?;
+    block_on(async move {
+        let store = Store::open(&store_url)?;
+        store.check_write().await?;
+        let config = QueueConfig {
+            listen: args.listen,
+            advertise: args.advertise,
+            access,
+            store,
+            store_url,
+            standby: args.standby,
+        };
+        run_queue(config, output).await
+    })
+}
+
 // === impl Args ===
 
 impl Args {
@@ -105,20 +143,14 @@ impl Args {
     }
 
     /// The command that coordinates so, without `--resume`.
-    fn command_line(&self, program: &str) -> CommandLine {
+    fn command_line(&self, program: &str, job: &Path) -> CommandLine {
         let line = CommandLine::new(program, "coordinator")
-            .word(self.file.job.to_string_lossy())
+            .word(job.to_string_lossy())
             .option("--listen", &self.listen)
             .option("--store", &self.store)
             .option_if_some("--advertise", self.advertise.as_deref())
             .option_if_some("--workers", self.workers)
-            .option_if_some("--data", self.file.data.as_ref().map(|data| data.display()))
-            .option_if_some("--on-bad-image", self.file.on_bad_image.as_deref())
             .option_if_some("--tokens", self.tokens.as_ref().map(|path| path.display()));
-        let line = self.tls.told(line);
-        self.file
-            .set
-            .iter()
-            .fold(line, |line, set| line.option("--set", set))
+        self.over.spell(self.tls.told(line))
     }
 }

@@ -1,67 +1,101 @@
-//! `perennial status`: where jobs stand, from their store and from the coordinator that rules.
+//! `perennial status`: where jobs stand, from their store, from the coordinator that rules, and from the queue.
 
 use std::time::Duration;
 
-use perennial_coordinator::operate;
+use perennial_coordinator::operate::{OperateError, Ruler};
 use perennial_coordinator::replay::Replayed;
 use perennial_plan::Spec;
 use perennial_plan::ledger::StepRecord;
 use perennial_plan::order::steps_per_epoch;
-use perennial_proto::v1::StatusReply;
+use perennial_proto::v1::{JobStatus, StatusReply};
 use perennial_report::EpochRecord;
 use perennial_secure::Security;
 use perennial_store::{Job, Store};
 use serde::Serialize;
 
-use crate::job::{DEFAULT_STORE, block_on, open, open_store, replay};
+use super::queue::Queue;
+use crate::job::{At, block_on, replay};
 use crate::output::{Output, counted, duration, percent, table, thousands};
-use crate::security::Person;
 
 /// Show where a job stands, or all jobs of a store
 ///
-/// What is stored is shown whether or not anything runs; a job that runs is asked for its workers too.
+/// What is stored is shown whether or not anything runs; a job that runs is asked for its workers too, and the
+/// queue why each of the others waits.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The job's name, or its job file; all jobs of the store where it is left out
     job: Option<String>,
-    /// The folder or s3://bucket/prefix where the job is kept
-    #[arg(long, value_name = "URL", default_value = DEFAULT_STORE)]
-    store: String,
     #[command(flatten)]
-    person: Person,
+    at: At,
+    /// Every job, where a long list is cut
+    #[arg(long, conflicts_with = "job")]
+    all: bool,
 }
 
 /// The last steps from which the speed is told.
 const RECENT: usize = 50;
 /// A coordinator that has not answered after this time does not run.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Jobs that are listed.
+const LISTED: usize = 40;
 
 pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
-    let security = args.person.security()?;
-    let Some(job) = &args.job else {
-        let all = block_on(async { all(&open_store(&args.store)?, &security).await })?;
-        return output.print(&all, || overview(&args.store, &all));
-    };
-    let standing =
-        block_on(async { Standing::of(&open(&args.store, job).await?, &security).await })?;
-    output.print(&standing, || standing.text())
+    if let Some(job) = &args.job {
+        let standing = block_on(async {
+            let job = args.at.open(job).await?;
+            let queue = Queue::look(job.store(), &args.at).await?;
+            Standing::of(&job, &queue).await
+        })?;
+        return output.print(&standing, || standing.text());
+    }
+    let most = (!args.all && !output.json).then_some(LISTED);
+    let (queue, all, left_out) = block_on(async {
+        let store = args.at.open_store().await?;
+        let queue = Queue::look(&store, &args.at).await?;
+        let (all, left_out) = standings(&store, &queue, most).await?;
+        Ok((queue, all, left_out))
+    })?;
+    output.print(&all, || {
+        if all.is_empty() && queue.replayed.is_none() {
+            return format!("store `{}` has no job", queue.store_url);
+        }
+        let mut text = overview(&all);
+        if left_out > 0 {
+            let left_out = counted(left_out as u64, "more job");
+            text += &format!("... and {left_out}; `perennial status --all` shows them\n");
+        }
+        text + &queue.text()
+    })
 }
 
-async fn all(store: &Store, security: &Security) -> anyhow::Result<Vec<Standing>> {
-    let mut all = Vec::new();
+/// The jobs of a store, those of the queue in front and in its order, at most so many; and how many more
+/// there are.
+pub async fn standings(
+    store: &Store,
+    queue: &Queue,
+    most: Option<usize>,
+) -> anyhow::Result<(Vec<Standing>, usize)> {
+    let mut names = queue.order();
     for name in store.jobs().await? {
-        all.push(Standing::of(&store.job(&name)?, security).await?);
+        if !names.contains(&name) {
+            names.push(name);
+        }
     }
-    Ok(all)
+    let left_out = names.len().saturating_sub(most.unwrap_or(usize::MAX));
+    names.truncate(names.len() - left_out);
+    let mut all = Vec::new();
+    for name in names {
+        all.push(Standing::of(&store.job(&name)?, queue).await?);
+    }
+    Ok((all, left_out))
 }
 
-fn overview(store: &str, all: &[Standing]) -> String {
-    if all.is_empty() {
-        return format!("store `{store}` has no job");
-    }
+/// A row for each job, and below it why those wait that do.
+pub fn overview(all: &[Standing]) -> String {
     let heads = [
         "job",
         "state",
+        "priority",
         "workers",
         "steps",
         "done",
@@ -71,14 +105,21 @@ fn overview(store: &str, all: &[Standing]) -> String {
     ];
     let mut rows = vec![heads.map(String::from).to_vec()];
     rows.extend(all.iter().map(Standing::row));
-    table(&rows)
+    let mut text = table(&rows);
+    for standing in all {
+        if matches!(standing.state.as_str(), "queued" | "failed" | "waiting") {
+            let (job, state, reason) = (&standing.job, &standing.state, &standing.reason);
+            text += &format!("{job} {state}: {reason}\n");
+        }
+    }
+    text
 }
 
 /// Where a job stands.
 #[derive(Debug, Serialize)]
-struct Standing {
+pub struct Standing {
     job: String,
-    /// `new`, `finished`, `stopped`, `interrupted`, or the phase that the coordinator is in.
+    /// `new`, `queued`, `finished`, `stopped`, `failed`, `interrupted`, or the phase that its coordinator is in.
     state: String,
     reason: String,
     global_step: u64,
@@ -89,6 +130,8 @@ struct Standing {
     images_per_second: Option<f64>,
     /// Only while it runs.
     seconds_left: Option<f64>,
+    /// The share of the time that went into steps which count, since its coordinator's first generation.
+    goodput: Option<f64>,
     /// The last epoch that was evaluated.
     epoch: Option<EpochRecord>,
     /// The newest checkpoint's step.
@@ -100,6 +143,20 @@ struct Standing {
     generation: u64,
     wanted: Option<u32>,
     workers: Vec<Worker>,
+    /// Of a job that the queue has.
+    queue: Option<InQueue>,
+}
+
+/// A job's place in the queue.
+#[derive(Debug, Serialize)]
+struct InQueue {
+    priority: i32,
+    submitted: String,
+    min_workers: u32,
+    max_workers: u32,
+    /// How many it has been given, and is to have.
+    given: u32,
+    share: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -113,22 +170,54 @@ struct Worker {
 // === impl Standing ===
 
 impl Standing {
-    async fn of(job: &Job, security: &Security) -> anyhow::Result<Self> {
+    pub async fn of(job: &Job, queue: &Queue) -> anyhow::Result<Self> {
         let (spec, replayed) = replay(job).await?;
-        let answer = match &replayed {
-            Replayed { term: 0, .. } | Replayed { ended: Some(_), .. } => None,
-            Replayed { address, .. } => Some(ask(job, security, address).await),
+        let queued = queue.job(job.name());
+        let answer = match (&queued, &replayed) {
+            (Some(queued), _) if queued.running.is_some() => queued.running.clone().map(Ok),
+            (_, Replayed { term: 0, .. }) | (_, Replayed { ended: Some(_), .. }) => None,
+            (_, Replayed { address, .. }) => Some(ask(job, &queue.security, address).await),
         };
         let checkpoint = job.checkpoint_steps().await?.last().copied();
         let report = job.report_steps().await?.last().copied();
-        Ok(Self {
+        let mut standing = Self {
             checkpoint,
             report,
             ..Self::new(job.name(), &spec, replayed, answer)
-        })
+        };
+        if let Some(queued) = queued {
+            standing.is_queued(queued);
+        }
+        Ok(standing)
     }
 
-    /// `answer`: of the coordinator, if the log does not say already that the run is over.
+    /// What the queue says of a job that it has, goes before what its log says of its last run.
+    fn is_queued(&mut self, queued: JobStatus) {
+        let over = ["finished", "stopped", "failed"].contains(&queued.state.as_str());
+        // One that the queue gave up long ago may run elsewhere.
+        let elsewhere =
+            over && !["finished", "stopped", "interrupted"].contains(&self.state.as_str());
+        if queued.running.is_none() && !elsewhere {
+            self.state.clone_from(&queued.state);
+            if !queued.reason.is_empty() {
+                self.reason.clone_from(&queued.reason);
+            }
+        }
+        if queued.state == "stopped" && self.reason.contains("--resume") {
+            self.reason = format!("`perennial resume {}` goes on with it", self.job);
+        }
+        self.queue = Some(InQueue {
+            priority: queued.priority,
+            submitted: queued.submitted,
+            min_workers: queued.min_workers,
+            max_workers: queued.max_workers,
+            given: queued.workers,
+            share: queued.share,
+        });
+    }
+
+    /// `answer`: of the coordinator, if the log does not say already that the run is over, or another one has
+    /// begun and has no generation yet.
     fn new(
         name: &str,
         spec: &Spec,
@@ -136,9 +225,9 @@ impl Standing {
         answer: Option<Result<StatusReply, String>>,
     ) -> Self {
         let (state, reason) = match (&answer, &replayed.ended) {
+            (Some(Ok(reply)), _) => (reply.phase.clone(), reply.reason.clone()),
             (_, Some(how)) => (how.clone(), ended(how).to_string()),
             (None, None) => ("new".into(), "it was never started".into()),
-            (Some(Ok(reply)), None) => (reply.phase.clone(), reply.reason.clone()),
             (Some(Err(cause)), None) => ("interrupted".into(), cause.clone()),
         };
         let reply = answer.and_then(Result::ok);
@@ -171,6 +260,7 @@ impl Standing {
             epochs: spec.train.epochs,
             images_per_second: pace.map(|pace| pace.images_per_second),
             seconds_left,
+            goodput: reply.as_ref().and_then(|reply| reply.goodput),
             epoch: replayed.history.last().cloned(),
             checkpoint: None,
             report: None,
@@ -186,6 +276,7 @@ impl Standing {
                     slots_per_second: worker.speed,
                 })
                 .collect(),
+            queue: None,
         }
     }
 
@@ -202,9 +293,11 @@ impl Standing {
     fn row(&self) -> Vec<String> {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_string());
         let present = self.workers.iter().filter(|it| it.state != "gone").count();
+        let priority = self.queue.as_ref().map(|queue| queue.priority.to_string());
         vec![
             self.job.clone(),
             self.state.clone(),
+            or_dash(priority),
             or_dash((present > 0).then(|| present.to_string())),
             self.steps(),
             or_dash(self.done().map(percent)),
@@ -225,7 +318,10 @@ impl Standing {
         }
         facts.push(("progress", progress));
         if let Some(speed) = self.images_per_second {
-            facts.push(("speed", format!("{speed:.1} images/s")));
+            let goodput = self.goodput.map_or(String::new(), |goodput| {
+                format!(", {} of the time in steps that count", percent(goodput))
+            });
+            facts.push(("speed", format!("{speed:.1} images/s{goodput}")));
         }
         if let Some(epoch) = &self.epoch {
             facts.push(("last epoch", self.epoch_text(epoch)));
@@ -243,6 +339,17 @@ impl Standing {
             facts.push((
                 "coordinator",
                 format!("{address}, term {term}, generation {generation}, wants {wanted}"),
+            ));
+        }
+        if let Some(queue) = &self.queue {
+            let (min, max) = (queue.min_workers, queue.max_workers);
+            let given = counted(u64::from(queue.given), "worker");
+            facts.push((
+                "queue",
+                format!(
+                    "priority {}, from {min} to {max} workers, has {given} of a share of {}, submitted {}",
+                    queue.priority, queue.share, queue.submitted
+                ),
             ));
         }
         let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
@@ -282,11 +389,12 @@ fn ended(how: &str) -> &'static str {
 }
 
 async fn ask(job: &Job, security: &Security, address: &str) -> Result<StatusReply, String> {
-    let asked = tokio::time::timeout(PATIENCE, operate::status_at(job, security, address)).await;
+    let ruler = Ruler::logged(format!("job `{}`", job.name()), address, security);
+    let asked = tokio::time::timeout(PATIENCE, ruler.status(job.name())).await;
     match asked {
         Ok(Ok(reply)) if reply.job == job.name() => Ok(reply),
-        Ok(Err(operate::OperateError::Refused(reason))) => Err(reason),
-        Ok(Err(operate::OperateError::Unreachable { cause, .. })) => Err(format!(
+        Ok(Err(OperateError::Refused(reason))) => Err(reason),
+        Ok(Err(OperateError::Unreachable { cause, .. })) => Err(format!(
             "no coordinator answers at `{address}` ({cause}); `--resume` goes on with it"
         )),
         _ => Err(format!(
@@ -332,89 +440,4 @@ impl Worker {
 }
 
 #[cfg(test)]
-mod tests {
-    use perennial_coordinator::log::DataFacts;
-    use perennial_proto::v1::WorkerStatus;
-
-    use super::*;
-
-    fn replayed() -> Replayed {
-        let step = |step| StepRecord {
-            step,
-            generation: 1,
-            samples: 8,
-            seconds: 0.5,
-            ..StepRecord::default()
-        };
-        Replayed {
-            term: 2,
-            address: "10.0.0.1:7400".into(),
-            last_generation: 3,
-            data: Some(DataFacts {
-                train_samples: 20,
-                ..DataFacts::default()
-            }),
-            steps: (0..2).map(step).collect(),
-            ..Replayed::default()
-        }
-    }
-
-    fn spec() -> Spec {
-        let mut spec = Spec::default();
-        spec.train.epochs = 10;
-        spec.train.batch_size = 8;
-        spec
-    }
-
-    #[test]
-    fn a_job_that_runs_tells_its_speed_its_workers_and_the_time_that_is_left() {
-        let reply = StatusReply {
-            job: "tiny".into(),
-            phase: "running".into(),
-            reason: "all members are at work".into(),
-            global_step: 3,
-            wanted: 2,
-            workers: vec![WorkerStatus {
-                worker: "w1".into(),
-                state: "member".into(),
-                slots: 4,
-                speed: 16.04,
-            }],
-            ..StatusReply::default()
-        };
-        let standing = Standing::new("tiny", &spec(), replayed(), Some(Ok(reply)));
-        assert_eq!(
-            standing.text(),
-            "job `tiny`\n\
-             state        running: all members are at work\n\
-             progress     3 of 30 steps (10.0 %), 13.5 s left\n\
-             speed        16.0 images/s\n\
-             checkpoint   none yet\n\
-             report       none yet\n\
-             coordinator  10.0.0.1:7400, term 2, generation 3, wants 2 workers\n\n\
-             worker   state  slots  slots/s\n\
-             w1      member      4     16.0\n"
-        );
-    }
-
-    #[test]
-    fn a_job_that_does_not_run_tells_why_and_nothing_of_workers() {
-        let state = |replayed, answer| {
-            let standing = Standing::new("tiny", &spec(), replayed, answer);
-            assert_eq!((standing.seconds_left, standing.workers.len()), (None, 0));
-            (standing.state, standing.reason)
-        };
-        let gone = Err("no coordinator answers".to_string());
-        let (interrupted, reason) = state(replayed(), Some(gone));
-        assert_eq!(
-            (interrupted.as_str(), reason.as_str()),
-            ("interrupted", "no coordinator answers")
-        );
-        let ended = Replayed {
-            ended: Some("stopped".into()),
-            ..replayed()
-        };
-        assert_eq!(state(ended, None).0, "stopped");
-        assert_eq!(state(Replayed::default(), None).0, "new");
-    }
-}
+mod tests;

@@ -132,21 +132,15 @@ impl Args {
         if self.store != DEFAULT_STORE {
             line = line.option("--store", &self.store);
         }
-        line = line
-            .option_if_some("--data", self.file.data.as_ref().map(|data| data.display()))
-            .option_if_some("--on-bad-image", self.file.on_bad_image.as_deref())
-            .option_if_some("--workers", self.workers)
+        if self.device != ComputeDevice::default() {
+            line = line.option("--device", self.device);
+        }
+        let line = self.file.over.spell(line);
+        line.option_if_some("--workers", self.workers)
             .option_if_some("--threads", self.threads)
             .option_if_some(
                 "--tensorboard",
                 self.tensorboard.as_ref().map(|dir| dir.display()),
-            );
-        if self.device != ComputeDevice::default() {
-            line = line.option("--device", self.device);
-        }
-        self.file
-            .set
-            .iter()
-            .fold(line, |line, set| line.option("--set", set))
+            )
     }
 }

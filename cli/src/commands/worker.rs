@@ -6,7 +6,7 @@ use perennial_worker::{ComputeDevice, Gate, WorkerOptions};
 
 use crate::security::Tls;
 
-/// Serve a coordinator's job with this machine
+/// Serve a coordinator with this machine: its job, or one job of its queue after the other
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The coordinator's address, https://HOST:PORT or http://; those of its standbys too, with commas between

@@ -2,6 +2,7 @@
 //! plain lines elsewhere.
 
 mod bar;
+mod queue;
 mod words;
 
 use std::io::IsTerminal;
@@ -10,11 +11,13 @@ use perennial_coordinator::JobEvent;
 
 use crate::output::{self, Output};
 use bar::Bar;
+pub use queue::QueueViewer;
+pub use words::Words;
 
 /// Shows events in one of the three ways.
 pub enum Viewer {
     Json,
-    Lines(words::Words),
+    Lines(Words),
     Bar(Bar),
 }
 
@@ -27,7 +30,7 @@ impl Viewer {
         } else if std::io::stdout().is_terminal() {
             Self::Bar(Bar::default())
         } else {
-            Self::Lines(words::Words::default())
+            Self::Lines(Words::default())
         }
     }
 

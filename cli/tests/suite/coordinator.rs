@@ -194,3 +194,50 @@ fn completions_and_manual_pages_know_every_command() {
     let sentence = run(folder.path(), &["man", "/dev/null/pages"]).refused(1);
     assert!(sentence.contains("/dev/null/pages"), "{sentence}");
 }
+
+#[test]
+fn a_job_is_checked_before_it_is_submitted_and_needs_a_queue() {
+    let folder = workshop();
+    let job = run(folder.path(), &["submit", "job.toml", "--dry-run"]).ok();
+    for line in ["name = \"tiny\"", "batch_size = 8", "min_workers = 1"] {
+        assert!(job.lines().any(|it| it == line), "no `{line}` in {job}");
+    }
+    let epochs = ["submit", "job.toml", "--dry-run", "--set", "train.epochs=0"];
+    assert!(
+        run(folder.path(), &epochs)
+            .refused(2)
+            .contains("`train.epochs`")
+    );
+    let nothing = ["submit", "job.toml", "--set", "data.dir="];
+    assert!(
+        run(folder.path(), &nothing)
+            .refused(2)
+            .contains("`data.dir`")
+    );
+    let most = [
+        "submit",
+        "job.toml",
+        "--workers",
+        "1",
+        "--set",
+        "elastic.min_workers=2",
+    ];
+    assert!(
+        run(folder.path(), &most)
+            .refused(1)
+            .contains("`elastic.min_workers`")
+    );
+    let sentence = run(folder.path(), &["submit", "job.toml"]).refused(1);
+    assert!(
+        sentence.contains("store `perennial-store` is not there"),
+        "{sentence}"
+    );
+    std::fs::create_dir(folder.path().join("perennial-store")).unwrap();
+    let sentence = run(folder.path(), &["submit", "job.toml"]).refused(1);
+    assert!(
+        sentence.contains("`perennial coordinator --listen"),
+        "{sentence}"
+    );
+    let sentence = run(folder.path(), &["coordinator", "--set", "seed=1"]).refused(1);
+    assert!(sentence.contains("`perennial submit`"), "{sentence}");
+}

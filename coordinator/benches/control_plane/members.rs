@@ -178,6 +178,7 @@ fn member(shared: Arc<Shared>) -> JoinHandle<()> {
         numerics: "none".into(),
         threads: 1,
         patience: AT_MOST,
+        worker: String::new(),
     };
     let work = Arc::new(Mutex::new(Work::default()));
     let reporter = Arc::new(Mutex::new(None::<Reporter>));
@@ -225,7 +226,9 @@ fn answer(shared: &Arc<Shared>, work: &Arc<Mutex<Work>>, reporter: &Reporter, co
             let mut work = lock(work);
             work.regroup |= work.generation == Some(generation) && flags & control::REGROUP != 0;
         }
-        Command::Exit(end) => shared.reached().exits.push(format!("{end:?}")),
+        Command::Exit(end) | Command::Return { end, .. } => {
+            shared.reached().exits.push(format!("{end:?}"))
+        }
     }
 }
 

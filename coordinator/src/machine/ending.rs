@@ -101,6 +101,20 @@ impl Machine {
         }
     }
 
+    /// The end at once. Members break off where they are.
+    pub(super) fn break_off(&mut self) {
+        self.stop_requested = true;
+        match self.phase {
+            Phase::Claiming => self.stop_without_a_trace(),
+            Phase::Assembling | Phase::Starting | Phase::Running => {
+                self.proposal = None;
+                self.conclude(None);
+            }
+            // It ends already.
+            _ => {}
+        }
+    }
+
     fn stop_without_a_trace(&mut self) {
         let global_step = self.newest.as_ref().map_or(0, |newest| newest.global_step);
         let resume = self.how_to_resume();

@@ -32,6 +32,8 @@ pub struct Config {
     pub log: Vec<LogRecord>,
     /// The command that goes on with the job, for messages.
     pub resume_command: String,
+    /// Others want the workers that the job does not: whoever is more than wanted is let go at once.
+    pub shared: bool,
 }
 
 /// What a run takes over from a checkpoint.
@@ -72,6 +74,8 @@ pub enum Event {
     ReportWritten(String),
     ReportFailed(String),
     StopRequested,
+    /// End the run at once, without a checkpoint: what was computed since the newest one is computed again.
+    BreakOffRequested,
     ScaleRequested(u32),
     /// Let this worker leave.
     DrainRequested(String),

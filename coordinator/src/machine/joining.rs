@@ -327,6 +327,23 @@ impl Machine {
         }
     }
 
+    /// Lets those go, the youngest first, that are no members and more than the job wants. Members leave at a
+    /// boundary.
+    pub(super) fn let_surplus_go(&mut self) {
+        let stays =
+            |worker: &Worker| worker.connection.is_some() && !worker.draining && !worker.released;
+        let present = self.workers.iter().filter(|worker| stays(worker)).count();
+        let surplus = present.saturating_sub(self.target());
+        let spare = |index: &usize| {
+            let worker = &self.workers[*index];
+            stays(worker) && !self.is_member(worker) && worker.place != Place::Stray
+        };
+        let spare: Vec<usize> = (0..self.workers.len()).rev().filter(spare).collect();
+        for index in spare.into_iter().take(surplus) {
+            self.start_draining(index);
+        }
+    }
+
     pub(super) fn release(&mut self, index: usize, reason: &str) {
         let reason = reason.to_string();
         self.send_to(index, v1::Release { reason });

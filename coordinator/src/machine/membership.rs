@@ -39,6 +39,9 @@ impl Machine {
         if self.phase == Phase::Assembling {
             self.assemble()?;
         }
+        if self.config.shared && matches!(self.phase, Phase::Assembling | Phase::Running) {
+            self.let_surplus_go();
+        }
         Ok(())
     }
 

@@ -19,7 +19,6 @@ mod ledger;
 mod membership;
 mod planned;
 mod proposal;
-mod queue;
 mod retry;
 mod running;
 mod standing;
@@ -37,6 +36,7 @@ use perennial_proto::v1::{self, CoordinatorMessage, WorkerMessage};
 
 use crate::JobEvent;
 use crate::log::{DataFacts, LogEntry};
+use crate::log_queue::LogQueue;
 use crate::replay::Replayed;
 use checkpoints::Checkpoints;
 pub use checkpoints::{Commit, Progress, Provenance, Snapshot};
@@ -45,7 +45,6 @@ pub use interface::{
 };
 use ledger::Ledger;
 use proposal::Proposal;
-use queue::LogQueue;
 use retry::Retry;
 use worker::Worker;
 
@@ -156,6 +155,10 @@ pub struct Machine {
     failing_until: Duration,
     /// Smoothed speed of the run, in pictures a second.
     images_per_second: Option<f64>,
+    /// Of this coordinator.
+    first_generation_at: Option<Duration>,
+    /// Of all steps that were settled under this coordinator.
+    step_seconds: f64,
     effects: Vec<Effect>,
 }
 
@@ -233,6 +236,8 @@ impl Machine {
             conclusion: None,
             failing_until: Duration::ZERO,
             images_per_second: None,
+            first_generation_at: None,
+            step_seconds: 0.0,
             effects: Vec::new(),
             config,
         };
@@ -298,6 +303,7 @@ impl Machine {
             Event::ReportWritten(location) => self.conclude(Some(location)),
             Event::ReportFailed(message) => self.report_failed(message),
             Event::StopRequested => self.stop_requested(),
+            Event::BreakOffRequested => self.break_off(),
             Event::ScaleRequested(wanted) => self.scale(wanted),
             Event::DrainRequested(worker) => self.drain(&worker),
             Event::Tick => self.tick(),
@@ -404,9 +410,9 @@ impl Machine {
 
     fn write_log(&mut self) {
         if !self.is_ended()
-            && let Some(effect) = self.log.next(self.now)
+            && let Some((position, record)) = self.log.next(self.now)
         {
-            self.effects.push(effect);
+            self.effects.push(Effect::AppendLog { position, record });
         }
     }
 
@@ -495,6 +501,7 @@ impl Machine {
             Phase::Ended => ("ended", "the run is over".into()),
         };
         let ledger = self.ledger.as_ref();
+        let last = ledger.and_then(|ledger| ledger.history().last());
         v1::StatusReply {
             job: self.config.spec.name.clone(),
             phase: phase.into(),
@@ -510,7 +517,31 @@ impl Machine {
             checkpoint: self.checkpoints.newest(),
             term: self.term,
             wanted: self.wanted,
+            images_per_second: self.images_per_second.unwrap_or(0.0),
+            seconds_left: self.seconds_left(),
+            goodput: self.goodput(),
+            epoch: ledger.map_or(0, |ledger| ledger.evaluated().1),
+            val_top1: last.map(|epoch| epoch.val_top1),
+            ema_top1: last.and_then(|epoch| epoch.ema_top1),
         }
+    }
+
+    /// Seconds until the last step, at the speed of late.
+    fn seconds_left(&self) -> Option<f64> {
+        let speed = self.images_per_second.filter(|speed| *speed > 0.0)?;
+        Some(self.ledger.as_ref()?.remaining_samples() as f64 / speed)
+    }
+
+    /// The share of the time since this coordinator's first generation that went into steps which count.
+    fn goodput(&self) -> Option<f64> {
+        let since = self.first_generation_at?;
+        let elapsed = (self.now - since).as_secs_f64();
+        (elapsed > 0.0 && self.step_seconds > 0.0).then(|| (self.step_seconds / elapsed).min(1.0))
+    }
+
+    /// Whether its claim is in the log.
+    pub fn has_claimed(&self) -> bool {
+        self.phase != Phase::Claiming
     }
 
     /// Whoever comes now is told that there is nothing to do.

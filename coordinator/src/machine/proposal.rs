@@ -193,6 +193,7 @@ impl Machine {
         self.regroup = None;
         self.waiting_for.clear();
         self.last_dealt = self.now;
+        self.first_generation_at.get_or_insert(self.now);
         let Some(ledger) = &mut self.ledger else {
             return Ok(());
         };

@@ -234,6 +234,7 @@ impl Machine {
             },
         };
         self.images_per_second = Some(smoothed);
+        self.step_seconds += step.seconds;
         self.emit(event);
     }
 

@@ -33,12 +33,16 @@ const fn rule(path: &'static str, roles: &'static [Role], bytes: Option<usize>) 
     Rule { path, roles, bytes }
 }
 
-const RULES: [Rule; 6] = [
+const RULES: [Rule; 10] = [
     rule("/perennial.v1.Coordinator/Session", &[Role::Worker], None),
     rule("/perennial.v1.Coordinator/Status", LOOKING, Some(SMALL)),
     rule("/perennial.v1.Coordinator/Scale", CHANGING, Some(SMALL)),
     rule("/perennial.v1.Coordinator/Drain", CHANGING, Some(SMALL)),
     rule("/perennial.v1.Coordinator/Stop", CHANGING, Some(SMALL)),
+    rule("/perennial.v1.Queue/Submit", CHANGING, Some(SMALL)),
+    rule("/perennial.v1.Queue/Resume", CHANGING, Some(SMALL)),
+    rule("/perennial.v1.Queue/Prioritize", CHANGING, Some(SMALL)),
+    rule("/perennial.v1.Queue/Jobs", LOOKING, Some(SMALL)),
     rule("/metrics", LOOKING, Some(SMALL)),
 ];
 const ANYTHING_ELSE: Rule = rule("", CHANGING, Some(SMALL));

@@ -9,6 +9,7 @@ mod door;
 mod metrics;
 mod pace;
 mod port;
+mod queue;
 mod service;
 mod standby;
 
@@ -32,10 +33,11 @@ use tracing::{Instrument, Span};
 
 use crate::machine::{Config, ConnectionId, Effect, Event, Machine, Outcome};
 use crate::storage::{Opened, Storage};
-use crate::{CoordinatorError, JobEvent};
+use crate::{CoordinatorError, JobEvent, Told};
 use metrics::Metrics;
 pub use port::Access;
 use port::Port;
+pub use queue::{QueueConfig, QueueEvent, serve_queue};
 use service::{Answer, Incoming, Outgoing, Service};
 use standby::{Turn, wait_for_turn};
 
@@ -99,7 +101,7 @@ async fn serve_job(
     let address = port.told(config.advertise.as_deref());
     let _ = bound.send(port.local);
     let (shut_down, shutting_down) = oneshot::channel::<()>();
-    let service = Service::new(inbox.clone());
+    let service = Service::new(inbox.clone(), &config.spec.name);
     let scraped = service.clone();
     let grpc = CoordinatorServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let routes = Routes::new(grpc)
@@ -114,6 +116,7 @@ async fn serve_job(
         address,
         inbox,
         events: &events,
+        shared: false,
     };
     let outcome = court.reign(first, &mut incoming, &mut stop).await;
     let _ = shut_down.send(());
@@ -127,6 +130,8 @@ struct Court<'a> {
     address: String,
     inbox: UnboundedSender<Incoming>,
     events: &'a UnboundedSender<JobEvent>,
+    /// Other jobs want the workers that this one does not.
+    shared: bool,
 }
 
 // === impl Court ===
@@ -147,7 +152,7 @@ impl Court<'_> {
                     Turn::Over(outcome) => return Ok(outcome),
                 },
             };
-            match self.rule(opened, incoming, stop).await? {
+            match self.rule(opened, incoming, stop, None).await? {
                 Outcome::Deposed { message } if self.config.standby => {
                     tracing::warn!("{message}; it is a standby again");
                 }
@@ -156,11 +161,13 @@ impl Court<'_> {
         }
     }
 
+    /// `claimed` hears that the term is in the log.
     async fn rule(
         &self,
         opened: Opened,
         incoming: &mut UnboundedReceiver<Incoming>,
         stop: &mut watch::Receiver<bool>,
+        claimed: Option<oneshot::Sender<()>>,
     ) -> Result<Outcome, CoordinatorError> {
         let clock = Instant::now();
         let Opened {
@@ -181,25 +188,31 @@ impl Court<'_> {
                 writer: writer(),
                 log,
                 resume_command: config.resume_command.clone(),
+                shared: self.shared,
             },
             Duration::ZERO,
         );
         let (machine, effects) = machine.map_err(perennial_store::StoreError::from)?;
         let (orders, work) = unbounded_channel();
         let (entries, log_work) = unbounded_channel();
+        let (journal, told) = unbounded_channel();
         let working = [
             (storage.clone()).work_through(work, None, reply_to(self.inbox.clone())),
             (storage.clone()).work_through(log_work, Some(replayed), reply_to(self.inbox.clone())),
         ]
         .map(|work| tokio::spawn(work.in_current_span()));
+        let keeping = storage.clone().keep_events(machine.term(), told);
+        let keeping = tokio::spawn(keeping.in_current_span());
         let mut government = Government {
             machine,
             clock,
             outgoing: HashMap::new(),
             orders,
             entries,
+            journal,
             events: self.events.clone(),
             metrics: Metrics::new(&config.spec.name),
+            claimed,
         };
         let outcome = government
             .govern(effects, &storage, &self.inbox, incoming, stop)
@@ -209,6 +222,7 @@ impl Court<'_> {
             for task in working {
                 let _ = task.await;
             }
+            let _ = keeping.await;
         })
         .await;
         Ok(outcome)
@@ -223,8 +237,10 @@ struct Government {
     outgoing: HashMap<ConnectionId, Outgoing>,
     orders: UnboundedSender<Effect>,
     entries: UnboundedSender<Effect>,
+    journal: UnboundedSender<Told>,
     events: UnboundedSender<JobEvent>,
     metrics: Metrics,
+    claimed: Option<oneshot::Sender<()>>,
 }
 
 // === impl Government ===
@@ -266,6 +282,9 @@ impl Government {
                 }
             };
             let effects = self.machine.handle(self.clock.elapsed(), event);
+            if let Some(claimed) = self.claimed.take_if(|_| self.machine.has_claimed()) {
+                let _ = claimed.send(());
+            }
             if let Some(answer) = answer {
                 let _ = answer.send(Ok(self.machine.status()));
             }
@@ -344,6 +363,7 @@ impl Government {
                         Span::current().record("generation", generation);
                     }
                     self.metrics.take(&event);
+                    let _ = self.journal.send(Told::now(event.clone()));
                     let _ = self.events.send(event);
                 }
                 Effect::End(outcome) => return Some(outcome),

@@ -42,16 +42,29 @@ pub(super) type Answer = oneshot::Sender<Result<StatusReply, Status>>;
 pub(super) struct Service {
     inbox: UnboundedSender<Incoming>,
     connections: Arc<AtomicU64>,
+    job: Arc<str>,
 }
 
 // === impl Service ===
 
 impl Service {
-    pub fn new(inbox: UnboundedSender<Incoming>) -> Self {
+    pub fn new(inbox: UnboundedSender<Incoming>, job: &str) -> Self {
         Self {
             inbox,
             connections: Arc::default(),
+            job: job.into(),
         }
+    }
+
+    /// A request for another job came to the wrong place.
+    fn check_job(&self, job: &str) -> Result<(), Status> {
+        if job.is_empty() || *job == *self.job {
+            return Ok(());
+        }
+        let ours = &self.job;
+        Err(Status::not_found(format!(
+            "this coordinator rules job `{ours}`, not `{job}`"
+        )))
     }
 
     /// The answer to `GET /metrics`.
@@ -111,7 +124,11 @@ impl Coordinator for Service {
         Ok(Response::new(UnboundedReceiverStream::new(messages)))
     }
 
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+    async fn status(
+        &self,
+        request: Request<StatusRequest>,
+    ) -> Result<Response<StatusReply>, Status> {
+        self.check_job(&request.into_inner().job)?;
         let (answer, reply) = oneshot::channel();
         self.inbox
             .send(Incoming::Status(answer))
@@ -121,7 +138,8 @@ impl Coordinator for Service {
     }
 
     async fn scale(&self, request: Request<ScaleRequest>) -> Result<Response<ScaleReply>, Status> {
-        let workers = request.into_inner().workers;
+        let ScaleRequest { workers, job } = request.into_inner();
+        self.check_job(&job)?;
         if workers == 0 {
             return Err(Status::invalid_argument(
                 "0 workers cannot train; stop the job instead",
@@ -139,17 +157,24 @@ impl Coordinator for Service {
     }
 
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainReply>, Status> {
-        let worker = request.into_inner().worker;
+        let DrainRequest { worker, job } = request.into_inner();
+        self.check_job(&job)?;
         self.wish(Event::DrainRequested(worker)).await?;
         Ok(Response::new(DrainReply {}))
     }
 
-    async fn stop(&self, _: Request<StopRequest>) -> Result<Response<StopReply>, Status> {
-        self.wish(Event::StopRequested).await?;
+    async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopReply>, Status> {
+        let StopRequest { job, now } = request.into_inner();
+        self.check_job(&job)?;
+        let event = match now {
+            true => Event::BreakOffRequested,
+            false => Event::StopRequested,
+        };
+        self.wish(event).await?;
         Ok(Response::new(StopReply {}))
     }
 }
 
-fn run_is_over() -> Status {
+pub(super) fn run_is_over() -> Status {
     Status::unavailable("the run is over")
 }

@@ -20,7 +20,7 @@ use crate::storage::{Opened, Storage};
 use crate::{CoordinatorError, JobEvent};
 
 /// How often the ruling coordinator is asked for a sign of life, and how long it may take to answer.
-const PING: Duration = Duration::from_millis(500);
+pub(super) const PING: Duration = Duration::from_millis(500);
 const ANSWER: Duration = Duration::from_secs(1);
 
 /// How the waiting ended.
@@ -145,12 +145,12 @@ impl Watch<'_> {
 }
 
 /// Whether a coordinator that rules answers at `address`.
-async fn is_alive(address: &str, security: &Security) -> bool {
+pub(super) async fn is_alive(address: &str, security: &Security) -> bool {
     let asked = async {
         let address = Address::in_log(address).ok()?;
         let mut client = address.client(security, ANSWER).await.ok()?;
         let phase = client
-            .status(StatusRequest {})
+            .status(StatusRequest::default())
             .await
             .ok()?
             .into_inner()

@@ -1,14 +1,14 @@
-//! The folder of one job: spec, log and reports.
+//! The folder of one job: spec, log, events and reports.
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use perennial_plan::Spec;
-use perennial_plan::invariants::Invariant;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::backend::Store;
 use crate::error::StoreError;
+use crate::log::Log;
 
 /// Small objects that are read at the same time.
 pub(crate) const READS: usize = 8;
@@ -84,85 +84,35 @@ impl Job {
         }
     }
 
-    /// Appends to the log at position `seq`, from 0 on. [`StoreError::LogRaceLost`] when another writer
-    /// has taken it. Entries must name their writer: one that is there and the same counts as this
-    /// writer's own, whose answer was lost. After any other error the entry may be there or come to be
-    /// there: append the very same again, or step down.
+    fn log(&self) -> Log {
+        Log::new(self.store.clone(), self.path("log"))
+    }
+
+    /// See [`Log::append`].
     pub async fn append_log(&self, seq: u64, entry: &impl Serialize) -> Result<(), StoreError> {
-        if let Some(before) = seq.checked_sub(1) {
-            let there = self.store.size(&self.log_path(before)).await?.is_some();
-            Invariant::Log1.check(there, || {
-                format!("log position {seq} would follow {before}, which is not there")
-            })?;
-        }
-        let path = self.log_path(seq);
-        let bytes = to_json(&path, entry)?;
-        match self.store.create_or_same(&path, bytes).await {
-            Err(StoreError::Exists { .. }) => Err(StoreError::LogRaceLost { seq }),
-            result => result,
-        }
+        self.log().append(seq, entry).await
     }
 
-    /// The entry at one position, when there is one: one request.
+    /// See [`Log::entry`].
     pub async fn log_entry<T: DeserializeOwned>(&self, seq: u64) -> Result<Option<T>, StoreError> {
-        let path = self.log_path(seq);
-        match self.store.read(&path).await {
-            Ok(bytes) => from_json(&path, &bytes).map(Some),
-            Err(StoreError::Missing { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.log().entry(seq).await
     }
 
-    /// The log from position `from` on, checked to be contiguous from there. What listings do not know
-    /// yet is found by asking for the next position until there is none.
+    /// See [`Log::read`].
     pub async fn read_log<T: DeserializeOwned>(&self, from: u64) -> Result<Vec<T>, StoreError> {
-        let end = self.listed_end(from).await?;
-        let entries = stream::iter(from..end).map(|seq| async move {
-            let entry = self.log_entry(seq).await?;
-            Invariant::Log1.check(entry.is_some(), || {
-                format!("job {}: log position {seq} is missing", self.name)
-            })?;
-            Ok::<Option<T>, StoreError>(entry)
-        });
-        let entries: Vec<Option<T>> = entries.buffered(READS).try_collect().await?;
-        let mut entries: Vec<T> = entries.into_iter().flatten().collect();
-        while let Some(entry) = self.log_entry(from + entries.len() as u64).await? {
-            entries.push(entry);
-        }
-        Ok(entries)
+        self.log().read(from).await
     }
 
-    /// Every position up to the last entry that is there, whether the log is whole or not: nothing where
-    /// one is missing, [`StoreError::Malformed`] where one cannot be used.
+    /// See [`Log::scan`].
     pub async fn scan_log<T: DeserializeOwned>(
         &self,
     ) -> Result<Vec<Result<Option<T>, StoreError>>, StoreError> {
-        let end = self.listed_end(0).await?;
-        let entries = stream::iter(0..end).map(|seq| self.log_entry(seq));
-        let mut entries: Vec<Result<Option<T>, StoreError>> =
-            entries.buffered(READS).collect().await;
-        loop {
-            match self.log_entry(entries.len() as u64).await {
-                Ok(None) => return Ok(entries),
-                Err(error) if !matches!(error, StoreError::Malformed { .. }) => return Err(error),
-                entry => entries.push(entry),
-            }
-        }
-    }
-
-    /// The position after the last entry that listings know.
-    async fn listed_end(&self, from: u64) -> Result<u64, StoreError> {
-        let before = from.checked_sub(1).map(|seq| self.log_path(seq));
-        let log = self.path("log");
-        let objects = self.store.list_from(&log, before.as_deref()).await?;
-        let listed = objects.iter().filter_map(|o| position(&o.path));
-        let end = listed.max().map(|newest| newest.saturating_add(1));
-        Ok(end.map_or(from, |end| end.max(from)))
+        self.log().scan().await
     }
 
     /// The path in the store of a log entry.
     pub fn log_path(&self, seq: u64) -> String {
-        self.path(&format!("log/{seq:08}.json"))
+        self.log().path(seq)
     }
 
     /// Writes the report of a step in one format: `json`, `html` or `txt`.
@@ -189,16 +139,31 @@ impl Job {
             .collect())
     }
 
+    /// Keeps lines of JSON about what happened in a term: its `seq`-th batch.
+    pub async fn create_events(
+        &self,
+        term: u64,
+        seq: u64,
+        lines: impl Into<Bytes>,
+    ) -> Result<(), StoreError> {
+        let path = self.path(&format!("events/{term:06}-{seq:06}.jsonl"));
+        self.store.create_or_same(&path, lines.into()).await
+    }
+
+    /// The batches of events behind the one at the path `after`, oldest first: their paths and lines.
+    pub async fn events(&self, after: Option<&str>) -> Result<Vec<(String, Bytes)>, StoreError> {
+        let objects = self.store.list_from(&self.path("events"), after).await?;
+        let batches = stream::iter(objects).map(|object| async move {
+            let bytes = self.store.read(&object.path).await?;
+            Ok::<_, StoreError>((object.path, bytes))
+        });
+        batches.buffered(READS).try_collect().await
+    }
+
     /// The path in the store of a report.
     pub fn report_path(&self, step: u64, format: &str) -> String {
         self.path(&format!("reports/{step:012}/report.{format}"))
     }
-}
-
-/// The position that the path of a log entry names.
-fn position(path: &str) -> Option<u64> {
-    let (_, name) = path.rsplit_once('/')?;
-    name.strip_suffix(".json")?.parse().ok()
 }
 
 pub(crate) fn to_json(path: &str, value: &impl Serialize) -> Result<Bytes, StoreError> {

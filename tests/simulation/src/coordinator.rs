@@ -96,6 +96,7 @@ impl World {
             writer: process.writer.clone(),
             log: self.store.log.clone(),
             resume_command: "perennial train --resume".into(),
+            shared: false,
         };
         self.stats.terms += 1;
         match Machine::new(config, Duration::from_micros(self.now - process.born)) {

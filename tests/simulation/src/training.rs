@@ -130,7 +130,8 @@ impl World {
                     member.flags |= flags;
                 }
             }
-            Command::Exit(end) => self.worker_exits(worker, end),
+            // There is no pool here.
+            Command::Exit(end) | Command::Return { end, .. } => self.worker_exits(worker, end),
         }
     }
 

@@ -39,6 +39,8 @@ pub struct Options {
     pub threads: u32,
     /// How long to go on without a coordinator, once there was one.
     pub patience: Duration,
+    /// The name that a pool gave this worker before; empty the first time.
+    pub worker: String,
 }
 
 /// Why a session cannot even begin.
@@ -118,7 +120,7 @@ pub fn attach(
             version: VERSION.into(),
             numerics: options.numerics,
             threads: options.threads,
-            worker: String::new(),
+            worker: options.worker,
             incarnation: RandomState::new().hash_one(std::process::id()),
             job: String::new(),
         },

@@ -31,6 +31,12 @@ pub enum Command {
     Raise { generation: u64, flags: u64 },
     /// The worker's life ends. Nothing follows.
     Exit(Result<(), String>),
+    /// The worker came from a pool, and its time with the job is over; why, if not all is well. It comes back
+    /// to the pool with a session of its own, under this name. Nothing follows.
+    Return {
+        worker: String,
+        end: Result<(), String>,
+    },
 }
 
 /// A place in a generation, and what is to be done at its start cursor.

@@ -147,6 +147,7 @@ fn session(places: &[&Place]) -> SessionHandle {
         numerics: "none".into(),
         threads: 1,
         patience: DEADLINE,
+        worker: String::new(),
     })
     .unwrap()
 }

@@ -128,13 +128,13 @@ impl Args {
     fn recipe(&self, spec: &Spec) -> Recipe {
         let mut options = Vec::new();
         let file = &self.file;
-        if let Some(data) = &file.data {
+        if let Some(data) = &file.over.data {
             options.extend(["--data".to_string(), data.to_string_lossy().into_owned()]);
         }
-        if let Some(what) = &file.on_bad_image {
+        if let Some(what) = &file.over.on_bad_image {
             options.extend(["--on-bad-image".to_string(), what.clone()]);
         }
-        for set in &file.set {
+        for set in &file.over.set {
             options.extend(["--set".to_string(), set.clone()]);
         }
         Recipe {

@@ -268,3 +268,26 @@ fn who_comes_after_the_end_is_told_so() {
     bench.event(Event::Connected(5));
     assert!(bench.refusal(5).reason.contains("over"));
 }
+
+#[test]
+fn a_run_that_is_broken_off_ends_at_once_and_goes_on_from_its_newest_checkpoint() {
+    let mut bench = Bench::running(2);
+    bench.epoch_with_checkpoint(0);
+    bench.step(cursor(1, 0));
+    bench.event(Event::BreakOffRequested);
+    assert_eq!(ended(&bench), Some("stopped"));
+    let Some(Outcome::Stopped {
+        global_step: 4,
+        resume,
+        report: None,
+    }) = bench.outcome()
+    else {
+        panic!("{:?}", bench.outcome());
+    };
+    assert!(resume.contains("checkpoint 3"), "{resume}");
+    for worker in [1, 2] {
+        let end = Kind::End(End::default());
+        assert_eq!(bench.last_sent(worker), Some(end));
+    }
+    assert_eq!(bench.logged(), 4);
+}

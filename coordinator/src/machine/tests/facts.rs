@@ -33,6 +33,7 @@ pub fn config(wanted: u32) -> Config {
         writer: "first".into(),
         log: Vec::new(),
         resume_command: "perennial train --resume".into(),
+        shared: false,
     }
 }
 

@@ -6,7 +6,7 @@ use perennial_proto::v1::{self, StepDone};
 
 use super::bench::Bench;
 use super::facts::{config, cursor, epoch, halted, step, unoccupied};
-use crate::machine::Event;
+use crate::machine::{Config, Event};
 
 #[test]
 fn a_newcomer_copies_beside_training_and_joins_at_a_boundary() {
@@ -184,4 +184,28 @@ fn who_wants_to_leave_and_has_nothing_that_others_need_leaves_though_the_rest_ar
     bench.say(2, unoccupied(1));
     bench.say(2, v1::Drain {});
     assert!(bench.is_let_go(2));
+}
+
+#[test]
+fn where_others_want_them_workers_that_are_more_than_wanted_are_let_go_at_once() {
+    let shared = Config {
+        shared: true,
+        ..config(2)
+    };
+    let mut bench = Bench::running_with(shared, 2);
+    bench.join(3);
+    assert!(bench.is_let_go(3));
+    bench.event(Event::ScaleRequested(3));
+    bench.join(4);
+    assert!(!bench.is_let_go(4));
+    // It is still on its way when fewer are wanted, and leaves before any member.
+    bench.event(Event::ScaleRequested(2));
+    assert!(bench.is_let_go(4));
+    bench.event(Event::ScaleRequested(1));
+    bench.step(cursor(0, 0));
+    bench.halt(cursor(0, 1));
+    assert_eq!(bench.members(), ["w1"]);
+    bench.step(cursor(0, 1));
+    assert!(bench.is_let_go(2));
+    assert!(!bench.is_let_go(1));
 }

@@ -41,7 +41,7 @@ impl Session {
     /// No coordinator at the address at hand: the next one is tried after a pause.
     pub(super) fn retry(&mut self, now: Duration, cause: String, effects: &mut Vec<Effect>) {
         // Whoever answers and does not welcome is no coordinator of this job.
-        if self.link == Link::Welcomed {
+        if matches!(self.link, Link::Welcomed | Link::Waiting) {
             self.alone_since = now;
         }
         if self.draining && self.activity != Activity::Training {
@@ -87,14 +87,14 @@ impl Session {
                     self.open(effects);
                 }
             }
-            Link::Greeted | Link::Welcomed if now - self.last_heard > LEASE => {
+            Link::Greeted | Link::Waiting | Link::Welcomed if now - self.last_heard > LEASE => {
                 let silence = (now - self.last_heard).as_secs_f64();
                 self.leave(now, format!("it was silent for {silence:.1} s"), effects);
             }
-            Link::Greeted | Link::Welcomed if now - self.last_sent >= HEARTBEAT => {
+            Link::Greeted | Link::Waiting | Link::Welcomed if now - self.last_sent >= HEARTBEAT => {
                 self.send(now, Heartbeat {}.into(), effects);
             }
-            Link::Greeted | Link::Welcomed => {}
+            Link::Greeted | Link::Waiting | Link::Welcomed => {}
         }
     }
 
@@ -105,7 +105,7 @@ impl Session {
     }
 
     fn patience(&self) -> Duration {
-        if self.prepared {
+        if self.prepared || self.pooled {
             self.config.patience
         } else {
             CONNECT_PATIENCE
@@ -119,6 +119,10 @@ impl Session {
         let error = if self.prepared {
             format!(
                 "lost the coordinator at `{urls}` for {seconds} s: {cause}; start the job again with `--resume`"
+            )
+        } else if self.pooled {
+            format!(
+                "lost the coordinator of the queue at `{urls}` for {seconds} s: {cause}; start this worker again once it is back"
             )
         } else {
             format!(
@@ -146,6 +150,17 @@ impl Session {
         if self.link == Link::Welcomed {
             self.send(now, message.into(), effects);
         }
+    }
+
+    /// The worker's time with this job is over: from a pool it came, to the pool it goes back.
+    pub(super) fn part(&mut self, end: Result<(), String>, effects: &mut Vec<Effect>) {
+        if !self.pooled || self.draining {
+            return self.exit(end, effects);
+        }
+        self.link = Link::Ended;
+        let worker = self.config.hello.worker.clone();
+        effects.push(Effect::Deliver(Command::Return { worker, end }));
+        effects.push(Effect::Close);
     }
 
     pub(super) fn exit(&mut self, end: Result<(), String>, effects: &mut Vec<Effect>) {

@@ -31,7 +31,7 @@ pub use link::{CONNECT_PATIENCE, RETRY, RETRY_AT_MOST};
 pub struct Config {
     /// Where coordinators may be, at least one, in the order in which they are tried.
     pub urls: Vec<String>,
-    /// Without a name: a coordinator gives it.
+    /// Without a name the first time: a coordinator gives it.
     pub hello: Hello,
     /// How long a worker that had a coordinator goes on without one.
     pub patience: Duration,
@@ -76,6 +76,8 @@ enum Link {
     /// Until this time no new attempt is made.
     Retrying(Duration),
     Greeted,
+    /// In the pool: no job wants this worker yet.
+    Waiting,
     Welcomed,
     Ended,
 }
@@ -121,6 +123,8 @@ pub struct Session {
     kept: VecDeque<Report>,
     caught_up: Option<v1::CaughtUp>,
     draining: bool,
+    /// It came from a pool, to which it goes back.
+    pooled: bool,
     stale_reported: bool,
     last_failure: String,
     /// Since when there is no coordinator.
@@ -149,6 +153,7 @@ impl Session {
             kept: VecDeque::new(),
             caught_up: None,
             draining: false,
+            pooled: false,
             stale_reported: false,
             last_failure: String::new(),
             alone_since: now,

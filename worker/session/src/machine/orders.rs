@@ -17,12 +17,16 @@ impl Session {
         message: CoordinatorMessage,
         effects: &mut Vec<Effect>,
     ) {
-        if !matches!(self.link, Link::Greeted | Link::Welcomed) {
+        if !matches!(self.link, Link::Greeted | Link::Waiting | Link::Welcomed) {
             return;
         }
         self.last_heard = now;
-        // A coordinator that does not rule has no term.
-        let elsewhere = matches!(&message.kind, Some(Kind::Refused(refused)) if refused.elsewhere);
+        // A coordinator that does not rule has no term, and a pool has none of a job.
+        let elsewhere = match &message.kind {
+            Some(Kind::Refused(refused)) => refused.elsewhere,
+            Some(Kind::Wait(_)) => true,
+            _ => false,
+        };
         if message.term < self.term && !elsewhere {
             return self.stale(now, message.term, effects);
         }
@@ -42,15 +46,18 @@ impl Session {
                     "the coordinator at `{url}` refused this worker: {}",
                     refused.reason
                 );
-                self.exit(Err(error), effects);
+                self.part(Err(error), effects);
             }
-            Kind::End(end) if end.error.is_empty() => self.exit(Ok(()), effects),
-            Kind::End(end) => self.exit(Err(end.error), effects),
-            Kind::Release(_) => self.exit(Ok(()), effects),
-            Kind::Welcome(welcome) if self.link == Link::Greeted => {
+            Kind::End(end) if end.error.is_empty() => self.part(Ok(()), effects),
+            Kind::End(end) => self.part(Err(end.error), effects),
+            // From the pool itself it is let go for good.
+            Kind::Release(_) if self.link == Link::Waiting => self.exit(Ok(()), effects),
+            Kind::Release(_) => self.part(Ok(()), effects),
+            Kind::Welcome(welcome) if self.link != Link::Welcomed => {
                 self.welcome(now, welcome, effects);
             }
-            _ if self.link == Link::Greeted => {}
+            Kind::Wait(wait) => self.wait(wait, effects),
+            _ if self.link != Link::Welcomed => {}
             Kind::Welcome(_) => {}
             Kind::Start(start) => self.start(now, start, effects),
             Kind::Follow(follow) => self.follow(now, follow, effects),
@@ -77,6 +84,17 @@ impl Session {
             )));
         }
         self.leave(now, format!("its term {term} is over"), effects);
+    }
+
+    /// The worker is in the pool. If it has a job, that one does not run.
+    fn wait(&mut self, wait: v1::Wait, effects: &mut Vec<Effect>) {
+        self.pooled = true;
+        if self.prepared {
+            return self.part(Ok(()), effects);
+        }
+        self.link = Link::Waiting;
+        self.attempts = 0;
+        self.config.hello.worker = wait.worker;
     }
 
     fn welcome(&mut self, now: Duration, welcome: v1::Welcome, effects: &mut Vec<Effect>) {

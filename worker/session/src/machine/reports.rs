@@ -50,7 +50,7 @@ impl Session {
             },
             Report::Failed(failed) => {
                 self.say(now, failed.clone(), effects);
-                return self.exit(Err(failed.message.clone()), effects);
+                return self.part(Err(failed.message.clone()), effects);
             }
             Report::Drain => {
                 if std::mem::replace(&mut self.draining, true) {

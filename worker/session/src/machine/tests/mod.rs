@@ -4,6 +4,7 @@ mod chance;
 mod fencing;
 mod link;
 mod orders;
+mod pool;
 mod reports;
 
 use std::time::Duration;

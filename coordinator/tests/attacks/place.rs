@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use perennial_coordinator::{Access, JobEvent, ServeConfig, operate, serve};
+use perennial_coordinator::operate::Ruler;
+use perennial_coordinator::{Access, JobEvent, ServeConfig, serve};
 use perennial_plan::Spec;
 use perennial_secure::{Authority, Credentials, Role, Security, Token, Tokens, Wanted, write_new};
 use perennial_store::{Job, Store};
@@ -104,6 +105,11 @@ impl Place {
         security(self.folder.path(), role)
     }
 
+    /// The coordinator, asked with these credentials.
+    pub fn ruler(&self, security: &Security) -> Ruler {
+        Ruler::given(&self.url, security)
+    }
+
     /// Those of a person who knows the authority and has nothing else.
     pub fn without_certificate(&self) -> Security {
         let credentials = Credentials::read(&self.folder.path().join("ca.pem"), None);
@@ -124,7 +130,7 @@ impl Place {
     /// How many workers the job knows.
     pub async fn workers(&self) -> usize {
         let viewer = self.of(Role::Viewer);
-        let status = operate::status_at(&self.job, &viewer, &self.url).await;
+        let status = self.ruler(&viewer).status("flowers").await;
         status.unwrap().workers.len()
     }
 }

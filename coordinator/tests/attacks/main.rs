@@ -231,14 +231,16 @@ async fn a_message_that_is_too_long_is_refused_and_harms_nobody() {
     let place = Place::new().await;
     let operator = place.of(Role::Operator);
     let endless = "w".repeat(1 << 20);
-    let refused = operate::drain(&place.job, &operator, &endless).await;
+    let refused = place.ruler(&operator).drain("flowers", &endless).await;
     let words = refused.unwrap_err().to_string();
     assert!(words.len() < 1000, "the answer does not hold it");
     // One that only claims to be long.
     let worker = place.of(Role::Worker);
     wire::claims_a_long_message(&place, &worker).await;
     assert_eq!(
-        operate::scale(&place.job, &operator, 2)
+        place
+            .ruler(&operator)
+            .scale("flowers", 2)
             .await
             .unwrap()
             .wanted,

@@ -8,7 +8,7 @@ use perennial_coordinator::operate::Ruler;
 use perennial_coordinator::{Access, JobEvent, ServeConfig, serve};
 use perennial_plan::Spec;
 use perennial_secure::{Authority, Credentials, Role, Security, Token, Tokens, Wanted, write_new};
-use perennial_store::{Job, Store};
+use perennial_store::Store;
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair,
 };
@@ -19,7 +19,6 @@ pub struct Place {
     pub folder: TempDir,
     pub url: String,
     pub address: SocketAddr,
-    pub job: Job,
     _stop: watch::Sender<bool>,
 }
 
@@ -61,7 +60,6 @@ impl Place {
             name: "flowers".into(),
             ..Spec::default()
         };
-        let job = store.job(&spec.name).unwrap();
         let config = ServeConfig {
             listen: "127.0.0.1:0".into(),
             advertise: None,
@@ -94,7 +92,6 @@ impl Place {
         Self {
             url: format!("https://{address}"),
             address,
-            job,
             folder,
             _stop: stop,
         }

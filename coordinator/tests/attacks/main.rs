@@ -190,7 +190,7 @@ async fn a_token_is_not_told_to_a_coordinator_without_tls() {
     let security = Security::default().with_token(Some(token));
     let address = Address::parse(&url, &security).unwrap();
     let mut client = address.client(&security, DEADLINE).await.unwrap();
-    client.status(StatusRequest {}).await.unwrap_err();
+    client.status(StatusRequest::default()).await.unwrap_err();
     let heard = heard.lock().unwrap();
     assert_eq!(heard.len(), 1);
     assert!(!heard[0].contains_key("authorization"), "{heard:?}");
@@ -207,6 +207,7 @@ async fn a_recorded_join_is_of_no_use() {
         numerics: "none".into(),
         threads: 1,
         patience: DEADLINE,
+        worker: String::new(),
     };
     let session = tokio::task::spawn_blocking(move || {
         let session = connect(options).unwrap();

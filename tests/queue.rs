@@ -263,6 +263,8 @@ fn a_standby_takes_the_queue_over_from_a_coordinator_that_was_killed() {
     cluster.address = format!("{first},{second}");
     cluster.start_workers(2);
     cluster.submit("one", 1, &[]);
+    // Whoever is still on its way would join under the next one.
+    ruling.wait_for(|event| event["event"] == "started" && event["workers"] == 2);
     ruling.wait_for(has_stepped("one", 3));
     ruling.child.kill().unwrap();
     ruling.child.wait().unwrap();

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use perennial_coordinator::log::LogRecord;
 use perennial_coordinator::operate::Ruler;
-use perennial_coordinator::{Access, JobEvent, ServeConfig, serve};
+use perennial_coordinator::{Access, ServeConfig, serve};
 use perennial_plan::Spec;
 use perennial_secure::{Authority, Credentials, Role, Security, Token, Tokens, Wanted, write_new};
 use perennial_store::Store;
@@ -60,6 +61,7 @@ impl Place {
             name: "flowers".into(),
             ..Spec::default()
         };
+        let job = store.job(&spec.name).unwrap();
         let config = ServeConfig {
             listen: "127.0.0.1:0".into(),
             advertise: None,
@@ -82,12 +84,14 @@ impl Place {
         });
         let address = address.await.unwrap();
         // It rules once its term is in the log.
-        loop {
-            let event = told.recv().await.expect("it goes on");
-            if matches!(event, JobEvent::Waiting { .. }) {
-                break;
+        let ruling = async {
+            while job.log_entry::<LogRecord>(0).await.unwrap().is_none() {
+                tokio::task::yield_now().await;
             }
-        }
+        };
+        tokio::time::timeout(crate::DEADLINE, ruling)
+            .await
+            .expect("a term");
         tokio::spawn(async move { while told.recv().await.is_some() {} });
         Self {
             url: format!("https://{address}"),

@@ -42,23 +42,24 @@ fn a_job_ends_with_the_same_weights_on_a_pack_as_on_its_folder() {
     let (endpoint, _server) = serve_s3(&bench.folder.path().join("s3"), "secret");
     let variables = s3_variables(&endpoint, "secret");
     let cache = bench.folder.path().join("cache");
-    let faults = |seed: u32| {
+    let faults = |seed: u32, rate: f32| {
         let count = bench.folder.path().join(format!("faults-{seed}"));
         (
-            format!("seed={seed},rate=0.2,count-file={}", count.display()),
+            format!("seed={seed},rate={rate},count-file={}", count.display()),
             count,
         )
     };
 
     // Packed into a bucket that fails now and then, and trained from it by two workers.
     let url = "s3://bucket/pictures";
-    let (suffered, counts) = faults(1);
+    // A few requests are all that it takes to pack these.
+    let (suffered, counts) = faults(1, 0.5);
     let made = run(pack(&bench.data, url)
         .envs(&variables)
         .env("PERENNIAL_STORE_FAULTS", suffered));
     assert_eq!(made.status, Some(0), "{made:?}");
     assert!(counts.exists(), "the packing met a fault");
-    let (suffered, counts) = faults(2);
+    let (suffered, counts) = faults(2, 0.2);
     let on_bucket = |store: &str, workers| {
         let mut command = support::train(&bench.job, Path::new(url), store, workers, 1);
         command.envs(&variables).env("XDG_CACHE_HOME", &cache);

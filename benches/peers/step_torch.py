@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""One training step of CAS-ViT (forward, loss, backward, clip, AdamW), or its inference, in PyTorch on the CPU.
+"""One training step of CAS-ViT (forward, loss, backward, clip, AdamW), or its inference, in PyTorch.
 
 Prints a line when the first step is done, and at the end one JSON object with the keys of `perennial bench step --json`. `step.py`,
 `start.py` and `workers.py` run it; under torchrun it is one process of several with DistributedDataParallel.
@@ -30,6 +30,7 @@ def main():
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--inference", action="store_true")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--compile", action="store_true")
@@ -37,12 +38,15 @@ def main():
 
     torch.manual_seed(42)
     torch.set_num_threads(options.threads)
-    model = casvit(options.model, CLASSES).to(memory_format=torch.channels_last)
+    on_gpu = options.device != "cpu"
+    # As Perennial: in f32, products are f32.
+    torch.backends.cudnn.allow_tf32 = False
+    model = casvit(options.model, CLASSES).to(options.device, memory_format=torch.channels_last)
     images = torch.randn(options.batch, 3, options.image_size, options.image_size)
-    images = images.to(memory_format=torch.channels_last)
-    labels = torch.randint(CLASSES, (options.batch,))
+    images = images.to(options.device, memory_format=torch.channels_last)
+    labels = torch.randint(CLASSES, (options.batch,)).to(options.device)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=options.bf16)
+    autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=options.bf16)
     model.train(not options.inference)
     if options.compile:
         # Folds the normalisations into the convolutions.
@@ -71,6 +75,8 @@ def main():
     for step in range(WARM_UP + options.steps):
         begin = time.perf_counter()
         work()
+        if on_gpu:
+            torch.cuda.synchronize()
         if step == 0:
             print(json.dumps({"event": "first_step"}), flush=True)
         if step >= WARM_UP:
@@ -82,6 +88,7 @@ def main():
                 "event": "bench",
                 "images_per_second": options.batch / median,
                 "step_ms": median * 1e3,
+                "device_memory_mb": torch.cuda.max_memory_reserved() / 1e6 if on_gpu else None,
                 "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
             }
         )

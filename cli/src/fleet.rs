@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::log;
+use crate::run::LocalWorkers;
 use crate::security::keep_local;
 
 /// Seconds for which a worker goes on when this process is gone.
@@ -27,7 +28,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub struct Fleet {
     /// Of the coordinator.
     url: String,
-    threads: usize,
+    kind: LocalWorkers,
     /// Each ends with its process.
     workers: JoinSet<Exit>,
     started: usize,
@@ -46,11 +47,11 @@ pub struct Exit {
 // === impl Fleet ===
 
 impl Fleet {
-    /// No worker yet. Those to come have `threads` threads each and serve the coordinator at `url`.
-    pub fn new(url: String, threads: usize) -> Self {
+    /// No worker yet. Those to come are of this kind and serve the coordinator at `url`.
+    pub fn new(url: String, kind: LocalWorkers) -> Self {
         Self {
             url,
-            threads,
+            kind,
             workers: JoinSet::new(),
             started: 0,
         }
@@ -66,7 +67,8 @@ impl Fleet {
             command
                 .args(["worker", "--coordinator", &self.url])
                 .args(["--patience", PATIENCE, "--threads"])
-                .arg(self.threads.to_string())
+                .arg(self.kind.threads.to_string())
+                .args(["--device", &self.kind.device.to_string()])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::piped())

@@ -9,6 +9,7 @@ use anyhow::{Context, anyhow, bail};
 use perennial_coordinator::{
     JobEvent, Outcome, QueueConfig, ServeConfig, reachable, serve, serve_queue,
 };
+use perennial_worker::ComputeDevice;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -31,6 +32,7 @@ pub struct LocalWorkers {
     pub count: u32,
     /// Of each.
     pub threads: usize,
+    pub device: ComputeDevice,
 }
 
 /// Runs a job to its end and shows what happens. A run that was stopped is [`Interrupted`].
@@ -66,7 +68,7 @@ pub async fn run(
                 waits_for_address = false;
                 if let (Ok(address), Some(workers)) = (listening, workers) {
                     fleet
-                        .insert(Fleet::new(url(address), workers.threads))
+                        .insert(Fleet::new(url(address), workers))
                         .fill_up(workers.count)?;
                 }
             }

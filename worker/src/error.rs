@@ -40,6 +40,8 @@ pub enum WorkerError {
          these workers sum over TCP, which is \"exact\": set it to that"
     )]
     Reduction,
+    #[error(transparent)]
+    Device(#[from] perennial_kernels::DeviceError),
     #[error("cannot start a thread: {0}")]
     Thread(String),
     #[error("{0}")]
@@ -83,6 +85,7 @@ impl WorkerError {
             | Self::Security(_)
             | Self::Session(_)
             | Self::File(_)
+            | Self::Device(_)
             | Self::Thread(_) => false,
         }
     }

@@ -54,8 +54,7 @@ impl Member<'_> {
         let slots = job.spec.train.slots;
         let owned = self.generation.members[self.rank].slots.clone();
         let network = &job.network;
-        let device = burn::tensor::Device::flex();
-        let bound = Bound::for_inference(&network.table, weights, &device);
+        let bound = Bound::for_inference(&network.table, weights, &worker.device);
         let mut statistics = SlotSum::new(slots, owned.clone());
         for slot in owned {
             let places = slot_range(0..samples, slots, slot);
@@ -116,7 +115,7 @@ pub(crate) fn evaluate_places(
     let work = |portion: std::ops::Range<usize>| {
         let samples: Vec<u32> = portion.clone().map(|place| place as u32).collect();
         let batch = pipeline.eval_batch(side, &samples)?;
-        let logits = infer(network, bound, batch.images, size);
+        let logits = infer(network, bound, batch.images, size)?;
         Ok((
             portion.start,
             rows(&logits, &batch.targets, &batch.labels, classes),
@@ -125,7 +124,7 @@ pub(crate) fn evaluate_places(
     let mut portions = cores
         .for_each(next, work)?
         .into_iter()
-        .collect::<Result<Vec<_>, DataError>>()?;
+        .collect::<Result<Vec<_>, WorkerError>>()?;
     portions.sort_by_key(|(start, _)| *start);
     Ok(portions.into_iter().flat_map(|(_, rows)| rows).collect())
 }

@@ -131,7 +131,7 @@ impl Classifier {
                 let logits = if images.is_empty() {
                     Vec::new()
                 } else {
-                    infer(&self.network, &bound, images, size)
+                    infer(&self.network, &bound, images, size)?
                 };
                 let mut rows = logits.chunks_exact(classes);
                 let predictions: Vec<Result<Prediction, WorkerError>> = portion
@@ -143,9 +143,10 @@ impl Classifier {
                         Ok(prediction(picked.path(), logits))
                     })
                     .collect();
-                (index, predictions)
+                Ok((index, predictions))
             };
-            let mut done = cores.for_each(next, work)?;
+            let done = cores.for_each(next, work)?.into_iter();
+            let mut done = done.collect::<Result<Vec<_>, WorkerError>>()?;
             done.sort_by_key(|(index, _)| *index);
             for prediction in done.into_iter().flat_map(|(_, predictions)| predictions) {
                 each(prediction)?;

@@ -31,6 +31,7 @@ use tracing::field::Empty;
 pub use error::WorkerError;
 pub use member::refuse_reduction;
 pub use numerics::numerics_class;
+pub use perennial_kernels::device::{ComputeDevice, Cuda, DeviceError};
 
 use crate::ears::{Ears, Over, Work};
 use crate::prepare::Worker;
@@ -43,7 +44,9 @@ pub struct WorkerOptions {
     pub coordinators: Vec<String>,
     /// How it speaks with coordinators and with the other members.
     pub security: Security,
-    /// Slots computed side by side, each on one core.
+    /// Where slots are computed.
+    pub device: ComputeDevice,
+    /// Slots computed side by side, each on one core; with a GPU, what prepares pictures.
     pub threads: usize,
     /// The address at which other members reach this one, without a port.
     pub host: String,
@@ -84,7 +87,8 @@ impl Gate {
 /// Serves one job from joining to its end, or, in the pool of a queue, one after the other until it is let
 /// go. The error is what ended it.
 pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
-    // Better now than when the data is read.
+    // What is wrong with the device or the security is better told before anybody counts on this worker.
+    options.device.open()?;
     options.security.may_listen_at_host(&options.host)?;
     MeshTls::of(&options.security)?;
     let notice = options.grace.map(Notice::listen).transpose()?;
@@ -93,7 +97,7 @@ pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
         let session = connect(perennial_session::Options {
             coordinators: options.coordinators.clone(),
             security: options.security.clone(),
-            numerics: numerics_class(),
+            numerics: numerics_class(options.device)?,
             threads: options.threads as u32,
             patience: options.patience,
             worker: name,

@@ -1,11 +1,15 @@
 //! The numerics class: within one class, equal input gives equal bits.
 
-use perennial_kernels::{KERNEL_SET, Precision};
+use perennial_kernels::{ComputeDevice, DeviceError, KERNEL_SET, Precision};
 use perennial_plan::spec;
 
 /// The processor's kind, its vector unit and the kernel set. Matrix products block by the processor's
 /// caches, so its model belongs to the class.
-pub fn numerics_class() -> String {
+pub fn numerics_class(device: ComputeDevice) -> Result<String, DeviceError> {
+    Ok(device.gpu_class()?.unwrap_or_else(cpu_class))
+}
+
+fn cpu_class() -> String {
     let processor = std::fs::read_to_string("/proc/cpuinfo")
         .ok()
         .and_then(|text| {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use burn::tensor::Device;
 use perennial_collective::{MeshTls, ReplicaServer, TcpEndpoint};
 use perennial_data::Pipeline;
 use perennial_model::Network;
@@ -16,6 +17,7 @@ use crate::WorkerOptions;
 use crate::checkpointing::CheckpointWriter;
 use crate::error::WorkerError;
 use crate::member::refuse_reduction;
+use crate::numerics::operands;
 use crate::shared::SharedReplica;
 use crate::slots::Cores;
 
@@ -36,6 +38,8 @@ pub(crate) struct Worker {
     pub endpoint: TcpEndpoint,
     /// What its connections to other members are encrypted with.
     pub tls: Option<MeshTls>,
+    /// Where slots are computed.
+    pub device: Device,
     pub cores: Cores,
     pub threads: usize,
     pub checkpoints: CheckpointWriter,
@@ -104,7 +108,13 @@ impl Worker {
         )?;
         options.security.may_listen(replica_address)?;
         let checkpoints = CheckpointWriter::new(&job, &replica, reporter)?;
-        let cores = Cores::new(options.threads)?;
+        let device = options.device.open()?;
+        (options.device).computes(operands(job.spec.train.precision))?;
+        let cores = Cores::new(if options.device.is_gpu() {
+            1
+        } else {
+            options.threads
+        })?;
         let data = job.pipeline.data();
         reporter.send(Report::Ready(Ready {
             data_fingerprint: data.fingerprint()?,
@@ -121,6 +131,7 @@ impl Worker {
             replica,
             endpoint: endpoint.encrypted(tls.clone()),
             tls,
+            device,
             cores,
             threads: options.threads,
             checkpoints,

@@ -139,11 +139,10 @@ impl Member<'_> {
         let began = Instant::now();
         let bound = worker.replica.read(|held| {
             let held = held.expect("a member holds a replica");
-            let device = burn::tensor::Device::flex();
             Bound::new(
                 &network.table,
                 &held.replica.weights,
-                &device,
+                &worker.device,
                 operands(spec.train.precision),
             )
         });
@@ -168,9 +167,10 @@ impl Member<'_> {
                 global_step,
                 slot,
             };
-            (slot, slot_gradient(network, &bound, input, size, key))
+            slot_gradient(network, &bound, input, size, key).map(|outcome| (slot, outcome))
         };
         let outcomes = worker.cores.for_each(next, work)?;
+        let outcomes = outcomes.into_iter().collect::<Result<_, _>>()?;
         drop(bound);
         let compute = began.elapsed();
 

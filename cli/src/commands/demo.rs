@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use perennial_coordinator::JobEvent;
 use perennial_data::synth::synth;
+use perennial_worker::ComputeDevice;
 
 use super::train;
 use crate::events::Viewer;
@@ -64,6 +65,7 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
         store: folder.join("store").to_string_lossy().into_owned(),
         workers: Some(WORKERS),
         threads: Some(1),
+        device: ComputeDevice::Cpu,
         resume: false,
         tensorboard: None,
         file: JobFile {

@@ -7,7 +7,7 @@ use perennial_data::DataSet;
 use perennial_plan::spec::DataSpec;
 use perennial_proto::VERSION;
 use perennial_store::Store;
-use perennial_worker::numerics_class;
+use perennial_worker::{ComputeDevice, Cuda, numerics_class};
 use serde::Serialize;
 
 use super::weights::MAX_PIXELS;
@@ -29,7 +29,7 @@ pub struct Args {
 #[derive(Debug, Serialize)]
 struct Check {
     event: &'static str,
-    name: &'static str,
+    name: String,
     state: State,
     found: String,
     /// What to do; empty where nothing is to be done.
@@ -48,15 +48,12 @@ enum State {
 const LITTLE_MEMORY: u64 = 2 << 30;
 
 pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
-    let checks = [
-        Some(processor()),
-        Some(cores()),
-        Some(memory()),
-        Some(store(&args.store)),
-        args.data.as_deref().map(data),
-    ];
+    let mut checks = vec![processor()?, cores(), memory()];
+    checks.extend(gpus());
+    checks.push(store(&args.store));
+    checks.extend(args.data.as_deref().map(data));
     let mut failed = 0;
-    for check in checks.into_iter().flatten() {
+    for check in checks {
         failed += usize::from(check.state == State::Failed);
         output.print(&check, || check.text())?;
     }
@@ -69,17 +66,17 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
 // === impl Check ===
 
 impl Check {
-    fn new(name: &'static str, state: State, found: String, advice: &str) -> Self {
+    fn new(name: &str, state: State, found: String, advice: &str) -> Self {
         Self {
             event: "check",
-            name,
+            name: name.to_string(),
             state,
             found,
             advice: advice.to_string(),
         }
     }
 
-    fn ok(name: &'static str, found: String) -> Self {
+    fn ok(name: &str, found: String) -> Self {
         Self::new(name, State::Ok, found, "")
     }
 
@@ -97,16 +94,58 @@ impl Check {
     }
 }
 
-fn processor() -> Check {
-    let class = numerics_class();
+fn processor() -> anyhow::Result<Check> {
+    let class = numerics_class(ComputeDevice::Cpu)?;
     let found = format!(
         "numerics class `{class}`, perennial {VERSION}: workers of one job must have the same"
     );
     if class.contains("sse2") || class.contains("baseline") {
         let advice = "there is no AVX2, so training is several times slower than it could be";
-        return Check::new("processor", State::Warning, found, advice);
+        return Ok(Check::new("processor", State::Warning, found, advice));
     }
-    Check::ok("processor", found)
+    Ok(Check::ok("processor", found))
+}
+
+/// The GPUs, and what is needed to compute with them. Nobody must have one.
+fn gpus() -> Vec<Check> {
+    let Some(cuda) = Cuda::probe() else {
+        let found = "not built in: `cargo build --release --features cuda`";
+        return vec![Check::ok("cuda", found.to_string())];
+    };
+    let check = |name: &str, found: Result<String, String>| match found {
+        Ok(found) => Check::ok(name, found),
+        Err(reason) => Check::new(
+            name,
+            State::Warning,
+            reason,
+            "workers on this machine compute on its cores",
+        ),
+    };
+    let headers = cuda.headers.map(|path| path.display().to_string());
+    let mut checks = vec![
+        check("driver", cuda.driver),
+        check("nvrtc", cuda.nvrtc),
+        check("headers", headers),
+        check("nccl", cuda.nccl),
+    ];
+    match cuda.gpus {
+        Err(reason) => checks.push(check("gpus", Err(reason))),
+        Ok(gpus) if gpus.is_empty() => {
+            checks.push(check("gpus", Err("the driver sees none".to_string())));
+        }
+        Ok(gpus) => checks.extend(gpus.iter().enumerate().map(|(index, gpu)| {
+            let device = ComputeDevice::Cuda(index);
+            let [major, minor] = gpu.capability;
+            let gib = gpu.memory as f64 / f64::from(1 << 30);
+            let described = format!("{}, compute {major}.{minor}, {gib:.1} GiB", gpu.name);
+            let usable = device.open().map(|_| described);
+            check(
+                &device.to_string(),
+                usable.map_err(|error| error.to_string()),
+            )
+        })),
+    }
+    checks
 }
 
 fn cores() -> Check {

@@ -7,6 +7,7 @@ use perennial_coordinator::{Access, ServeConfig};
 use perennial_data::DataSet;
 use perennial_plan::Spec;
 use perennial_store::Store;
+use perennial_worker::ComputeDevice;
 
 use crate::events::Viewer;
 use crate::job::{DEFAULT_STORE, absolute_url, block_on};
@@ -31,6 +32,9 @@ pub struct Args {
     /// Threads of each worker; the cores divided by the workers where it is left out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
+    /// Where the workers compute: cpu, or cuda:N for the N-th NVIDIA GPU
+    #[arg(long, value_name = "cpu|cuda:N", default_value_t)]
+    pub device: ComputeDevice,
     /// Go on from the newest checkpoint
     #[arg(long)]
     pub resume: bool,
@@ -60,6 +64,7 @@ pub fn execute(
     perennial_worker::refuse_reduction(&spec)?;
     // What is wrong with the folder is better told before anything is written.
     DataSet::open(&spec.data)?;
+    args.device.open()?;
 
     let line = |program: &str| {
         args.command_line(program)
@@ -71,6 +76,7 @@ pub fn execute(
         threads: args
             .threads
             .map_or_else(|| share_of_cores(workers), usize::from),
+        device: args.device,
     };
     let command = line("perennial").into_string();
     let resume_command = line(&this_program()).word("--resume").into_string();
@@ -125,6 +131,9 @@ impl Args {
         let mut line = CommandLine::new(program, "train").word(self.file.job.to_string_lossy());
         if self.store != DEFAULT_STORE {
             line = line.option("--store", &self.store);
+        }
+        if self.device != ComputeDevice::default() {
+            line = line.option("--device", self.device);
         }
         let line = self.file.over.spell(line);
         line.option_if_some("--workers", self.workers)

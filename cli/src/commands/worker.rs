@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use perennial_worker::{Gate, WorkerOptions};
+use perennial_worker::{ComputeDevice, Gate, WorkerOptions};
 
 use crate::security::Tls;
 
@@ -30,11 +30,11 @@ pub struct Args {
     /// How many seconds after a SIGTERM the job may take to let this worker go
     #[arg(long, value_name = "SECONDS", default_value = "30")]
     grace: u64,
-    /// Where to compute
-    #[arg(long, value_parser = ["cpu"], default_value = "cpu")]
-    device: String,
     #[command(flatten)]
     tls: Tls,
+    /// Where to compute: cpu, or cuda:N for the N-th NVIDIA GPU
+    #[arg(long, value_name = "cpu|cuda:N", default_value_t)]
+    device: ComputeDevice,
 }
 
 fn gate(text: &str) -> Result<Gate, String> {
@@ -61,6 +61,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     perennial_worker::run(WorkerOptions {
         coordinators: args.coordinator,
         security: args.tls.security()?,
+        device: args.device,
         threads: args.threads.map_or(cores, usize::from),
         host: args.host,
         collective: args.collective.unwrap_or_default(),

@@ -78,3 +78,20 @@ fn a_store_that_is_a_file_or_cannot_be_reached_is_named() {
     assert!(sentence.contains("ftp://x/y"), "{sentence}");
     assert_eq!(names(folder.path()), ["job.toml", "pictures"]);
 }
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_gpu_is_refused_by_a_program_that_was_built_without_them() {
+    let folder = workshop();
+    let line = ["train", "job.toml", "--device", "cuda:0"];
+    assert_eq!(
+        run(folder.path(), &line).refused(1),
+        "`cuda:0` needs a program built for GPUs: `cargo build --release --features cuda`; this one computes on `cpu`"
+    );
+    assert_eq!(names(folder.path()), ["job.toml", "pictures"]);
+    let sentence = run(folder.path(), &["doctor"]).ok();
+    assert!(
+        sentence.contains("not built in: `cargo build --release --features cuda`"),
+        "{sentence}"
+    );
+}

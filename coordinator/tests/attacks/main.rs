@@ -5,7 +5,7 @@ mod wire;
 
 use std::time::Duration;
 
-use perennial_coordinator::operate;
+use perennial_coordinator::operate::Ruler;
 use perennial_proto::dial::Address;
 use perennial_proto::v1::StatusRequest;
 use perennial_secure::{Role, Security, Token};
@@ -20,14 +20,17 @@ const DEADLINE: Duration = Duration::from_secs(30);
 async fn each_role_may_do_what_is_its_own_and_nothing_else() {
     let place = Place::new().await;
     let (viewer, operator) = (place.of(Role::Viewer), place.of(Role::Operator));
-    let seen = operate::status_at(&place.job, &viewer, &place.url).await;
+    let seen = place.ruler(&viewer).status("flowers").await;
     assert_eq!(seen.unwrap().job, "flowers");
-    let refused = operate::scale(&place.job, &viewer, 3).await.unwrap_err();
+    let refused = place.ruler(&viewer).scale("flowers", 3).await.unwrap_err();
     assert!(
         refused.to_string().contains("viewer `viewer` may not"),
         "{refused}"
     );
-    let refused = operate::scale(&place.job, &place.of(Role::Worker), 3).await;
+    let refused = place
+        .ruler(&place.of(Role::Worker))
+        .scale("flowers", 3)
+        .await;
     assert!(
         refused
             .unwrap_err()
@@ -35,7 +38,9 @@ async fn each_role_may_do_what_is_its_own_and_nothing_else() {
             .contains("worker `worker` may not")
     );
     assert_eq!(
-        operate::scale(&place.job, &operator, 3)
+        place
+            .ruler(&operator)
+            .scale("flowers", 3)
             .await
             .unwrap()
             .wanted,
@@ -60,6 +65,7 @@ async fn joins(place: &Place, security: Security) -> Result<(), String> {
         numerics: "none".into(),
         threads: 1,
         patience: Duration::ZERO,
+        worker: String::new(),
     };
     let told = tokio::task::spawn_blocking(move || connect(options).unwrap().recv());
     match tokio::time::timeout(DEADLINE, told).await.unwrap().unwrap() {
@@ -107,7 +113,9 @@ async fn a_coordinator_is_believed_for_its_hosts_alone() {
     let place = Place::new().await;
     let elsewhere = Recorder::before(&place, "127.0.0.2").await;
     let viewer = place.of(Role::Viewer);
-    let refused = operate::status_at(&place.job, &viewer, &elsewhere.url).await;
+    let refused = Ruler::given(&elsewhere.url, &viewer)
+        .status("flowers")
+        .await;
     let words = refused.unwrap_err().to_string();
     assert!(words.contains("is not for this host"), "{words}");
 }
@@ -122,28 +130,45 @@ async fn a_token_opens_what_its_role_and_its_job_say() {
     let with = |token: &Token| place.without_certificate().with_token(Some(token.clone()));
 
     assert_eq!(get_metrics(&place, None, Some(&look)).await.unwrap().0, 200);
-    let refused = operate::stop(&place.job, &with(&look)).await.unwrap_err();
+    let refused = place
+        .ruler(&with(&look))
+        .stop("flowers", false)
+        .await
+        .unwrap_err();
     assert!(
         refused.to_string().contains("viewer `look` may not"),
         "{refused}"
     );
-    let refused = operate::stop(&place.job, &with(&other)).await.unwrap_err();
+    let refused = place
+        .ruler(&with(&other))
+        .stop("flowers", false)
+        .await
+        .unwrap_err();
     assert!(
         refused
             .to_string()
             .contains("for another job than `flowers`"),
         "{refused}"
     );
-    let refused = operate::stop(&place.job, &with(&unknown))
+    let refused = place
+        .ruler(&with(&unknown))
+        .stop("flowers", false)
         .await
         .unwrap_err();
     assert!(refused.to_string().contains("not known here"), "{refused}");
     assert!(!refused.to_string().contains(unknown.reveal()));
-    let refused = operate::stop(&place.job, &place.without_certificate()).await;
+    let refused = place
+        .ruler(&place.without_certificate())
+        .stop("flowers", false)
+        .await;
     let words = refused.unwrap_err().to_string();
     assert!(words.contains("show a token"), "{words}");
     assert_eq!(get_metrics(&place, None, None).await.unwrap().0, 401);
-    operate::stop(&place.job, &with(&change)).await.unwrap();
+    place
+        .ruler(&with(&change))
+        .stop("flowers", false)
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,7 +190,7 @@ async fn a_token_is_not_told_to_a_coordinator_without_tls() {
     let security = Security::default().with_token(Some(token));
     let address = Address::parse(&url, &security).unwrap();
     let mut client = address.client(&security, DEADLINE).await.unwrap();
-    client.status(StatusRequest {}).await.unwrap_err();
+    client.status(StatusRequest::default()).await.unwrap_err();
     let heard = heard.lock().unwrap();
     assert_eq!(heard.len(), 1);
     assert!(!heard[0].contains_key("authorization"), "{heard:?}");
@@ -182,6 +207,7 @@ async fn a_recorded_join_is_of_no_use() {
         numerics: "none".into(),
         threads: 1,
         patience: DEADLINE,
+        worker: String::new(),
     };
     let session = tokio::task::spawn_blocking(move || {
         let session = connect(options).unwrap();
@@ -206,14 +232,16 @@ async fn a_message_that_is_too_long_is_refused_and_harms_nobody() {
     let place = Place::new().await;
     let operator = place.of(Role::Operator);
     let endless = "w".repeat(1 << 20);
-    let refused = operate::drain(&place.job, &operator, &endless).await;
+    let refused = place.ruler(&operator).drain("flowers", &endless).await;
     let words = refused.unwrap_err().to_string();
     assert!(words.len() < 1000, "the answer does not hold it");
     // One that only claims to be long.
     let worker = place.of(Role::Worker);
     wire::claims_a_long_message(&place, &worker).await;
     assert_eq!(
-        operate::scale(&place.job, &operator, 2)
+        place
+            .ruler(&operator)
+            .scale("flowers", 2)
             .await
             .unwrap()
             .wanted,

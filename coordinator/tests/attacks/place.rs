@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use perennial_coordinator::{Access, JobEvent, ServeConfig, operate, serve};
+use perennial_coordinator::operate::Ruler;
+use perennial_coordinator::{Access, JobEvent, ServeConfig, serve};
 use perennial_plan::Spec;
 use perennial_secure::{Authority, Credentials, Role, Security, Token, Tokens, Wanted, write_new};
-use perennial_store::{Job, Store};
+use perennial_store::Store;
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair,
 };
@@ -18,7 +19,6 @@ pub struct Place {
     pub folder: TempDir,
     pub url: String,
     pub address: SocketAddr,
-    pub job: Job,
     _stop: watch::Sender<bool>,
 }
 
@@ -60,7 +60,6 @@ impl Place {
             name: "flowers".into(),
             ..Spec::default()
         };
-        let job = store.job(&spec.name).unwrap();
         let config = ServeConfig {
             listen: "127.0.0.1:0".into(),
             advertise: None,
@@ -93,7 +92,6 @@ impl Place {
         Self {
             url: format!("https://{address}"),
             address,
-            job,
             folder,
             _stop: stop,
         }
@@ -102,6 +100,11 @@ impl Place {
     /// The credentials of a party with this role.
     pub fn of(&self, role: Role) -> Security {
         security(self.folder.path(), role)
+    }
+
+    /// The coordinator, asked with these credentials.
+    pub fn ruler(&self, security: &Security) -> Ruler {
+        Ruler::given(&self.url, security)
     }
 
     /// Those of a person who knows the authority and has nothing else.
@@ -124,7 +127,7 @@ impl Place {
     /// How many workers the job knows.
     pub async fn workers(&self) -> usize {
         let viewer = self.of(Role::Viewer);
-        let status = operate::status_at(&self.job, &viewer, &self.url).await;
+        let status = self.ruler(&viewer).status("flowers").await;
         status.unwrap().workers.len()
     }
 }

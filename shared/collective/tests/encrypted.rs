@@ -204,15 +204,15 @@ fn an_encrypted_member_behind_a_cut_is_silent_and_a_trickle_is_not() {
     let members = endpoints.into_iter().zip(tls).enumerate();
     let mut members: Vec<Tcp> = in_parallel(members, |(rank, (endpoint, tls))| {
         let mut config = config(rank, &addresses);
-        config.silence = Duration::from_secs(2);
+        config.silence = Duration::from_secs(1);
         let endpoint = endpoint.encrypted(tls);
         endpoint.connect(config, &AbortHandle::new()).unwrap()
     });
-    // A record of 16 KiB takes 3 seconds so, longer than anybody may be silent.
-    network.trickle.store(110, SeqCst);
+    // A record of 16 KiB takes more than a second and a half so, longer than anybody may be silent.
+    network.trickle.store(200, SeqCst);
     let small = |member: &mut Tcp| {
         let rank = member.rank() as u32;
-        let part = contribution_of(2, rank..rank + 1, 5_000, |_| Some(vec![1.0; 5_000]));
+        let part = contribution_of(2, rank..rank + 1, 8_000, |_| Some(vec![1.0; 8_000]));
         member.all_reduce(part)
     };
     for summed in in_parallel(members.iter_mut(), small) {
@@ -245,7 +245,7 @@ impl ReplicaSource for Still {
 #[test]
 fn a_replica_is_handed_to_workers_alone_and_arrives_whole() {
     let (ours, theirs) = (Certificates::new(), Certificates::new());
-    let bytes: Bytes = (0..5_000_000).map(|at| (at * 31) as u8).collect();
+    let bytes: Bytes = (0..8_000_000).map(|at| (at * 31) as u8).collect();
     let source = Arc::new(Still(bytes.clone()));
     let (_server, address) =
         ReplicaServer::bind_encrypted("127.0.0.1:0", "seedlings", source, ours.worker("a"))

@@ -9,9 +9,13 @@
 
 mod autodiff;
 pub mod cpu;
+pub mod device;
 mod flex;
+pub mod gpu;
 pub mod memory;
 pub mod ops;
+
+pub use device::{ComputeDevice, DeviceError};
 
 /// What may follow a batch normalisation in the same pass over memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

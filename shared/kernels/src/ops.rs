@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use crate::{Activation, Precision};
 
 /// The operations as a backend provides them. Shapes are those of the functions of this module.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait KernelOps: Backend {
     fn kernel_linear(
         x: FloatTensor<Self>,

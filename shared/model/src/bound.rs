@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use burn::tensor::{Device, Gradients, Tensor, TensorData};
-use perennial_kernels::Precision;
+use burn::tensor::{Device, Gradients, Tensor, TensorData, Transaction};
+use perennial_kernels::{DeviceError, Precision};
 use perennial_plan::random::{Domain, Draw, Stream};
 
 use crate::table::{Fold, NormId, Parameter, ParameterId, Table, Weights};
@@ -13,6 +13,7 @@ use crate::table::{Fold, NormId, Parameter, ParameterId, Table, Weights};
 /// A network's weights as tensors on a device.
 #[derive(Clone)]
 pub struct Bound {
+    device: Device,
     parameters: Vec<BoundParameter>,
     /// Of the operands of products.
     pub(crate) precision: Precision,
@@ -55,6 +56,7 @@ impl Bound {
             .collect();
         let moments = table.norms().iter().enumerate();
         Self {
+            device: device.clone(),
             parameters,
             precision,
             inference: None,
@@ -76,6 +78,11 @@ impl Bound {
             inference: Some(biases),
             ..Self::new(table, &folded.weights, device, Precision::F32)
         }
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The same weights as fresh leaves of a graph, so that their gradients can be read.
@@ -100,6 +107,7 @@ impl Bound {
             })
             .collect();
         Self {
+            device: self.device.clone(),
             parameters,
             precision: self.precision,
             inference: None,
@@ -109,23 +117,39 @@ impl Bound {
 
     /// Takes the gradients out of `gradients` into one vector laid out as [`Weights::parameters`].
     /// A parameter that had no part in the loss has gradient zero.
-    pub fn take_gradients(&self, table: &Table, gradients: &mut Gradients) -> Vec<f32> {
-        let mut flat = vec![0.0; table.parameters_len()];
+    pub fn take_gradients(
+        &self,
+        table: &Table,
+        gradients: &mut Gradients,
+    ) -> Result<Vec<f32>, DeviceError> {
+        let mut places = Vec::new();
+        let mut reading = Transaction::default();
         for (parameter, bound) in table.parameters().iter().zip(&self.parameters) {
-            let flat = &mut flat[parameter.range.clone()];
+            let range = parameter.range.clone();
             match bound {
-                BoundParameter::Vector(tensor) => take(tensor, gradients, flat),
-                BoundParameter::Matrix(tensor) => take(tensor, gradients, flat),
-                BoundParameter::Kernel(tensor) => take(tensor, gradients, flat),
+                BoundParameter::Vector(tensor) => {
+                    reading = take(tensor, gradients, reading, range, &mut places);
+                }
+                BoundParameter::Matrix(tensor) => {
+                    reading = take(tensor, gradients, reading, range, &mut places);
+                }
+                BoundParameter::Kernel(tensor) => {
+                    reading = take(tensor, gradients, reading, range, &mut places);
+                }
                 BoundParameter::Parts(parts) => {
-                    let length = flat.len() / parts.len();
-                    for (part, flat) in parts.iter().zip(flat.chunks_exact_mut(length)) {
-                        take(part, gradients, flat);
+                    let length = range.len() / parts.len();
+                    for (part, start) in parts.iter().zip(range.step_by(length)) {
+                        reading =
+                            take(part, gradients, reading, start..start + length, &mut places);
                     }
                 }
             }
         }
-        flat
+        let mut flat = vec![0.0; table.parameters_len()];
+        for (place, values) in places.into_iter().zip(read(reading)?) {
+            flat[place].copy_from_slice(&values);
+        }
+        Ok(flat)
     }
 
     pub(crate) fn vector(&self, id: ParameterId) -> Tensor<1> {
@@ -243,12 +267,30 @@ fn fold_into_layer(table: &Table, fold: &Fold, weights: &mut Weights) -> Vec<f32
     bias
 }
 
-/// Moves a leaf's gradient to its place; zeros stay where it had no part in the loss.
-fn take<const D: usize>(leaf: &Tensor<D>, gradients: &mut Gradients, place: &mut [f32]) {
-    if let Some(gradient) = leaf.grad_remove(gradients) {
-        let data = gradient.into_data();
-        place.copy_from_slice(data.as_slice::<f32>().expect("gradients are f32"));
-    }
+/// Lets a leaf's gradient be read for its place, unless the leaf had no part in the loss.
+fn take<const D: usize>(
+    leaf: &Tensor<D>,
+    gradients: &mut Gradients,
+    reading: Transaction,
+    place: Range<usize>,
+    places: &mut Vec<Range<usize>>,
+) -> Transaction {
+    let Some(gradient) = leaf.grad_remove(gradients) else {
+        return reading;
+    };
+    places.push(place);
+    reading.register(gradient)
+}
+
+/// The values of what was registered, all at once: a GPU is waited for a single time.
+fn read(reading: Transaction) -> Result<Vec<Vec<f32>>, DeviceError> {
+    let data = reading.try_execute();
+    let data = data.map_err(|error| DeviceError::of_reading(&error))?;
+    let values = data.into_iter().map(|data| {
+        let values = data.try_into_vec::<f32>();
+        values.expect("what is computed is f32")
+    });
+    Ok(values.collect())
 }
 
 /// The key of a slot's DropPath: which draw belongs to which step, slot and layer.
@@ -272,7 +314,16 @@ pub enum Mode {
 pub struct Pass<'a> {
     pub(crate) bound: &'a Bound,
     mode: Mode,
-    moments: RefCell<Vec<f64>>,
+    /// Read at the pass's end: a GPU does not wait for it in between.
+    moments: RefCell<Vec<Seen>>,
+}
+
+/// What a batch normalisation saw.
+struct Seen {
+    norm: NormId,
+    count: usize,
+    mean: Tensor<1>,
+    variance: Tensor<1>,
 }
 
 // === impl Pass ===
@@ -286,11 +337,10 @@ impl<'a> Pass<'a> {
             inference,
             "weights are bound for {mode:?}"
         );
-        let length = bound.moments.last().map_or(0, |range| range.end);
         Self {
             bound,
             mode,
-            moments: RefCell::new(vec![0.0; length]),
+            moments: RefCell::default(),
         }
     }
 
@@ -299,23 +349,45 @@ impl<'a> Pass<'a> {
     }
 
     /// What the batch normalisations saw, laid out as [`crate::Norm::moments`] says.
-    pub fn into_moments(self) -> Vec<f64> {
-        self.moments.into_inner()
+    pub fn into_moments(self) -> Result<Vec<f64>, DeviceError> {
+        let length = self.bound.moments.last().map_or(0, |range| range.end);
+        let mut moments = vec![0.0; length];
+        let mut reading = Transaction::default();
+        let mut places = Vec::new();
+        for seen in self.moments.into_inner() {
+            places.push((self.bound.moments[seen.norm.0].clone(), seen.count as f64));
+            reading = reading.register(seen.mean).register(seen.variance);
+        }
+        let values = read(reading)?;
+        for ((place, count), values) in places.into_iter().zip(values.chunks_exact(2)) {
+            let (mean, variance) = (&values[0], &values[1]);
+            let (head, sums) = moments[place].split_at_mut(1);
+            let (sums, squares) = sums.split_at_mut(mean.len());
+            head[0] = count;
+            for ((sum, square), (mean, variance)) in
+                sums.iter_mut().zip(squares).zip(mean.iter().zip(variance))
+            {
+                let mean = f64::from(*mean);
+                *sum = mean * count;
+                *square = (f64::from(*variance) + mean * mean) * count;
+            }
+        }
+        Ok(moments)
     }
 
-    pub(crate) fn record_moments(&self, id: NormId, count: usize, mean: &[f32], variance: &[f32]) {
-        let mut moments = self.moments.borrow_mut();
-        let (head, sums) = moments[self.bound.moments[id.0].clone()].split_at_mut(1);
-        let (sums, squares) = sums.split_at_mut(mean.len());
-        let count = count as f64;
-        head[0] = count;
-        for ((sum, square), (mean, variance)) in
-            sums.iter_mut().zip(squares).zip(mean.iter().zip(variance))
-        {
-            let mean = f64::from(*mean);
-            *sum = mean * count;
-            *square = (f64::from(*variance) + mean * mean) * count;
-        }
+    pub(crate) fn record_moments(
+        &self,
+        norm: NormId,
+        count: usize,
+        mean: Tensor<1>,
+        variance: Tensor<1>,
+    ) {
+        self.moments.borrow_mut().push(Seen {
+            norm,
+            count,
+            mean,
+            variance,
+        });
     }
 
     /// `branch` with each sample kept with probability `1 - rate` and scaled by its inverse (Huang et

@@ -3,11 +3,18 @@
 use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use perennial_kernels::Precision;
+use perennial_kernels::{ComputeDevice, Precision};
 use perennial_model::{Bound, DropPathKey, Mode, Network, Pass, Weights};
 use perennial_plan::random::{mix, name_hash};
 use perennial_plan::spec::ModelSpec;
 use serde_json::Value;
+
+/// The processor, or the GPU that `PERENNIAL_TEST_DEVICE` names.
+fn device() -> Device {
+    let named = std::env::var("PERENNIAL_TEST_DEVICE");
+    let device: ComputeDevice = named.map_or(ComputeDevice::Cpu, |name| name.parse().unwrap());
+    device.open().unwrap()
+}
 
 /// The reference numbers, where they are at hand; the smallest case of them is kept beside this file.
 fn fixtures() -> Vec<PathBuf> {
@@ -122,12 +129,12 @@ impl Case {
         }
         Tensor::from_data(
             TensorData::new(values, [batch, height, width, 3]),
-            &Device::flex(),
+            &device(),
         )
     }
 
     fn eval_logits(&self, weights: &Weights, case: &Value) -> Vec<f32> {
-        let bound = Bound::for_inference(&self.network.table, weights, &Device::flex());
+        let bound = Bound::for_inference(&self.network.table, weights, &device());
         let pass = Pass::new(&bound, Mode::Evaluation);
         self.network
             .logits(self.input(case), &pass)
@@ -231,13 +238,8 @@ const BF16: Tolerance = Tolerance {
 fn training(case_of: &Case, name: &str, case: &Value, tolerance: &Tolerance) {
     let table = &case_of.network.table;
     let labels: Vec<usize> = serde_json::from_value(case["labels"].clone()).unwrap();
-    let leaves = Bound::new(
-        table,
-        &case_of.weights,
-        &Device::flex(),
-        tolerance.precision,
-    )
-    .with_gradients();
+    let leaves =
+        Bound::new(table, &case_of.weights, &device(), tolerance.precision).with_gradients();
     let pass = Pass::new(
         &leaves,
         Mode::Training(DropPathKey {
@@ -258,7 +260,7 @@ fn training(case_of: &Case, name: &str, case: &Value, tolerance: &Tolerance) {
     };
     let share = 1.0 / heads.len() as f64;
     let mut loss = 0.0;
-    let mut surrogate: Option<Tensor<1>> = None;
+    let mut surrogate: Option<Tensor<2>> = None;
     for (head, official) in heads.into_iter().zip(official) {
         let [batch, classes] = head.dims();
         let logits: Vec<f32> = head.clone().inner().into_data().try_into_vec().unwrap();
@@ -278,8 +280,8 @@ fn training(case_of: &Case, name: &str, case: &Value, tolerance: &Tolerance) {
             }));
         }
         let gradient =
-            Tensor::<2>::from_data(TensorData::new(gradient, [batch, classes]), &Device::flex());
-        let product = (head * gradient.autodiff()).sum();
+            Tensor::<2>::from_data(TensorData::new(gradient, [batch, classes]), &device());
+        let product = head * gradient.autodiff();
         surrogate = Some(surrogate.map_or(product.clone(), |sum| sum + product));
     }
     let official_loss = case["loss"]["f64"].as_f64().unwrap();
@@ -289,8 +291,8 @@ fn training(case_of: &Case, name: &str, case: &Value, tolerance: &Tolerance) {
     );
 
     let mut gradients = surrogate.unwrap().backward();
-    let moments = pass.into_moments();
-    let flat = leaves.take_gradients(table, &mut gradients);
+    let moments = pass.into_moments().unwrap();
+    let flat = leaves.take_gradients(table, &mut gradients).unwrap();
     let official_norm = case["grad_norm"]["f64"].as_f64().unwrap();
     let kinks = case["relu_kinks_train"]["below_1e-6"].as_u64().unwrap_or(0);
     let relative = tolerance.gradients[usize::from(kinks > 0)];

@@ -84,10 +84,6 @@ async fn ranges_are_read_as_a_whole_or_not_at_all() {
                 said.contains("`a/object`") && said.contains("10 bytes"),
                 "{said}"
             );
-            assert!(
-                start.elapsed() < Duration::from_secs(5),
-                "nothing to wait for"
-            );
         }
         let missing = store.read_range("a/none", 0..1).await;
         assert!(matches!(missing, Err(StoreError::Missing { .. })));

@@ -1,6 +1,7 @@
 //! The gradient of one slot.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
+use perennial_kernels::DeviceError;
 use perennial_model::{Bound, DropPathKey, Mode, Network, Pass};
 
 use crate::loss::soft_target_cross_entropy;
@@ -34,34 +35,29 @@ pub fn statistics_len(network: &Network) -> usize {
     COUNTS + network.table.moments_len()
 }
 
-/// Forward and backward of one slot on the calling thread. `size` is the pictures' height and width.
-/// With two heads the loss is the mean of theirs.
+/// Forward and backward of one slot on the calling thread, or the GPU where `bound` is. `size` is the pictures' height
+/// and width. With two heads the loss is the mean of theirs.
 pub fn slot_gradient(
     network: &Network,
     bound: &Bound,
     input: SlotInput,
     size: usize,
     key: DropPathKey,
-) -> SlotOutcome {
+) -> Result<SlotOutcome, DeviceError> {
     let samples = input.labels.len();
     let classes = input.targets.len() / samples;
     let leaves = bound.with_gradients();
     let pass = Pass::new(&leaves, Mode::Training(key));
     let images = TensorData::new(input.images, [samples, size, size, 3]);
-    let images = Tensor::<4>::from_data(images, &Device::flex()).autodiff();
+    let images = Tensor::<4>::from_data(images, bound.device()).autodiff();
     let heads = network.forward(images, &pass);
 
     let share = 1.0 / heads.len() as f32;
     let mut loss = 0.0;
     let mut mean_logits = vec![0.0f32; samples * classes];
-    let mut surrogate: Option<Tensor<1>> = None;
+    let mut surrogate: Option<Tensor<2>> = None;
     for head in heads {
-        let logits = head
-            .clone()
-            .inner()
-            .into_data()
-            .try_into_vec::<f32>()
-            .expect("logits are f32");
+        let logits = read(head.clone().inner())?;
         let mut gradient = vec![0.0f32; logits.len()];
         loss += f64::from(share)
             * soft_target_cross_entropy(&logits, &input.targets, classes, &mut gradient);
@@ -69,40 +65,44 @@ pub fn slot_gradient(
             *mean += share * logit;
         }
         gradient.iter_mut().for_each(|value| *value *= share);
-        // The loss's gradient is known: its product with the logits has it as derivative.
-        let gradient = Tensor::<2>::from_data(
-            TensorData::new(gradient, [samples, classes]),
-            &Device::flex(),
-        );
-        let product = (head * gradient.autodiff()).sum();
+        // The loss's gradient is known: its product with the logits has it as derivative. Its sum would be the same
+        // to the backward pass, and on a GPU one that is added up in the order of arrival.
+        let gradient = TensorData::new(gradient, [samples, classes]);
+        let gradient = Tensor::<2>::from_data(gradient, bound.device());
+        let product = head * gradient.autodiff();
         surrogate = Some(match surrogate {
             Some(sum) => sum + product,
             None => product,
         });
     }
     let mut gradients = surrogate.expect("a network has a head").backward();
-    let moments = pass.into_moments();
+    let moments = pass.into_moments()?;
 
     let top1 = top_k(&mean_logits, classes, &input.labels, 1);
     let top5 = top_k(&mean_logits, classes, &input.labels, 5);
     let mut statistics = vec![samples as f64, loss, top1 as f64, top5 as f64];
     statistics.extend(moments);
-    SlotOutcome {
-        gradient: leaves.take_gradients(&network.table, &mut gradients),
+    Ok(SlotOutcome {
+        gradient: leaves.take_gradients(&network.table, &mut gradients)?,
         statistics,
-    }
+    })
 }
 
-/// Logits for inference, `[n, classes]`, on the calling thread. `images`: `[n, size, size, 3]`.
-pub fn infer(network: &Network, bound: &Bound, images: Vec<f32>, size: usize) -> Vec<f32> {
+/// Logits for inference, `[n, classes]`, where `bound` is. `images`: `[n, size, size, 3]`.
+pub fn infer(
+    network: &Network,
+    bound: &Bound,
+    images: Vec<f32>,
+    size: usize,
+) -> Result<Vec<f32>, DeviceError> {
     let samples = images.len() / (size * size * 3);
-    let images = Tensor::<4>::from_data(
-        TensorData::new(images, [samples, size, size, 3]),
-        &Device::flex(),
-    );
-    let logits = network.logits(images, &Pass::new(bound, Mode::Evaluation));
-    logits
-        .into_data()
-        .try_into_vec::<f32>()
-        .expect("logits are f32")
+    let images = TensorData::new(images, [samples, size, size, 3]);
+    let images = Tensor::<4>::from_data(images, bound.device());
+    read(network.logits(images, &Pass::new(bound, Mode::Evaluation)))
+}
+
+fn read(logits: Tensor<2>) -> Result<Vec<f32>, DeviceError> {
+    let data = logits.try_into_data();
+    let data = data.map_err(|error| DeviceError::of_reading(&error))?;
+    Ok(data.try_into_vec::<f32>().expect("logits are f32"))
 }

@@ -231,6 +231,7 @@ fn an_address_that_is_none_is_refused_at_once() {
         numerics: "none".into(),
         threads: 1,
         patience: DEADLINE,
+        worker: String::new(),
     };
     let error = connect(options(&["http://host:port:7"])).unwrap_err();
     assert!(

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
-use perennial_kernels::PROFILE;
+use perennial_kernels::{ComputeDevice, PROFILE};
 use perennial_model::{Bound, DropPathKey, Network};
 use perennial_plan::Spec;
 use perennial_plan::order::slot_range;
@@ -22,6 +22,7 @@ const WARM_UP: usize = 3;
 pub struct StepBench {
     pub spec: Spec,
     pub classes: usize,
+    pub device: ComputeDevice,
     pub threads: usize,
     pub steps: usize,
     /// Logits alone, with the normalisations folded.
@@ -40,7 +41,13 @@ impl StepBench {
         let network = Network::new(&spec.model, self.classes)?;
         let weights = network.table.initial_weights(spec.seed);
         let mut replica = Replica::new(spec, &network.table, weights);
-        let cores = Cores::new(self.threads)?;
+        let device = self.device.open()?;
+        self.device.computes(operands(spec.train.precision))?;
+        let cores = Cores::new(if self.device.is_gpu() {
+            1
+        } else {
+            self.threads
+        })?;
         let batch = spec.train.batch_size as usize;
         let slots: Vec<(u32, SlotInput)> = (0..spec.train.slots)
             .map(|slot| (slot, slot_range(0..batch, spec.train.slots, slot).len()))
@@ -50,7 +57,7 @@ impl StepBench {
         // A run binds once and infers all its pictures.
         let bound = self
             .inference
-            .then(|| Bound::for_inference(&network.table, &replica.weights, &Device::flex()));
+            .then(|| Bound::for_inference(&network.table, &replica.weights, &device));
         let mut times = Vec::new();
         let mut faults_before = None;
         for step in 0..WARM_UP + self.steps {
@@ -62,8 +69,8 @@ impl StepBench {
             let began = Instant::now();
             let span = timed.then(|| span("step"));
             match &bound {
-                Some(bound) => self.infer(&network, bound, &cores, inputs),
-                None => self.step(&network, &mut replica, &cores, inputs, step as u64)?,
+                Some(bound) => self.infer(&network, bound, &cores, inputs)?,
+                None => self.step(&network, &mut replica, &device, &cores, inputs, step as u64)?,
             }
             drop(span);
             if timed {
@@ -73,6 +80,12 @@ impl StepBench {
         let faults = page_faults().zip(faults_before);
         let faults = faults.map(|(after, before)| (after - before) / self.steps as f64);
         Ok((times, faults))
+    }
+
+    /// Bytes that the device holds for the steps that were run, used or not; none on a CPU.
+    pub fn device_memory(&self) -> Result<Option<u64>, WorkerError> {
+        let usage = self.device.open()?.memory_pool_usage();
+        Ok(usage.map(|usage| usage.bytes_reserved))
     }
 
     fn input(&self, slot: u32, samples: usize) -> SlotInput {
@@ -98,6 +111,7 @@ impl StepBench {
         &self,
         network: &Network,
         replica: &mut Replica,
+        device: &Device,
         cores: &Cores,
         inputs: Vec<(u32, SlotInput)>,
         global_step: u64,
@@ -107,7 +121,7 @@ impl StepBench {
         let bound = {
             let _span = span("parameters as tensors");
             let precision = operands(self.spec.train.precision);
-            Bound::new(&network.table, &replica.weights, &Device::flex(), precision)
+            Bound::new(&network.table, &replica.weights, device, precision)
         };
         let outcomes = cores.for_all(inputs, |(slot, input)| {
             let _span = span("slot");
@@ -116,8 +130,9 @@ impl StepBench {
                 global_step,
                 slot,
             };
-            (slot, slot_gradient(network, &bound, input, size, key))
+            slot_gradient(network, &bound, input, size, key).map(|outcome| (slot, outcome))
         });
+        let outcomes = outcomes.into_iter().collect::<Result<_, _>>()?;
         drop(bound);
         let summing = span("sum of slots");
         let sums = contribution(network, slots, 0..slots, outcomes)?;
@@ -141,12 +156,16 @@ impl StepBench {
         bound: &Bound,
         cores: &Cores,
         inputs: Vec<(u32, SlotInput)>,
-    ) {
+    ) -> Result<(), WorkerError> {
         let size = self.spec.data.image_size as usize;
-        cores.for_all(inputs, |(_, input)| {
+        let logits = cores.for_all(inputs, |(_, input)| {
             let _span = span("slot");
             infer(network, bound, input.images, size)
         });
+        for of_slot in logits {
+            of_slot?;
+        }
+        Ok(())
     }
 }
 

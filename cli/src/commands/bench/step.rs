@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use perennial_plan::Spec;
 use perennial_plan::spec::Precision;
+use perennial_worker::ComputeDevice;
 use perennial_worker::bench::{CorePeak, StepBench};
 use serde_json::json;
 
@@ -33,6 +34,9 @@ pub struct Args {
     /// Slots computed side by side; all cores where it is left out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     threads: Option<u32>,
+    /// Where to compute: cpu, or cuda:N for the N-th NVIDIA GPU
+    #[arg(long, value_name = "cpu|cuda:N", default_value_t)]
+    device: ComputeDevice,
     /// Logits alone, with the normalisations folded
     #[arg(long)]
     inference: bool,
@@ -68,6 +72,7 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
     let bench = StepBench {
         spec,
         classes: CLASSES,
+        device: args.device,
         threads: threads(args.threads),
         steps: args.steps as usize,
         inference: args.inference,
@@ -91,11 +96,13 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
         "image_size": args.image_size,
         "batch": args.batch,
         "slots": bench.spec.train.slots,
+        "device": args.device.to_string(),
         "threads": bench.threads,
         "steps": args.steps,
         "images_per_second": rate,
         "peak_rss_mb": peak_rss,
         "page_faults_per_step": page_faults,
+        "device_memory_mb": bench.device_memory()?.map(|bytes| bytes as f64 / 1e6),
         "profile": profile.as_ref().map(Profile::record),
     });
     print(output, fields, [("step", &times)], || {

@@ -5,8 +5,8 @@ use super::{Image, at_least, floor, for_blocks, lanes, tiled, vectorized};
 /// What a depthwise convolution sees of its input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
-    size: usize,
-    stride: usize,
+    pub(crate) size: usize,
+    pub(crate) stride: usize,
 }
 
 // === impl Window ===

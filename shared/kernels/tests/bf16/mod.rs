@@ -83,8 +83,15 @@ fn the_convolution_of_stride_two_and_its_gradients_are_those_of_rounded_operands
         let weight = source.values(9 * shape.channels * outputs);
         let (bias, grad) = (source.values(outputs), source.values(count));
         let (near_x, near_weight, near_grad) = (rounded(&x), rounded(&weight), rounded(&grad));
-        let reference =
-            |point: &[Vec<f64>]| conv_reference(shape, 2, 1, &point[0], &point[1], &wide(&bias));
+        let reference = |point: &[Vec<f64>]| {
+            conv_reference(
+                shape,
+                Geometry::dense(2),
+                &point[0],
+                &point[1],
+                &wide(&bias),
+            )
+        };
 
         let expected = reference(&[wide(&near_x), wide(&near_weight)]);
         let found = conv::forward(shape, &x, &weight, &bias, false, Bf16);

@@ -1,0 +1,256 @@
+//! Where a process computes.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use burn::tensor::Device;
+
+use crate::Precision;
+
+/// A processor of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ComputeDevice {
+    #[default]
+    Cpu,
+    /// The NVIDIA GPU with this number.
+    Cuda(usize),
+}
+
+/// Why a device cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    #[error("`{0}` is no device: use `cpu`, or `cuda:N` for the N-th NVIDIA GPU, from 0")]
+    Unknown(String),
+    #[error(
+        "`{0}` needs a program built for GPUs: `cargo build --release --features cuda`; this one computes on `cpu`"
+    )]
+    NotBuilt(ComputeDevice),
+    #[error("cannot use `{device}`: {reason}")]
+    Unusable {
+        device: ComputeDevice,
+        reason: String,
+    },
+    #[error(
+        "the GPU's memory is full; lower `train.batch_size`, or raise `train.slots`: slots are computed one by one"
+    )]
+    OutOfMemory,
+    #[error("`{0}` computes in f32 only: set `train.precision` to \"f32\", or compute on `cpu`")]
+    OnlyF32(ComputeDevice),
+    #[error("the device failed: {0}")]
+    Failed(String),
+}
+
+// === impl DeviceError ===
+
+impl DeviceError {
+    /// What a device said when its results were read.
+    pub fn of_reading(error: &impl fmt::Display) -> Self {
+        let said = error.to_string();
+        // Of what an allocation was refused for, later operations find that it was never written.
+        let full = [
+            "out of memory",
+            "out of device memory",
+            "memory location was never initialized",
+        ];
+        let lower = said.to_lowercase();
+        if full.iter().any(|text| lower.contains(text)) {
+            return Self::OutOfMemory;
+        }
+        let words = said.lines().map(str::trim);
+        let words = words.take_while(|line| !line.starts_with("Backtrace"));
+        let words = words.filter(|line| !line.is_empty() && *line != "Caused by:");
+        Self::Failed(words.collect::<Vec<_>>().join(": "))
+    }
+}
+
+/// A GPU, as the driver describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gpu {
+    pub name: String,
+    /// Major and minor compute capability.
+    pub capability: [i32; 2],
+    /// Bytes.
+    pub memory: usize,
+}
+
+/// What a machine has of CUDA. Of each part its version or place, or the reason why it cannot be used.
+#[derive(Debug, Clone)]
+pub struct Cuda {
+    /// The newest CUDA that the driver can run.
+    pub driver: Result<String, String>,
+    /// The compiler of kernels.
+    pub nvrtc: Result<String, String>,
+    /// The folder of CUDA's headers, which the compiler reads.
+    pub headers: Result<PathBuf, String>,
+    /// Needed only for sums between GPUs.
+    pub nccl: Result<String, String>,
+    pub gpus: Result<Vec<Gpu>, String>,
+}
+
+// === impl Cuda ===
+
+impl Cuda {
+    /// Asks this machine. None: the program was built without GPUs.
+    pub fn probe() -> Option<Self> {
+        #[cfg(feature = "cuda")]
+        {
+            Some(crate::gpu::probe::cuda())
+        }
+        #[cfg(not(feature = "cuda"))]
+        {
+            None
+        }
+    }
+}
+
+// === impl ComputeDevice ===
+
+impl ComputeDevice {
+    /// The device, once it was found to be usable with all that it needs.
+    pub fn open(self) -> Result<Device, DeviceError> {
+        match self {
+            Self::Cpu => Ok(Device::flex()),
+            Self::Cuda(index) => open_cuda(self, index),
+        }
+    }
+
+    /// Refuses what the kernels of the device cannot do.
+    pub fn computes(self, precision: Precision) -> Result<(), DeviceError> {
+        match (self, precision) {
+            (Self::Cuda(_), Precision::Bf16) => Err(DeviceError::OnlyF32(self)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The model, instruction set and kernel set of a GPU: within one such class equal input gives equal bits. None: not a GPU.
+    pub fn gpu_class(self) -> Result<Option<String>, DeviceError> {
+        match self {
+            Self::Cpu => Ok(None),
+            Self::Cuda(index) => cuda_class(self, index).map(Some),
+        }
+    }
+
+    /// Whether slots side by side gain nothing here.
+    pub fn is_gpu(self) -> bool {
+        matches!(self, Self::Cuda(_))
+    }
+}
+
+impl FromStr for ComputeDevice {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let unknown = || DeviceError::Unknown(text.to_string());
+        match text.split_once(':') {
+            None if text == "cpu" => Ok(Self::Cpu),
+            Some(("cuda", index)) if index.bytes().all(|byte| byte.is_ascii_digit()) => {
+                index.parse().map(Self::Cuda).map_err(|_| unknown())
+            }
+            _ => Err(unknown()),
+        }
+    }
+}
+
+impl fmt::Display for ComputeDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn open_cuda(device: ComputeDevice, index: usize) -> Result<Device, DeviceError> {
+    let reason = crate::gpu::probe::usable(index);
+    reason.map_err(|reason| DeviceError::Unusable { device, reason })?;
+    Ok(Device::cuda(index))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(device: ComputeDevice, _index: usize) -> Result<Device, DeviceError> {
+    Err(DeviceError::NotBuilt(device))
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_class(device: ComputeDevice, index: usize) -> Result<String, DeviceError> {
+    let gpu = crate::gpu::probe::gpu(index);
+    let gpu = gpu.map_err(|reason| DeviceError::Unusable { device, reason })?;
+    let [major, minor] = gpu.capability;
+    Ok(format!(
+        "cuda sm_{major}{minor} ({}), {}",
+        gpu.name,
+        crate::gpu::KERNEL_SET
+    ))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_class(device: ComputeDevice, _index: usize) -> Result<String, DeviceError> {
+    Err(DeviceError::NotBuilt(device))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_read_as_it_is_written() {
+        for (text, device) in [
+            ("cpu", ComputeDevice::Cpu),
+            ("cuda:0", ComputeDevice::Cuda(0)),
+            ("cuda:12", ComputeDevice::Cuda(12)),
+        ] {
+            assert_eq!(text.parse(), Ok(device));
+            assert_eq!(device.to_string(), text);
+        }
+        for text in [
+            "",
+            "gpu",
+            "cuda",
+            "cuda:",
+            "cuda:+1",
+            "cuda:-1",
+            "cuda:1:2",
+            "cpu:0",
+            "cuda:99999999999999999999",
+        ] {
+            let error = text.parse::<ComputeDevice>().unwrap_err();
+            assert_eq!(error, DeviceError::Unknown(text.to_string()));
+        }
+    }
+
+    #[test]
+    fn a_full_memory_is_told_from_other_failures() {
+        for said in [
+            "An error happened during execution\nCaused by:\n  CUDA_ERROR_OUT_OF_MEMORY: out of memory",
+            "An IO error happened\nCaused by:\n  couldn't find it: Memory location was never initialized\n",
+        ] {
+            assert_eq!(DeviceError::of_reading(&said), DeviceError::OutOfMemory);
+        }
+        let said = "An error happened\nCaused by:\n  the launch failed\nBacktrace:\n 0: main";
+        assert_eq!(
+            DeviceError::of_reading(&said).to_string(),
+            "the device failed: An error happened: the launch failed"
+        );
+    }
+
+    #[test]
+    fn products_of_rounded_numbers_are_refused_on_a_gpu() {
+        assert_eq!(ComputeDevice::Cpu.computes(Precision::Bf16), Ok(()));
+        let gpu = ComputeDevice::Cuda(0);
+        assert_eq!(gpu.computes(Precision::F32), Ok(()));
+        let error = gpu.computes(Precision::Bf16).unwrap_err();
+        assert_eq!(error, DeviceError::OnlyF32(gpu));
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_program_without_gpus_says_how_to_build_one_with_them() {
+        let error = ComputeDevice::Cuda(3).open().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`cuda:3` needs a program built for GPUs: `cargo build --release --features cuda`; this one computes on `cpu`"
+        );
+    }
+}

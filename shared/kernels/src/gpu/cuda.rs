@@ -1,0 +1,429 @@
+//! CUDA GPUs: kernels on the tensors of Burn's CubeCL backend.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Cube, DType, Shape};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::client::Client;
+use cubecl::prelude::{AddressType, BufferArg, CubeCount, CubeDim};
+
+use super::kernel::{Kernel, Machine};
+use super::operations::{self, Layer, Norm};
+use super::product::{Product, TILE, UNITS, product_kernel};
+use crate::Precision;
+use crate::cpu::Image;
+use crate::cpu::depthwise::Window;
+use crate::ops::{KernelGradients, KernelOps};
+
+/// Units of a cube, for kernels whose units are independent.
+const CUBE: usize = 256;
+
+/// A kernel with its tensors, ready to run.
+pub struct Launch {
+    pub client: Client,
+    pub cubes: CubeCount,
+    pub cube: CubeDim,
+    pub addresses: AddressType,
+    pub inputs: Vec<BufferArg>,
+    pub out: BufferArg,
+    pub units: usize,
+}
+
+/// The GPU that has a tensor.
+struct Gpu {
+    like: CubeTensor,
+}
+
+// === impl Gpu ===
+
+impl Gpu {
+    fn of(tensor: &CubeTensor) -> Self {
+        Self {
+            like: tensor.clone(),
+        }
+    }
+
+    fn empty(&self, len: usize) -> CubeTensor {
+        let client = self.like.client.clone();
+        let memory = client.empty(len * size_of::<f32>());
+        let device = self.like.device.clone();
+        CubeTensor::new_contiguous(client, device, Shape::new([len]), memory, DType::F32)
+    }
+}
+
+impl Machine for Gpu {
+    type Values = CubeTensor;
+
+    fn run<K: Kernel>(
+        &self,
+        inputs: &[&CubeTensor],
+        scalars: K::Scalars,
+        units: usize,
+        len: usize,
+    ) -> CubeTensor {
+        let out = self.empty(len);
+        if units == 0 {
+            return out;
+        }
+        let launch = Launch {
+            client: self.like.client.clone(),
+            cubes: CubeCount::Static(units.div_ceil(CUBE) as u32, 1, 1),
+            cube: CubeDim::new_1d(CUBE as u32),
+            addresses: addresses(inputs.iter().copied().chain([&out])),
+            inputs: inputs.iter().map(|input| buffer(input)).collect(),
+            out: buffer(&out),
+            units,
+        };
+        K::launch(launch, scalars);
+        out
+    }
+
+    #[allow(unsafe_code)]
+    fn multiply(
+        &self,
+        left: &CubeTensor,
+        right: &CubeTensor,
+        extra: Option<&CubeTensor>,
+        product: Product,
+    ) -> CubeTensor {
+        let Product { rows, columns, .. } = product;
+        let pieces = product.pieces();
+        let out = self.empty(pieces * rows * columns);
+        let extra = extra.unwrap_or(left);
+        let cubes = [rows.div_ceil(TILE), columns.div_ceil(TILE), pieces].map(|count| count as u32);
+        // SAFETY: `load` reads inside its operand and `store` writes inside the result, at places that no other unit
+        // writes; both, and the ends of the loops, are tested on the host, where every access is checked. All units of a
+        // cube meet at both barriers of each of the same number of turns.
+        unsafe {
+            product_kernel::kernel::launch_unchecked(
+                &self.like.client,
+                CubeCount::Static(cubes[0], cubes[1], cubes[2]),
+                CubeDim::new_1d(UNITS as u32),
+                addresses([left, right, extra, &out]),
+                buffer(left),
+                buffer(right),
+                buffer(extra),
+                buffer(&out),
+                rows,
+                columns,
+                product.depth,
+                product.left[0],
+                product.left[1],
+                product.right[0],
+                product.right[1],
+                product.piece,
+                u32::from(product.gelu[0]),
+                u32::from(product.gelu[1]),
+                product.ending as u32,
+            );
+        }
+        out
+    }
+}
+
+fn buffer(tensor: &CubeTensor) -> BufferArg {
+    tensor.clone().into_buffer_arg()
+}
+
+/// What holds the places in all of them.
+fn addresses<'a>(tensors: impl IntoIterator<Item = &'a CubeTensor>) -> AddressType {
+    let types = tensors.into_iter().map(CubeTensor::required_address_type);
+    types.max().unwrap_or_default()
+}
+
+fn dims(tensor: &CubeTensor) -> Vec<usize> {
+    tensor.meta.shape().iter().copied().collect()
+}
+
+fn len(tensor: &CubeTensor) -> usize {
+    tensor.meta.shape().num_elements()
+}
+
+/// The last axis: channels.
+fn channels(tensor: &CubeTensor) -> usize {
+    *dims(tensor).last().expect("an activation has axes")
+}
+
+fn rows(tensor: &CubeTensor) -> usize {
+    len(tensor) / channels(tensor)
+}
+
+fn image(tensor: &CubeTensor) -> Image {
+    let [batch, height, width, channels] = dims(tensor)
+        .try_into()
+        .expect("an activation has four axes");
+    Image {
+        batch,
+        height,
+        width,
+        channels,
+    }
+}
+
+/// `values` with the shape `shape`.
+fn shaped(values: CubeTensor, shape: Vec<usize>) -> CubeTensor {
+    let CubeTensor {
+        client,
+        handle,
+        device,
+        dtype,
+        ..
+    } = values;
+    CubeTensor::new_contiguous(client, device, Shape::from(shape), handle, dtype)
+}
+
+fn like(values: CubeTensor, tensor: &CubeTensor) -> CubeTensor {
+    shaped(values, dims(tensor))
+}
+
+fn layer(x: &CubeTensor, weight: &CubeTensor, gelu: bool) -> Layer {
+    Layer {
+        rows: rows(x),
+        inputs: channels(x),
+        outputs: dims(weight)[0],
+        gelu,
+    }
+}
+
+fn linear(x: CubeTensor, weight: CubeTensor, bias: Option<CubeTensor>, gelu: bool) -> CubeTensor {
+    let (x, weight, bias) = (
+        into_contiguous(x),
+        into_contiguous(weight),
+        bias.map(into_contiguous),
+    );
+    let layer = layer(&x, &weight, gelu);
+    let out = operations::linear(&Gpu::of(&x), layer, &x, &weight, bias.as_ref());
+    let mut shape = dims(&x);
+    *shape.last_mut().expect("an activation has axes") = layer.outputs;
+    shaped(out, shape)
+}
+
+fn linear_backward(
+    x: CubeTensor,
+    weight: CubeTensor,
+    grad: CubeTensor,
+    gelu: bool,
+) -> (CubeTensor, CubeTensor) {
+    let [x, weight, grad] = [x, weight, grad].map(into_contiguous);
+    let layer = layer(&x, &weight, gelu);
+    let [dx, dweight] = operations::linear_backward(&Gpu::of(&x), layer, &x, &weight, &grad);
+    (like(dx, &x), like(dweight, &weight))
+}
+
+fn window(weight: &CubeTensor, stride: usize) -> Window {
+    Window::new(dims(weight)[2], stride)
+}
+
+fn depthwise(
+    x: CubeTensor,
+    weight: CubeTensor,
+    bias: CubeTensor,
+    stride: usize,
+    relu: bool,
+) -> CubeTensor {
+    let [x, weight, bias] = [x, weight, bias].map(into_contiguous);
+    let (shape, window) = (image(&x), window(&weight, stride));
+    let out = operations::depthwise(&Gpu::of(&x), shape, window, [&x, &weight, &bias], relu);
+    let shape = window.output_image(shape);
+    shaped(
+        out,
+        vec![shape.batch, shape.height, shape.width, shape.channels],
+    )
+}
+
+fn conv_stride2(x: CubeTensor, weight: CubeTensor, bias: CubeTensor, relu: bool) -> CubeTensor {
+    let [x, weight, bias] = [x, weight, bias].map(into_contiguous);
+    let (shape, outputs) = (image(&x), dims(&weight)[0]);
+    let out = operations::conv_stride2(&Gpu::of(&x), shape, outputs, &x, &weight, &bias, relu);
+    let shape = crate::cpu::conv::output_image(shape, outputs);
+    shaped(
+        out,
+        vec![shape.batch, shape.height, shape.width, shape.channels],
+    )
+}
+
+type Tensor = FloatTensor<Cube>;
+
+fn only_f32(precision: Precision) {
+    assert_eq!(
+        precision,
+        Precision::F32,
+        "`ComputeDevice::computes` refused the job"
+    );
+}
+
+impl KernelOps for Cube {
+    fn kernel_linear(x: Tensor, weight: Tensor, precision: Precision) -> Tensor {
+        only_f32(precision);
+        linear(x, weight, None, false)
+    }
+
+    fn kernel_linear_bias(x: Tensor, weight: Tensor, bias: Tensor, precision: Precision) -> Tensor {
+        only_f32(precision);
+        linear(x, weight, Some(bias), false)
+    }
+
+    fn kernel_depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: usize) -> Tensor {
+        depthwise(x, weight, bias, stride, false)
+    }
+
+    fn kernel_depthwise_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: usize) -> Tensor {
+        depthwise(x, weight, bias, stride, true)
+    }
+
+    fn kernel_conv_stride2(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        precision: Precision,
+    ) -> Tensor {
+        only_f32(precision);
+        conv_stride2(x, weight, bias, false)
+    }
+
+    fn kernel_conv_stride2_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
+        conv_stride2(x, weight, bias, true)
+    }
+
+    fn kernel_batch_norm(
+        x: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        epsilon: f32,
+        relu: bool,
+    ) -> (Tensor, Tensor, Tensor) {
+        let [x, gamma, beta] = [x, gamma, beta].map(into_contiguous);
+        let norm = norm(&x, epsilon, relu);
+        let [output, mean, variance] =
+            operations::batch_norm(&Gpu::of(&x), norm, &x, &gamma, &beta);
+        (like(output, &x), mean, variance)
+    }
+
+    fn kernel_gelu_linear_bias(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        precision: Precision,
+    ) -> Tensor {
+        only_f32(precision);
+        linear(x, weight, Some(bias), true)
+    }
+
+    fn kernel_spatial_gate(x: Tensor, hidden: Tensor, weight: Tensor) -> Tensor {
+        let [x, hidden, weight] = [x, hidden, weight].map(into_contiguous);
+        let shape = [rows(&x), channels(&x)];
+        let out = operations::spatial_gate(&Gpu::of(&x), shape, &x, &hidden, &weight);
+        like(out, &x)
+    }
+
+    fn kernel_channel_gate(x: Tensor, weight: Tensor) -> Tensor {
+        let [x, weight] = [x, weight].map(into_contiguous);
+        let out = operations::channel_gate(&Gpu::of(&x), image(&x), &x, &weight);
+        like(out, &x)
+    }
+}
+
+fn norm(x: &CubeTensor, epsilon: f32, relu: bool) -> Norm {
+    Norm {
+        rows: rows(x),
+        channels: channels(x),
+        epsilon,
+        relu,
+    }
+}
+
+impl KernelGradients for Cube {
+    fn kernel_linear_backward(
+        x: Tensor,
+        weight: Tensor,
+        grad: Tensor,
+        precision: Precision,
+    ) -> (Tensor, Tensor) {
+        only_f32(precision);
+        linear_backward(x, weight, grad, false)
+    }
+
+    fn kernel_bias_backward(grad: Tensor) -> Tensor {
+        let grad = into_contiguous(grad);
+        let sums = operations::bias_backward(&Gpu::of(&grad), rows(&grad), channels(&grad), &grad);
+        shaped(sums, vec![channels(&grad)])
+    }
+
+    fn kernel_depthwise_backward(
+        x: Tensor,
+        weight: Tensor,
+        stride: usize,
+        grad: Tensor,
+    ) -> (Tensor, Tensor, Tensor) {
+        let [x, weight, grad] = [x, weight, grad].map(into_contiguous);
+        let (shape, window) = (image(&x), window(&weight, stride));
+        let [dx, dweight, dbias] =
+            operations::depthwise_backward(&Gpu::of(&x), shape, window, &x, &weight, &grad);
+        (like(dx, &x), like(dweight, &weight), dbias)
+    }
+
+    fn kernel_conv_stride2_backward(
+        x: Tensor,
+        weight: Tensor,
+        grad: Tensor,
+        precision: Precision,
+    ) -> (Tensor, Tensor) {
+        only_f32(precision);
+        let [x, weight, grad] = [x, weight, grad].map(into_contiguous);
+        let outputs = dims(&weight)[0];
+        let [dx, dweight] =
+            operations::conv_stride2_backward(&Gpu::of(&x), image(&x), outputs, &x, &weight, &grad);
+        (like(dx, &x), like(dweight, &weight))
+    }
+
+    fn kernel_batch_norm_backward(
+        x: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        epsilon: f32,
+        relu: bool,
+        grad: Tensor,
+    ) -> (Tensor, Tensor, Tensor) {
+        let [x, gamma, beta, grad] = [x, gamma, beta, grad].map(into_contiguous);
+        let [dx, dgamma, dbeta] = operations::batch_norm_backward(
+            &Gpu::of(&x),
+            norm(&x, epsilon, relu),
+            [&x, &gamma, &beta],
+            [&mean, &variance],
+            &grad,
+        );
+        (like(dx, &x), dgamma, dbeta)
+    }
+
+    fn kernel_gelu_linear_backward(
+        x: Tensor,
+        weight: Tensor,
+        grad: Tensor,
+        precision: Precision,
+    ) -> (Tensor, Tensor) {
+        only_f32(precision);
+        linear_backward(x, weight, grad, true)
+    }
+
+    fn kernel_spatial_gate_backward(
+        x: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        grad: Tensor,
+    ) -> (Tensor, Tensor, Tensor) {
+        let [x, hidden, weight, grad] = [x, hidden, weight, grad].map(into_contiguous);
+        let shape = [rows(&x), channels(&x)];
+        let [dx, dhidden, dweight] =
+            operations::spatial_gate_backward(&Gpu::of(&x), shape, &x, &hidden, &weight, &grad);
+        (like(dx, &x), like(dhidden, &x), like(dweight, &weight))
+    }
+
+    fn kernel_channel_gate_backward(x: Tensor, weight: Tensor, grad: Tensor) -> (Tensor, Tensor) {
+        let [x, weight, grad] = [x, weight, grad].map(into_contiguous);
+        let [dx, dweight] =
+            operations::channel_gate_backward(&Gpu::of(&x), image(&x), &x, &weight, &grad);
+        (like(dx, &x), like(dweight, &weight))
+    }
+}

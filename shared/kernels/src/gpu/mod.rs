@@ -1,0 +1,39 @@
+//! The operations on GPUs, in `f32`, without tensor cores.
+//!
+//! A [kernel](kernel) says what one unit of work does. It is plain Rust on slices: a build with the feature `cuda`
+//! compiles it for the GPU through CubeCL, and any build can run it on the host, where tests hold it against the
+//! references. So a kernel and its twin on the host are one text, with the same index arithmetic and the same order of
+//! sums; what differs are the last bits of `exp` and `sqrt`, and where the compiler joins a product and a sum.
+//!
+//! [`operations`] is made of kernels and written once for both machines.
+//!
+//! Sums have an order that the shapes alone decide: groups of [`sums::GROUP`] rows one after the other, then groups of
+//! groups; a product's terms in pieces of [`product::PIECE`]. No unit adds to what another one writes, so there is no
+//! atomic addition anywhere.
+
+// A kernel has neither ranges as values nor all methods of numbers.
+#![allow(
+    clippy::manual_clamp,
+    clippy::manual_div_ceil,
+    clippy::manual_range_contains
+)]
+
+pub mod conv;
+pub mod depthwise;
+pub mod elementwise;
+pub mod gates;
+pub mod host;
+pub mod kernel;
+pub mod math;
+pub mod norm;
+pub mod operations;
+pub mod product;
+pub mod sums;
+
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(feature = "cuda")]
+pub mod probe;
+
+/// The kernel set that computed a replica on a GPU, part of its numerics class.
+pub const KERNEL_SET: &str = "cuda-f32-1";

@@ -1,0 +1,237 @@
+//! Every operation and its gradients on Burn tensors, as networks call it, against the references. On the processor, or on the
+//! GPU that `PERENNIAL_TEST_DEVICE` names.
+
+mod support;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use perennial_kernels::cpu::Image;
+use perennial_kernels::{Activation, ComputeDevice, Precision, ops};
+
+use support::*;
+
+fn device() -> Device {
+    let named = std::env::var("PERENNIAL_TEST_DEVICE");
+    let device: ComputeDevice = named.map_or(ComputeDevice::Cpu, |name| name.parse().unwrap());
+    device.open().unwrap()
+}
+
+fn leaf<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<D> {
+    let data = TensorData::new(values.to_vec(), shape);
+    Tensor::from_data(data, &device()).autodiff().require_grad()
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec::<f32>().unwrap()
+}
+
+/// Checks `output` and, where `grad` weighs it, the gradients of `leaves`.
+macro_rules! check {
+    ($what:expr, $output:expr, $grad:expr, [$($leaf:ident: $values:expr),*], $reference:expr) => {{
+        let (what, output, grad, reference) = ($what, $output, &$grad, $reference);
+        let expected = reference(&[$(wide($values)),*]);
+        assert_close(&what, &values(output.clone().inner()), &expected, FORWARD);
+        let weights = TensorData::new(grad.clone(), output.dims());
+        let weights = Tensor::from_data(weights, &device()).autodiff();
+        let mut gradients = (output * weights).backward();
+        let found = [$(values($leaf.grad_remove(&mut gradients).unwrap())),*];
+        assert_gradients(&what, &[$($values),*], grad, &found, reference);
+    }};
+}
+
+fn dims(shape: Image) -> [usize; 4] {
+    [shape.batch, shape.height, shape.width, shape.channels]
+}
+
+#[test]
+fn linear_layers_agree_with_the_reference() {
+    for (rows, inputs, outputs) in [(1, 1, 1), (33, 48, 31), (70, 130, 65), (4100, 9, 3)] {
+        let what = format!("linear {rows}x{inputs} to {outputs}");
+        let mut source = Source::new(&what);
+        let (x_values, weight_values) = (
+            source.values(rows * inputs),
+            source.values(outputs * inputs),
+        );
+        let (bias_values, grad) = (source.values(outputs), source.values(rows * outputs));
+        let x = leaf(&x_values, [rows, inputs]);
+        let weight = leaf(&weight_values, [outputs, inputs]);
+        let bias = leaf(&bias_values, [outputs]);
+        let plain = |point: &[Vec<f64>]| linear_reference(&point[0], &point[1], &point[2]);
+        check!(
+            what.clone(),
+            ops::linear_bias(x.clone(), weight.clone(), bias.clone(), Precision::F32),
+            grad,
+            [x: &x_values, weight: &weight_values, bias: &bias_values],
+            plain
+        );
+        let unbiased =
+            |point: &[Vec<f64>]| linear_reference(&point[0], &point[1], &vec![0.0; outputs]);
+        check!(
+            what.clone(),
+            ops::linear(x.clone(), weight.clone(), Precision::F32),
+            grad,
+            [x: &x_values, weight: &weight_values],
+            unbiased
+        );
+        let activated = |point: &[Vec<f64>]| {
+            let gelu = |x: &f64| 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
+            let activated: Vec<f64> = point[0].iter().map(gelu).collect();
+            linear_reference(&activated, &point[1], &point[2])
+        };
+        check!(
+            format!("gelu and {what}"),
+            ops::gelu_linear_bias(x.clone(), weight.clone(), bias.clone(), Precision::F32),
+            grad,
+            [x: &x_values, weight: &weight_values, bias: &bias_values],
+            activated
+        );
+    }
+}
+
+#[test]
+fn convolutions_agree_with_the_reference() {
+    for (shape, outputs) in [
+        (image(1, 1, 1, 1), 1),
+        (image(3, 5, 4, 3), 24),
+        (image(2, 9, 7, 48), 17),
+    ] {
+        let what = format!("convolutions of {shape:?}");
+        let mut source = Source::new(&what);
+        let channels = shape.channels;
+        let x_values = source.values(shape.len());
+        let x = leaf(&x_values, dims(shape));
+
+        for (size, stride) in [(3, 1), (3, 2), (7, 1), (7, 2)] {
+            let geometry = Geometry {
+                size,
+                stride,
+                groups: channels,
+            };
+            let weight_values = source.values(size * size * channels);
+            let bias_values = source.values(channels);
+            let weight = leaf(&weight_values, [channels, 1, size, size]);
+            let bias = leaf(&bias_values, [channels]);
+            let reference = |point: &[Vec<f64>]| {
+                conv_reference(shape, geometry, &point[0], &point[1], &point[2])
+            };
+            let output = ops::depthwise(x.clone(), weight.clone(), bias.clone(), stride);
+            let grad = source.values(output.dims().iter().product());
+            check!(
+                format!("{what}, {size}x{size} of stride {stride}"),
+                output,
+                grad,
+                [x: &x_values, weight: &weight_values, bias: &bias_values],
+                reference
+            );
+            let rectified = ops::depthwise_relu(x.clone(), weight, bias, stride).inner();
+            let expected = reference(&[wide(&x_values), wide(&weight_values), wide(&bias_values)]);
+            let expected: Vec<f64> = expected.iter().map(|value| value.max(0.0)).collect();
+            assert_close(&what, &values(rectified), &expected, FORWARD);
+        }
+
+        let (weight_values, bias_values) = (
+            source.values(9 * channels * outputs),
+            source.values(outputs),
+        );
+        let weight = leaf(&weight_values, [outputs, channels, 3, 3]);
+        let bias = leaf(&bias_values, [outputs]);
+        let reference = |point: &[Vec<f64>]| {
+            conv_reference(shape, Geometry::dense(2), &point[0], &point[1], &point[2])
+        };
+        let output = ops::conv_stride2(x.clone(), weight.clone(), bias.clone(), Precision::F32);
+        let grad = source.values(output.dims().iter().product());
+        check!(
+            what.clone(),
+            output,
+            grad,
+            [x: &x_values, weight: &weight_values, bias: &bias_values],
+            reference
+        );
+        let rectified = ops::conv_stride2_relu(x.clone(), weight, bias).inner();
+        let expected = reference(&[wide(&x_values), wide(&weight_values), wide(&bias_values)]);
+        let expected: Vec<f64> = expected.iter().map(|value| value.max(0.0)).collect();
+        assert_close(&what, &values(rectified), &expected, FORWARD);
+    }
+}
+
+#[test]
+fn batch_normalisations_agree_with_the_reference() {
+    for (shape, epsilon) in [
+        (image(1, 3, 1, 1), 1e-2),
+        (image(2, 5, 7, 48), 1e-5),
+        (image(3, 40, 40, 5), 1e-3),
+    ] {
+        for activation in [Activation::None, Activation::Relu] {
+            let what = format!("norm of {shape:?}, {activation:?}");
+            let mut source = Source::new(&what);
+            let channels = shape.channels;
+            let x_values = source.values(shape.len());
+            let (gamma_values, beta_values) = (source.values(channels), source.values(channels));
+            let grad = source.values(shape.len());
+            let x = leaf(&x_values, dims(shape));
+            let (gamma, beta) = (
+                leaf(&gamma_values, [channels]),
+                leaf(&beta_values, [channels]),
+            );
+            let relu = activation == Activation::Relu;
+            let reference = |point: &[Vec<f64>]| {
+                norm_reference(&point[0], &point[1], &point[2], f64::from(epsilon), relu)
+            };
+            let found =
+                ops::batch_norm(x.clone(), gamma.clone(), beta.clone(), epsilon, activation);
+            let (mean, variance) = moments_reference(&wide(&x_values), channels);
+            assert_close("mean", &values(found.mean.inner()), &mean, FORWARD);
+            assert_close(
+                "variance",
+                &values(found.variance.inner()),
+                &variance,
+                FORWARD,
+            );
+            check!(
+                what,
+                found.output,
+                grad,
+                [x: &x_values, gamma: &gamma_values, beta: &beta_values],
+                reference
+            );
+        }
+    }
+}
+
+#[test]
+fn gates_agree_with_the_reference() {
+    for shape in [image(1, 1, 1, 1), image(2, 7, 6, 48), image(3, 9, 9, 17)] {
+        let what = format!("gates of {shape:?}");
+        let mut source = Source::new(&what);
+        let channels = shape.channels;
+        let (x_values, hidden_values) = (source.values(shape.len()), source.values(shape.len()));
+        let weight_values: Vec<f32> = (source.values(channels).iter())
+            .map(|weight| weight / (channels as f32).sqrt())
+            .collect();
+        let grad = source.values(shape.len());
+        let (x, hidden) = (
+            leaf(&x_values, dims(shape)),
+            leaf(&hidden_values, dims(shape)),
+        );
+        let weight = leaf(&weight_values, [1, channels, 1, 1]);
+        let reference =
+            |point: &[Vec<f64>]| spatial_gate_reference(&point[0], &point[1], &point[2]);
+        check!(
+            what.clone(),
+            ops::spatial_gate(x.clone(), hidden.clone(), weight.clone()),
+            grad,
+            [x: &x_values, hidden: &hidden_values, weight: &weight_values],
+            reference
+        );
+
+        let weight_values = source.values(channels * channels);
+        let weight = leaf(&weight_values, [channels, channels, 1, 1]);
+        let reference = |point: &[Vec<f64>]| channel_gate_reference(shape, &point[0], &point[1]);
+        check!(
+            what.clone(),
+            ops::channel_gate(x.clone(), weight.clone()),
+            grad,
+            [x: &x_values, weight: &weight_values],
+            reference
+        );
+    }
+}

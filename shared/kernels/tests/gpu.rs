@@ -1,0 +1,286 @@
+//! Every operation for GPUs against the same references as the CPU's, its kernels run on the host: their very text, with
+//! every access checked, on shapes that fill no tile, group or cube.
+
+mod support;
+
+use perennial_kernels::cpu::Image;
+use perennial_kernels::cpu::conv::output_image;
+use perennial_kernels::cpu::depthwise::Window;
+use perennial_kernels::gpu::host::Host;
+use perennial_kernels::gpu::operations::{self, Layer, Norm};
+use perennial_kernels::gpu::product::PIECE;
+use perennial_kernels::gpu::sums::GROUP;
+
+use support::*;
+
+const IMAGES: [Image; 9] = [
+    image(1, 1, 1, 1),
+    image(3, 1, 1, 9),
+    image(1, 5, 1, 2),
+    image(2, 1, 4, 17),
+    image(1, 3, 7, 1),
+    image(3, 2, 5, 31),
+    image(2, 7, 6, 48),
+    image(2, 2, 3, 110),
+    image(2, 9, 15, 20),
+];
+
+fn relu(values: &[f64]) -> Vec<f64> {
+    values.iter().map(|value| value.max(0.0)).collect()
+}
+
+#[test]
+fn linear_and_its_gradients_agree_with_the_reference() {
+    // Sums of one piece and of several, rows of one group and of groups of groups.
+    for (rows, inputs, outputs) in [
+        (1, 1, 1),
+        (1, 3, 2),
+        (7, 1, 5),
+        (5, 17, 1),
+        (33, 48, 31),
+        (9, 220, 48),
+        (3, 65, 130),
+        (65, 64, 64),
+        (PIECE + 1, 3, 2),
+        (2 * PIECE + 77, 2, 3),
+        (GROUP * GROUP + 5, 1, 1),
+    ] {
+        let what = format!("linear {rows}x{inputs} to {outputs}");
+        let mut source = Source::new(&what);
+        let (x, weight) = (
+            source.values(rows * inputs),
+            source.values(outputs * inputs),
+        );
+        let (bias, grad) = (source.values(outputs), source.values(rows * outputs));
+        let layer = Layer {
+            rows,
+            inputs,
+            outputs,
+            gelu: false,
+        };
+
+        let expected = linear_reference(&wide(&x), &wide(&weight), &wide(&bias));
+        let found = operations::linear(&Host, layer, &x, &weight, Some(&bias));
+        assert_close(&what, &found, &expected, FORWARD);
+        let expected = linear_reference(&wide(&x), &wide(&weight), &vec![0.0; outputs]);
+        let found = operations::linear(&Host, layer, &x, &weight, None);
+        assert_close(&what, &found, &expected, FORWARD);
+
+        let [dx, dweight] = operations::linear_backward(&Host, layer, &x, &weight, &grad);
+        let dbias = operations::bias_backward(&Host, rows, outputs, &grad);
+        let reference = |point: &[Vec<f64>]| linear_reference(&point[0], &point[1], &point[2]);
+        let gradients = [dx, dweight, dbias];
+        assert_gradients(&what, &[&x, &weight, &bias], &grad, &gradients, reference);
+    }
+}
+
+#[test]
+fn a_linear_layer_after_gelu_and_its_gradients_agree_with_the_reference() {
+    for (rows, inputs, outputs) in [(1, 1, 1), (3, 7, 5), (33, 48, 31), (200, 70, 3)] {
+        let what = format!("gelu and linear {rows}x{inputs} to {outputs}");
+        let mut source = Source::new(&what);
+        let x: Vec<f32> = (source.values(rows * inputs).iter())
+            .map(|x| 3.0 * x)
+            .collect();
+        let (weight, bias) = (source.values(outputs * inputs), source.values(outputs));
+        let grad = source.values(rows * outputs);
+        let layer = Layer {
+            rows,
+            inputs,
+            outputs,
+            gelu: true,
+        };
+        let reference = |point: &[Vec<f64>]| -> Vec<f64> {
+            let gelu = |x: &f64| 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
+            let activated: Vec<f64> = point[0].iter().map(gelu).collect();
+            linear_reference(&activated, &point[1], &wide(&bias))
+        };
+        let expected = reference(&[wide(&x), wide(&weight)]);
+        let found = operations::linear(&Host, layer, &x, &weight, Some(&bias));
+        assert_close(&what, &found, &expected, FORWARD);
+        let gradients = operations::linear_backward(&Host, layer, &x, &weight, &grad);
+        assert_gradients(&what, &[&x, &weight], &grad, &gradients, reference);
+    }
+}
+
+#[test]
+fn depthwise_and_its_gradients_agree_with_the_reference() {
+    for (size, stride) in [(3, 1), (3, 2), (7, 1), (7, 2)] {
+        for shape in IMAGES {
+            let what = format!("depthwise {size}x{size} of stride {stride} of {shape:?}");
+            let window = Window::new(size, stride);
+            let out = window.output_image(shape);
+            let mut source = Source::new(&what);
+            let channels = shape.channels;
+            let x = source.values(shape.len());
+            let weight = source.values(size * size * channels);
+            let (bias, grad) = (source.values(channels), source.values(out.len()));
+            let geometry = Geometry {
+                size,
+                stride,
+                groups: channels,
+            };
+            let reference = |point: &[Vec<f64>]| {
+                conv_reference(shape, geometry, &point[0], &point[1], &point[2])
+            };
+
+            let expected = reference(&[wide(&x), wide(&weight), wide(&bias)]);
+            let inputs = [&x, &weight, &bias];
+            let found = operations::depthwise(&Host, shape, window, inputs, false);
+            assert_close(&what, &found, &expected, FORWARD);
+            let found = operations::depthwise(&Host, shape, window, inputs, true);
+            assert_close(&what, &found, &relu(&expected), FORWARD);
+
+            let gradients =
+                operations::depthwise_backward(&Host, shape, window, &x, &weight, &grad);
+            let inputs = inputs.map(Vec::as_slice);
+            assert_gradients(&what, &inputs, &grad, &gradients, reference);
+        }
+    }
+}
+
+#[test]
+fn the_convolution_of_stride_two_and_its_gradients_agree_with_the_reference() {
+    for (shape, outputs) in [
+        (image(1, 1, 1, 1), 1),
+        (image(1, 2, 3, 1), 5),
+        (image(3, 5, 4, 3), 1),
+        (image(2, 9, 7, 3), 24),
+        (image(1, 3, 5, 48), 17),
+        (image(2, 2, 1, 33), 70),
+    ] {
+        let what = format!("convolution of {shape:?} to {outputs}");
+        let mut source = Source::new(&what);
+        let (x, weight) = (
+            source.values(shape.len()),
+            source.values(9 * shape.channels * outputs),
+        );
+        let out = output_image(shape, outputs);
+        let (bias, grad) = (source.values(outputs), source.values(out.len()));
+        let reference = |point: &[Vec<f64>]| {
+            conv_reference(shape, Geometry::dense(2), &point[0], &point[1], &point[2])
+        };
+
+        let expected = reference(&[wide(&x), wide(&weight), wide(&bias)]);
+        let found = operations::conv_stride2(&Host, shape, outputs, &x, &weight, &bias, false);
+        assert_close(&what, &found, &expected, FORWARD);
+        let found = operations::conv_stride2(&Host, shape, outputs, &x, &weight, &bias, true);
+        assert_close(&what, &found, &relu(&expected), FORWARD);
+
+        let [dx, dweight] =
+            operations::conv_stride2_backward(&Host, shape, outputs, &x, &weight, &grad);
+        let dbias = operations::bias_backward(&Host, out.len() / outputs, outputs, &grad);
+        let gradients = [dx, dweight, dbias];
+        assert_gradients(&what, &[&x, &weight, &bias], &grad, &gradients, reference);
+    }
+}
+
+#[test]
+fn batch_norm_and_its_gradients_agree_with_the_reference() {
+    let one_row = 1e-2;
+    for (rows, channels, epsilon) in [
+        (1, 1, one_row),
+        (1, 48, one_row),
+        (3, 1, 1e-5),
+        (5, 7, 1e-5),
+        (8, 220, 1e-5),
+        (GROUP + 1, 48, 1e-5),
+        (1000, 31, 1e-3),
+        (GROUP * GROUP + 3, 2, 1e-5),
+    ] {
+        let mut source = Source::new(&format!("norm {rows}x{channels}"));
+        let x: Vec<f32> = (source.values(rows * channels).iter())
+            .map(|x| 2.0 * x - 0.5)
+            .collect();
+        let (gamma, beta) = (source.values(channels), source.values(channels));
+        let grad = source.values(x.len());
+        let (expected_mean, expected_variance) = moments_reference(&wide(&x), channels);
+
+        for relu in [false, true] {
+            let what = format!("norm of {rows}x{channels}, relu {relu}");
+            let norm = Norm {
+                rows,
+                channels,
+                epsilon,
+                relu,
+            };
+            let reference = |point: &[Vec<f64>]| {
+                norm_reference(&point[0], &point[1], &point[2], f64::from(epsilon), relu)
+            };
+            let expected = reference(&[wide(&x), wide(&gamma), wide(&beta)]);
+            let [found, mean, variance] = operations::batch_norm(&Host, norm, &x, &gamma, &beta);
+            assert_close("mean", &mean, &expected_mean, FORWARD);
+            assert_close("variance", &variance, &expected_variance, FORWARD);
+            assert_close(&what, &found, &expected, FORWARD);
+
+            let inputs = [&x, &gamma, &beta];
+            let gradients =
+                operations::batch_norm_backward(&Host, norm, inputs, [&mean, &variance], &grad);
+            let inputs = inputs.map(Vec::as_slice);
+            assert_gradients(&what, &inputs, &grad, &gradients, reference);
+        }
+    }
+}
+
+#[test]
+fn the_variance_survives_a_mean_far_from_zero() {
+    let (rows, channels) = (1031, 5);
+    let x: Vec<f32> = (Source::new("far").values(rows * channels).iter())
+        .map(|x| 1000.0 + x)
+        .collect();
+    let norm = Norm {
+        rows,
+        channels,
+        epsilon: 1e-5,
+        relu: false,
+    };
+    let ones = vec![1.0; channels];
+    let [_, mean, variance] = operations::batch_norm(&Host, norm, &x, &ones, &ones);
+    let (expected_mean, expected_variance) = moments_reference(&wide(&x), channels);
+    assert_close("mean", &mean, &expected_mean, FORWARD);
+    assert_close("variance", &variance, &expected_variance, FORWARD);
+}
+
+#[test]
+fn the_spatial_gate_and_its_gradients_agree_with_the_reference() {
+    for (pixels, channels) in [(1, 1), (1, 9), (5, 7), (12, 48), (6, 220), (GROUP + 9, 56)] {
+        let what = format!("spatial gate of {pixels}x{channels}");
+        let mut source = Source::new(&what);
+        let (x, hidden) = (
+            source.values(pixels * channels),
+            source.values(pixels * channels),
+        );
+        let weight: Vec<f32> = (source.values(channels).iter())
+            .map(|w| w / (channels as f32).sqrt())
+            .collect();
+        let grad = source.values(x.len());
+        let reference =
+            |point: &[Vec<f64>]| spatial_gate_reference(&point[0], &point[1], &point[2]);
+
+        let shape = [pixels, channels];
+        let expected = reference(&[wide(&x), wide(&hidden), wide(&weight)]);
+        let found = operations::spatial_gate(&Host, shape, &x, &hidden, &weight);
+        assert_close(&what, &found, &expected, FORWARD);
+        let gradients =
+            operations::spatial_gate_backward(&Host, shape, &x, &hidden, &weight, &grad);
+        assert_gradients(&what, &[&x, &hidden, &weight], &grad, &gradients, reference);
+    }
+}
+
+#[test]
+fn the_channel_gate_and_its_gradients_agree_with_the_reference() {
+    for shape in IMAGES {
+        let what = format!("channel gate of {shape:?}");
+        let mut source = Source::new(&what);
+        let x = source.values(shape.len());
+        let weight = source.values(shape.channels * shape.channels);
+        let grad = source.values(shape.len());
+        let reference = |point: &[Vec<f64>]| channel_gate_reference(shape, &point[0], &point[1]);
+
+        let expected = reference(&[wide(&x), wide(&weight)]);
+        let found = operations::channel_gate(&Host, shape, &x, &weight);
+        assert_close(&what, &found, &expected, FORWARD);
+        let gradients = operations::channel_gate_backward(&Host, shape, &x, &weight, &grad);
+        assert_gradients(&what, &[&x, &weight], &grad, &gradients, reference);
+    }
+}

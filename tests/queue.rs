@@ -29,6 +29,49 @@ impl Drop for Cluster {
     }
 }
 
+/// A coordinator of a queue, which does not end by itself and does not outlive the test.
+struct Coordinator(Running);
+
+impl Coordinator {
+    fn start(store: &str, address: &str, options: &[&str]) -> Self {
+        let mut command = perennial();
+        command.args([
+            "--json",
+            "coordinator",
+            "--store",
+            store,
+            "--listen",
+            address,
+        ]);
+        Self(Running::start(command.args(options)))
+    }
+
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl std::ops::Deref for Coordinator {
+    type Target = Running;
+
+    fn deref(&self) -> &Running {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Coordinator {
+    fn deref_mut(&mut self) -> &mut Running {
+        &mut self.0
+    }
+}
+
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 impl Cluster {
     fn new() -> Self {
         let bench = Bench::new(&JOB.replace("epochs = 2", "epochs = 10"));
@@ -54,12 +97,10 @@ impl Cluster {
         known.entry(seed).or_insert_with(train).clone()
     }
 
-    fn coordinator(&self) -> Running {
-        let mut command = perennial();
-        command.args(["--json", "coordinator", "--listen", &self.address]);
-        let mut running = Running::start(command.args(["--store", &self.store]));
-        running.wait_for(|event| event["entry"] == "term");
-        running
+    fn coordinator(&self) -> Coordinator {
+        let mut coordinator = Coordinator::start(&self.store, &self.address, &[]);
+        coordinator.wait_for(|event| event["entry"] == "term");
+        coordinator
     }
 
     fn start_workers(&mut self, count: usize) {
@@ -219,8 +260,7 @@ fn a_coordinator_that_is_killed_and_started_again_goes_on_with_all_jobs() {
     killed.wait_for(has_stepped("one", 2));
     killed.wait_for(has_stepped("two", 2));
     assert_eq!(cluster.status("three")["state"], "queued");
-    killed.child.kill().unwrap();
-    killed.child.wait().unwrap();
+    killed.kill();
     // Nobody rules: what is in the store says so.
     let meanwhile = cluster.status("three");
     assert!(
@@ -256,9 +296,7 @@ fn a_standby_takes_the_queue_over_from_a_coordinator_that_was_killed() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let second = listener.local_addr().unwrap().to_string();
     drop(listener);
-    let mut standby = perennial();
-    standby.args(["--json", "coordinator", "--standby", "--listen", &second]);
-    let mut standby = Running::start(standby.args(["--store", &cluster.store]));
+    let mut standby = Coordinator::start(&cluster.store, &second, &["--standby"]);
     standby.wait_for(|event| event["listening"] == second.as_str());
     cluster.address = format!("{first},{second}");
     cluster.start_workers(2);
@@ -266,8 +304,7 @@ fn a_standby_takes_the_queue_over_from_a_coordinator_that_was_killed() {
     // Whoever is still on its way would join under the next one.
     ruling.wait_for(|event| event["event"] == "started" && event["workers"] == 2);
     ruling.wait_for(has_stepped("one", 3));
-    ruling.child.kill().unwrap();
-    ruling.child.wait().unwrap();
+    ruling.kill();
     wait_for_ends(&mut standby, 1);
     assert_eq!(hashes(&standby.events)["one"], cluster.alone(1));
     let started = standby

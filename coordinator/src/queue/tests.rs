@@ -126,6 +126,10 @@ impl Bench {
                 "{job} wants {wanted}: {view:?}"
             );
         }
+        if self.queue.log.is_busy() {
+            // It is written, and not heard of yet.
+            return;
+        }
         if std::mem::replace(&mut self.checked, self.log.len()) == self.log.len() {
             return;
         }

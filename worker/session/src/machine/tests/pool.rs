@@ -111,6 +111,6 @@ fn without_a_coordinator_it_knocks_for_its_patience_after_any_time_in_the_pool()
             bench.event(Event::OpenFailed("refused".into()));
         }
     };
-    assert_eq!(seconds, 60);
+    assert!((60..=61).contains(&seconds), "{seconds}");
     assert!(end.unwrap_err().contains("start this worker again"));
 }

@@ -90,7 +90,7 @@ fn what_holds_no_token_is_named_and_not_told() {
     let folder = workshop();
     let mut status = command(folder.path());
     status
-        .args(["status"])
+        .args(["status", "--coordinator", "127.0.0.1:9"])
         .env("PERENNIAL_TOKEN", "perennial-marked");
     let sentence = ran(status.output().unwrap()).refused(1);
     assert!(sentence.contains("PERENNIAL_TOKEN"), "{sentence}");

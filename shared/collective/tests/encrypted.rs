@@ -208,11 +208,11 @@ fn an_encrypted_member_behind_a_cut_is_silent_and_a_trickle_is_not() {
         let endpoint = endpoint.encrypted(tls);
         endpoint.connect(config, &AbortHandle::new()).unwrap()
     });
-    // A record of 16 KiB takes more than a second and a half so, longer than anybody may be silent.
-    network.trickle.store(200, SeqCst);
+    // A record of 6 kB takes more than a second so, longer than anybody may be silent.
+    network.trickle.store(100, SeqCst);
     let small = |member: &mut Tcp| {
         let rank = member.rank() as u32;
-        let part = contribution_of(2, rank..rank + 1, 8_000, |_| Some(vec![1.0; 8_000]));
+        let part = contribution_of(2, rank..rank + 1, 3_000, |_| Some(vec![1.0; 3_000]));
         member.all_reduce(part)
     };
     for summed in in_parallel(members.iter_mut(), small) {

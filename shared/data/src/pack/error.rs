@@ -20,8 +20,8 @@ pub enum PackError {
     },
     #[error("sample `{sample}` of pack `{pack}` cannot be read: {source}")]
     Sample {
-        pack: String,
-        sample: String,
+        pack: Box<str>,
+        sample: Box<str>,
         source: StoreError,
     },
     #[error(
@@ -31,11 +31,11 @@ pub enum PackError {
     Damaged {
         pack: String,
         sample: String,
-        object: String,
+        object: Box<str>,
         offset: u64,
         bytes: u64,
-        found: String,
-        expected: String,
+        found: Box<str>,
+        expected: Box<str>,
     },
     #[error("picture `{sample}` of pack `{pack}` cannot be used: {reason}")]
     Broken {

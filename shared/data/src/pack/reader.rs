@@ -293,8 +293,8 @@ impl Reading {
         for _ in 0..2 {
             let read = self.read_range(&shard.name, range.clone()).await;
             let bytes = read.map_err(|source| PackError::Sample {
-                pack: self.url.clone(),
-                sample: entry.relative.clone(),
+                pack: self.url.clone().into(),
+                sample: entry.relative.clone().into(),
                 source,
             })?;
             found = hash(&bytes);
@@ -306,11 +306,11 @@ impl Reading {
         Err(PackError::Damaged {
             pack: self.url.clone(),
             sample: entry.relative,
-            object: shard.name.clone(),
+            object: shard.name.clone().into(),
             offset: entry.offset,
             bytes: entry.bytes,
-            found: hex(&found),
-            expected: hex(&entry.sha256),
+            found: hex(&found).into(),
+            expected: hex(&entry.sha256).into(),
         })
     }
 

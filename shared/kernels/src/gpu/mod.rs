@@ -10,11 +10,11 @@
 //! Sums have an order that the shapes alone decide: groups of [`sums::GROUP`] rows one after the other, then groups of
 //! groups; a product's terms in pieces of [`product::PIECE`]. No unit adds to what another one writes, so there is no
 //! atomic addition anywhere.
-
 // A kernel has neither ranges as values nor all methods of numbers.
 #![allow(
     clippy::manual_clamp,
     clippy::manual_div_ceil,
+    clippy::manual_is_multiple_of,
     clippy::manual_range_contains
 )]
 

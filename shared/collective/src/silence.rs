@@ -32,6 +32,8 @@ struct Silence {
 pub(crate) struct Vigil<'a> {
     stream: &'a Stream,
     silence: Silence,
+    /// What moved so far in the direction that is waited for.
+    moved: fn(&Stream) -> u64,
 }
 
 // === impl Silence ===
@@ -69,14 +71,22 @@ impl<'a> Vigil<'a> {
     pub fn reading(stream: &'a Stream, limit: Duration) -> io::Result<Self> {
         let silence = Silence::new(limit);
         stream.set_read_timeout(Some(silence.poll()))?;
-        Ok(Self { stream, silence })
+        Ok(Self {
+            stream,
+            silence,
+            moved: Stream::received,
+        })
     }
 
     /// For writes: fails once nothing was taken for `limit`.
     pub fn writing(stream: &'a Stream, limit: Duration) -> io::Result<Self> {
         let silence = Silence::new(limit);
         stream.set_write_timeout(Some(silence.poll()))?;
-        Ok(Self { stream, silence })
+        Ok(Self {
+            stream,
+            silence,
+            moved: Stream::sent,
+        })
     }
 
     fn until_it_moves(
@@ -84,7 +94,7 @@ impl<'a> Vigil<'a> {
         mut transfer: impl FnMut(&Stream) -> io::Result<usize>,
     ) -> io::Result<usize> {
         loop {
-            let (start, moved) = (Instant::now(), self.stream.moved());
+            let (start, moved) = (Instant::now(), (self.moved)(self.stream));
             match transfer(self.stream) {
                 Ok(count) => {
                     self.silence.broken();
@@ -98,7 +108,7 @@ impl<'a> Vigil<'a> {
                     ) => {}
                 Err(error) => return Err(error),
             }
-            if self.stream.moved() != moved {
+            if (self.moved)(self.stream) != moved {
                 self.silence.broken();
             } else if self.silence.lasts(start.elapsed()) {
                 return Err(io::ErrorKind::TimedOut.into());

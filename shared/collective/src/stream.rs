@@ -165,12 +165,17 @@ impl Stream {
         self.tcp.set_write_timeout(timeout)
     }
 
-    /// A number that changes with every byte that went over the network under TLS, where a read or a write
-    /// may have to wait although some of its bytes moved.
-    pub fn moved(&self) -> u64 {
-        let moved =
-            |tls: &Tls| tls.received.load(Ordering::Relaxed) + tls.sent.load(Ordering::Relaxed);
-        self.tls.as_ref().map_or(0, moved)
+    /// Bytes that came over the network under TLS, where a read may have to wait although some did. What is sent
+    /// does not count: a peer that is cut off is silent, however much is said to it.
+    pub fn received(&self) -> u64 {
+        let count = |tls: &Tls| tls.received.load(Ordering::Relaxed);
+        self.tls.as_ref().map_or(0, count)
+    }
+
+    /// Bytes that the network took under TLS, where a write may have to wait although it took some.
+    pub fn sent(&self) -> u64 {
+        let count = |tls: &Tls| tls.sent.load(Ordering::Relaxed);
+        self.tls.as_ref().map_or(0, count)
     }
 }
 

@@ -42,7 +42,7 @@ pub trait Machine {
 /// `kernel!(Name, module, unit_of_it(inputs; scalars: types))`. Profiles name it by its module.
 macro_rules! kernel {
     ($Name:ident, $module:ident, $unit:ident($($input:ident),*; $($scalar:ident: $kind:ident),*)) => {
-        #[doc = concat!("The kernel whose unit is [`", stringify!($unit), "`].")]
+        #[doc = concat!("The kernel whose unit is [`", stringify!($unit), "`](fn@", stringify!($unit), ").")]
         pub struct $Name;
 
         #[cfg(feature = "cuda")]

@@ -13,7 +13,7 @@ pub fn mul_add(a: f32, b: f32, c: f32) -> f32 {
     a.mul_add(b, c)
 }
 
-/// [`mul_add`] in a kernel.
+/// [`mul_add()`] in a kernel.
 #[cfg(feature = "cuda")]
 pub mod mul_add {
     use cubecl::ir::Scope;
@@ -71,7 +71,7 @@ pub fn gelu(x: f32) -> f32 {
     x * (0.5f32 * (1.0f32 + erf(x * FRAC_1_SQRT_2)))
 }
 
-/// The slope of [`gelu`]: `Phi(x) + x * phi(x)`.
+/// The slope of [`gelu()`]: `Phi(x) + x * phi(x)`.
 #[cfg_attr(feature = "cuda", cube)]
 pub fn gelu_slope(x: f32) -> f32 {
     let cumulative = 0.5f32 * (1.0f32 + erf(x * FRAC_1_SQRT_2));

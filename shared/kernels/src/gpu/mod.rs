@@ -1,6 +1,6 @@
 //! The operations on GPUs, in `f32`, without tensor cores.
 //!
-//! A [kernel](kernel) says what one unit of work does. It is plain Rust on slices: a build with the feature `cuda`
+//! A [kernel](mod@kernel) says what one unit of work does. It is plain Rust on slices: a build with the feature `cuda`
 //! compiles it for the GPU through CubeCL, and any build can run it on the host, where tests hold it against the
 //! references. So a kernel and its twin on the host are one text, with the same index arithmetic and the same order of
 //! sums; what differs are the last bits of `exp` and `sqrt`, and where the compiler joins a product and a sum.

@@ -110,11 +110,7 @@ impl Worker {
         let checkpoints = CheckpointWriter::new(&job, &replica, reporter)?;
         let device = options.device.open()?;
         (options.device).computes(operands(job.spec.train.precision))?;
-        let cores = Cores::new(if options.device.is_gpu() {
-            1
-        } else {
-            options.threads
-        })?;
+        let cores = Cores::of(options.device, options.threads)?;
         let data = job.pipeline.data();
         reporter.send(Report::Ready(Ready {
             data_fingerprint: data.fingerprint()?,

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use perennial_collective::{CollectiveError, Contribution, Partial, SlotSum};
+use perennial_kernels::ComputeDevice;
 use perennial_model::Network;
 use perennial_train::{SlotOutcome, statistics_len};
 
@@ -20,6 +21,11 @@ pub(crate) struct Cores {
 // === impl Cores ===
 
 impl Cores {
+    /// Those that slots are computed on: a GPU computes them one by one.
+    pub fn of(device: ComputeDevice, threads: usize) -> Result<Self, WorkerError> {
+        Self::new(if device.is_gpu() { 1 } else { threads })
+    }
+
     pub fn new(threads: usize) -> Result<Self, WorkerError> {
         perennial_kernels::memory::keep_freed_pages();
         let pools = (0..threads.max(1))

@@ -43,11 +43,7 @@ impl StepBench {
         let mut replica = Replica::new(spec, &network.table, weights);
         let device = self.device.open()?;
         self.device.computes(operands(spec.train.precision))?;
-        let cores = Cores::new(if self.device.is_gpu() {
-            1
-        } else {
-            self.threads
-        })?;
+        let cores = Cores::of(self.device, self.threads)?;
         let batch = spec.train.batch_size as usize;
         let slots: Vec<(u32, SlotInput)> = (0..spec.train.slots)
             .map(|slot| (slot, slot_range(0..batch, spec.train.slots, slot).len()))

@@ -64,7 +64,7 @@ fn file_of(checkpoint: &Path, kind: &str) -> PathBuf {
 
 #[test]
 fn a_checkpoint_that_was_damaged_or_belongs_to_another_job_is_not_gone_on_from() {
-    let bench = bench_of(6);
+    let bench = bench_of(3);
     // Stopped before its end, so that there is something to go on with.
     let mut stopped = support::Running::start(&mut bench.train(&bench.store("store"), 1, 2));
     stopped.wait_for(|event| event["event"] == "checkpoint");
@@ -100,6 +100,9 @@ fn a_checkpoint_that_was_damaged_or_belongs_to_another_job_is_not_gone_on_from()
     std::fs::write(&part, &bytes).unwrap();
     assert_eq!(trained(&bench, &["--resume"]).status, Some(0));
     assert_names(&trained(&bench, &["--resume"]), &["finished"]);
+    // Also of a job that is over, what must not change is named.
+    let other = trained(&bench, &["--resume", "--set", "train.batch_size=44"]);
+    assert_names(&other, &["another job", "train.batch_size", "44", "22"]);
 }
 
 #[test]

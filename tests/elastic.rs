@@ -2,19 +2,15 @@
 
 mod support;
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use support::{Bench, JOB, Running, perennial, run, signal, wait_until};
+use support::{Bench, JOB, Processes, Running, free_address, perennial, run, signal, wait_until};
 
 /// A job, and what trains it.
 struct Cluster(Bench);
-
-/// Processes that do not outlive the test.
-struct Processes(Vec<Child>);
 
 impl Cluster {
     fn new() -> Self {
@@ -41,20 +37,6 @@ impl Cluster {
             .args(options);
         command
     }
-}
-
-impl Drop for Processes {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
 }
 
 fn worker(coordinators: &str) -> Child {
@@ -140,7 +122,8 @@ fn a_standby_takes_over_from_a_coordinator_that_was_killed() {
     standby.wait_for(|event| event["event"] == "step");
     let finished = standby.finish();
     assert_eq!(finished.hashes(), cluster.undisturbed());
-    assert_eq!(finished.events("started").len(), 0, "nobody had to halt");
+    let halts = finished.events("started").len();
+    assert_eq!(halts, 0, "nobody had to halt: {finished:?}");
     for worker in &mut workers.0 {
         assert!(worker.wait().unwrap().success());
     }
@@ -221,7 +204,7 @@ fn a_job_is_scaled_and_a_worker_drained_by_command() {
     assert_eq!(disturbed.events("worker_lost").len(), 0, "{disturbed:?}");
     let (status, _, error) = operate(&["scale", "exact", "2"]);
     assert_eq!(status, Some(1));
-    assert!(error.contains("is it running?"), "{error}");
+    assert!(error.contains("job `exact` is finished"), "{error}");
 }
 
 /// A standby that finds no log would take the job for itself.

@@ -4,82 +4,50 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{Bench, JOB, Running, perennial, run, wait_until};
+use support::{Bench, JOB, Processes, Running, free_address, perennial, run, wait_until};
+
+/// Many small steps: a job is long enough to be disturbed, and cheap. 14 steps an epoch.
+const SIZE: [(&str, &str); 3] = [
+    ("epochs = 2", "epochs = 3"),
+    ("batch_size = 22", "batch_size = 12"),
+    ("every_steps = 3", "every_steps = 5"),
+];
 
 /// A store with a queue, and what is trained in it.
 struct Cluster {
     bench: Bench,
     store: String,
     address: String,
-    workers: Vec<Child>,
+    workers: Processes,
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for worker in &mut self.workers {
-            let _ = worker.kill();
-            let _ = worker.wait();
-        }
-    }
-}
-
-/// A coordinator of a queue, which does not end by itself and does not outlive the test.
-struct Coordinator(Running);
-
-impl Coordinator {
-    fn start(store: &str, address: &str, options: &[&str]) -> Self {
-        let mut command = perennial();
-        command.args([
-            "--json",
-            "coordinator",
-            "--store",
-            store,
-            "--listen",
-            address,
-        ]);
-        Self(Running::start(command.args(options)))
-    }
-
-    fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl std::ops::Deref for Coordinator {
-    type Target = Running;
-
-    fn deref(&self) -> &Running {
-        &self.0
-    }
-}
-
-impl std::ops::DerefMut for Coordinator {
-    fn deref_mut(&mut self) -> &mut Running {
-        &mut self.0
-    }
-}
-
-impl Drop for Coordinator {
-    fn drop(&mut self) {
-        self.kill();
-    }
+/// A coordinator of a queue, which does not end by itself.
+fn coordinator(store: &str, address: &str, options: &[&str]) -> Running {
+    let mut command = perennial();
+    command.args([
+        "--json",
+        "coordinator",
+        "--store",
+        store,
+        "--listen",
+        address,
+    ]);
+    Running::start(command.args(options))
 }
 
 impl Cluster {
     fn new() -> Self {
-        let bench = Bench::new(&JOB.replace("epochs = 2", "epochs = 10"));
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let job = (SIZE.iter()).fold(JOB.to_string(), |job, (from, to)| job.replace(from, to));
+        let bench = Bench::new(&job);
         Self {
             store: bench.store("queue"),
-            address: listener.local_addr().unwrap().to_string(),
-            workers: Vec::new(),
+            address: free_address(),
+            workers: Processes(Vec::new()),
             bench,
         }
     }
@@ -92,13 +60,15 @@ impl Cluster {
         let train = || {
             let store = self.bench.store(&format!("alone-{seed}"));
             let mut command = self.bench.train(&store, 1, 2);
-            run(command.args(["--set", &format!("seed={seed}")])).hashes()
+            command.args(["--set", &format!("seed={seed}")]);
+            // Which changes no weight.
+            run(command.args(["--set", "checkpoint.every_steps=0"])).hashes()
         };
         known.entry(seed).or_insert_with(train).clone()
     }
 
-    fn coordinator(&self) -> Coordinator {
-        let mut coordinator = Coordinator::start(&self.store, &self.address, &[]);
+    fn coordinator(&self) -> Running {
+        let mut coordinator = coordinator(&self.store, &self.address, &[]);
         coordinator.wait_for(|event| event["entry"] == "term");
         coordinator
     }
@@ -110,7 +80,7 @@ impl Cluster {
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn();
-            self.workers.push(worker.unwrap());
+            self.workers.0.push(worker.unwrap());
         }
     }
 
@@ -293,10 +263,8 @@ fn a_standby_takes_the_queue_over_from_a_coordinator_that_was_killed() {
     let mut cluster = Cluster::new();
     let mut ruling = cluster.coordinator();
     let first = cluster.address.clone();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let second = listener.local_addr().unwrap().to_string();
-    drop(listener);
-    let mut standby = Coordinator::start(&cluster.store, &second, &["--standby"]);
+    let second = free_address();
+    let mut standby = coordinator(&cluster.store, &second, &["--standby"]);
     standby.wait_for(|event| event["listening"] == second.as_str());
     cluster.address = format!("{first},{second}");
     cluster.start_workers(2);

@@ -3,12 +3,13 @@
 mod support;
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use support::{Bench, JOB, perennial, run, s3_variables, serve_s3, wait_until};
+use support::{
+    Bench, JOB, Processes, free_address, perennial, run, s3_variables, serve_s3, wait_until,
+};
 
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Of the store: as a key looks, and found wherever it goes.
@@ -21,27 +22,13 @@ struct Installation<'a> {
     endpoint: String,
 }
 
-/// Processes that do not outlive the test.
-struct Processes(Vec<Child>);
-
-impl Drop for Processes {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
 // === impl Installation ===
 
 impl<'a> Installation<'a> {
     fn new(bench: &'a Bench, endpoint: String) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
         let installation = Self {
             bench,
-            address,
+            address: free_address(),
             endpoint,
         };
         installation.certs(&["init"], &[]);

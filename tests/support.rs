@@ -65,7 +65,25 @@ pub fn run(command: &mut Command) -> Run {
     }
 }
 
-/// A run under way.
+/// Processes that do not outlive the test.
+pub struct Processes(pub Vec<Child>);
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// An address of this machine at which nobody listens.
+pub fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("it is bound").to_string()
+}
+
+/// A run under way. It does not outlive the test.
 pub struct Running {
     pub child: Child,
     lines: std::io::Lines<BufReader<ChildStdout>>,
@@ -133,6 +151,12 @@ impl Running {
         found
     }
 
+    /// Ends it at once, if it has not ended.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Reads everything that follows and waits for the end.
     pub fn finish(mut self) -> Run {
         for line in self.lines.by_ref() {
@@ -151,9 +175,15 @@ impl Running {
             .code();
         Run {
             status,
-            events: self.events,
+            events: std::mem::take(&mut self.events),
             stderr,
         }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 

@@ -5,7 +5,7 @@
 
 Each round runs both, one after the other, in processes of their own. Prints a table: pictures a second (medians over
 the rounds), the ratio of Perennial to the better of PyTorch's ways, with its least and most over the rounds, and
-the ratio of the peaks of memory. With `--work training-bf16` both train in bf16, PyTorch by autocast.
+the ratio of the peaks of memory. In `training-bf16` both train in bf16, PyTorch by autocast.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def measure(command):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(program, python, model, size, threads, work, rounds):
+def compare(program, python, model, size, threads, work, rounds, compiles):
     """A row: what each way does in pictures a second, and the ratios."""
     options = ["--model", model, "--image-size", str(size), "--batch", str(BATCH.get(size, 16))]
     options += ["--steps", str(STEPS.get(size, 6)), "--threads", str(threads)]
@@ -42,6 +42,8 @@ def compare(program, python, model, size, threads, work, rounds):
         "eager": [python, TORCH, *options, *theirs],
         "compile": [python, TORCH, *options, *theirs, "--compile"],
     }
+    if not compiles:
+        del ways["compile"]
     rates = {way: [] for way in ways}
     peaks = {way: [] for way in ways}
     for _ in range(rounds):
@@ -49,16 +51,16 @@ def compare(program, python, model, size, threads, work, rounds):
             record = measure(command)
             rates[way].append(record["images_per_second"])
             peaks[way].append(record["peak_rss_mb"])
-    better = max(("eager", "compile"), key=lambda way: statistics.median(rates[way]))
+    better = max((way for way in ways if way != "perennial"), key=lambda way: statistics.median(rates[way]))
     ratios = [ours / theirs for ours, theirs in zip(rates["perennial"], rates[better])]
     memory = statistics.median(peaks["perennial"]) / statistics.median(peaks[better])
-    medians = [statistics.median(rates[way]) for way in ways]
+    medians = [f"{statistics.median(rates[way]):.0f}" if way in ways else "" for way in ("perennial", "eager", "compile")]
     return [
         model,
         str(size),
         str(threads),
         work,
-        *(f"{rate:.0f}" for rate in medians),
+        *medians,
         f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
         f"{memory:.2f}",
     ]
@@ -70,17 +72,20 @@ def main():
     parser.add_argument("--sizes", default="64,96,224")
     parser.add_argument("--threads", default="2")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--work", choices=[*WORKS, "all"], default="all")
+    parser.add_argument("--eager", action="store_true", help="leave out torch.compile, which takes minutes for a large network")
+    parser.add_argument("--work", default=",".join(WORKS))
     options = parser.parse_args()
     program, python = os.environ["PERENNIAL"], os.environ.get("PYTHON", sys.executable)
     print("| network | pixels | threads | work | perennial | eager, channels_last | torch.compile | ratio | memory |")
     print("|---|---|---|---|---|---|---|---|---|")
-    works = list(WORKS) if options.work == "all" else [options.work]
+    works = options.work.split(",")
+    if unknown := set(works) - set(WORKS):
+        parser.error(f"no work is called {', '.join(sorted(unknown))}; there is {', '.join(WORKS)}")
     for model in options.models.split(","):
         for size in map(int, options.sizes.split(",")):
             for threads in map(int, options.threads.split(",")):
                 for work in works:
-                    row = compare(program, python, model, size, threads, work, options.rounds)
+                    row = compare(program, python, model, size, threads, work, options.rounds, not options.eager)
                     print("| " + " | ".join(row) + " |", flush=True)
 
 

@@ -41,6 +41,7 @@ def main():
     on_gpu = options.device != "cpu"
     # As Perennial: in f32, products are f32.
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = on_gpu
     model = casvit(options.model, CLASSES).to(options.device, memory_format=torch.channels_last)
     images = torch.randn(options.batch, 3, options.image_size, options.image_size)
     images = images.to(options.device, memory_format=torch.channels_last)

@@ -4,7 +4,8 @@
     PERENNIAL=target/release/perennial PYTHON=VENV/bin/python benches/peers/workers.py [--rounds 3] [--pictures DIR]
 
 CAS-ViT xs at 64 pixels, 64 pictures a step over all workers, which are processes. `perennial train` is the whole of it, from pictures to
-the log; PyTorch trains on random numbers. Each round runs all in turn. Prints a table: pictures a second, medians, and their ratio.
+the log; PyTorch trains on random numbers. Two jobs of one worker that know nothing of each other show what the machine gives to two
+processes at all. Each round runs all in turn. Prints a table: pictures a second, medians, and their ratio.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 TORCH = pathlib.Path(__file__).resolve().parent / "step_torch.py"
 BATCH = 64
@@ -49,6 +51,13 @@ def perennial(program, job, pictures, store, workers):
     raise SystemExit("perennial ended too soon")
 
 
+def apart(program, job, pictures, store):
+    """Pictures a second of two jobs at once, of one worker each."""
+    with ThreadPoolExecutor(2) as both:
+        runs = [both.submit(perennial, program, job, pictures, store / name, 1) for name in "ab"]
+        return sum(run.result() for run in runs)
+
+
 def ddp(python, workers):
     command = [python, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}", TORCH]
     command += ["--threads", "1", "--batch", str(BATCH // workers), "--steps", "20"]
@@ -74,12 +83,14 @@ def main():
             subprocess.run(synth, check=True, stdout=subprocess.DEVNULL)
         job = work / "job.toml"
         job.write_text(JOB)
-        rates = {way: ([], []) for way in ("perennial train", "PyTorch, DDP")}
+        rates = {way: ([], []) for way in ("perennial train", "two jobs of one worker", "PyTorch, DDP")}
         for at in range(options.rounds):
             for workers in (1, 2):
                 store = work / f"store-{at}-{workers}"
                 rates["perennial train"][workers - 1].append(perennial(program, job, pictures, store, workers))
                 rates["PyTorch, DDP"][workers - 1].append(ddp(python, workers))
+            rates["two jobs of one worker"][0].append(rates["perennial train"][0][-1])
+            rates["two jobs of one worker"][1].append(apart(program, job, pictures, work / f"apart-{at}"))
     print("| | one worker of one thread | two | two over one |\n|---|---|---|---|")
     for way, (one, two) in rates.items():
         ratios = [second / first for first, second in zip(one, two)]

@@ -1,5 +1,8 @@
 //! The command line.
 
+#[cfg(test)]
+mod tests;
+
 use clap::{Parser, Subcommand};
 
 use crate::commands;

@@ -1,5 +1,6 @@
 //! How the program ends: its exit status and its last sentence.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use crate::settings::SettingsError;
@@ -13,6 +14,34 @@ pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 /// 128 and SIGINT's number, as shells count.
 pub const INTERRUPTED: u8 = 130;
+
+/// What a parser of numbers says of a wrong one, and the same for people.
+const NUMBERS: [(&str, &str); 4] = [
+    ("invalid digit found in string", "it must be a whole number"),
+    (
+        "cannot parse integer from empty string",
+        "it must be a whole number",
+    ),
+    ("number too large to fit in target type", "it is too large"),
+    ("invalid float literal", "it must be a number"),
+];
+
+/// Ends the program for whoever called it in a wrong way, or asked for help.
+pub fn refuse(error: &clap::Error) -> ! {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    let text = error.render();
+    let text = match std::io::stderr().is_terminal() {
+        true => text.ansi().to_string(),
+        false => text.to_string(),
+    };
+    let text = NUMBERS
+        .into_iter()
+        .fold(text, |text, (said, meant)| text.replace(said, meant));
+    eprint!("{text}");
+    std::process::exit(error.exit_code());
+}
 
 /// Tells an error on stderr as one sentence and picks the exit status.
 pub fn conclude(result: anyhow::Result<()>) -> ExitCode {

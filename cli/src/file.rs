@@ -21,6 +21,13 @@ pub fn write_new(path: &Path, content: &[u8]) -> anyhow::Result<()> {
         _ => Path::new("."),
     };
     let cannot = || format!("cannot write `{}`", path.display());
+    if !folder.is_dir() {
+        bail!(
+            "cannot write `{}`: there is no folder `{}`; make it first",
+            path.display(),
+            folder.display()
+        );
+    }
     let mut file = tempfile::NamedTempFile::new_in(folder).with_context(cannot)?;
     file.write_all(content).with_context(cannot)?;
     file.as_file().sync_all().with_context(cannot)?;

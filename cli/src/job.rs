@@ -4,6 +4,7 @@ use std::future::Future;
 use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
+use clap_complete::ArgValueCandidates;
 use perennial_coordinator::log::LogRecord;
 use perennial_coordinator::operate::{OperateError, Ruler};
 use perennial_coordinator::replay::Replayed;
@@ -11,8 +12,10 @@ use perennial_plan::Spec;
 use perennial_secure::Security;
 use perennial_store::{Job, Store};
 
+use crate::names;
 use crate::security::Person;
 use crate::settings;
+use crate::shell::CommandLine;
 
 /// Where jobs are kept, and who rules them.
 #[derive(Debug, Clone, clap::Args)]
@@ -32,6 +35,7 @@ pub struct At {
 #[derive(Debug, clap::Args)]
 pub struct Place {
     /// The job's name, or its job file
+    #[arg(add = ArgValueCandidates::new(names::jobs))]
     job: String,
     #[command(flatten)]
     at: At,
@@ -82,6 +86,12 @@ impl At {
         }
     }
 
+    /// Adds where this is to a command line.
+    pub fn spell(&self, line: CommandLine) -> CommandLine {
+        line.option_if_some("--store", self.store.as_deref())
+            .option_if_some("--coordinator", self.coordinator.as_deref())
+    }
+
     /// How to say where this is, in a command: ` --store URL`.
     pub fn in_words(&self) -> String {
         let store = self.store.as_ref().map(|url| format!(" --store {url}"));
@@ -97,11 +107,6 @@ impl Place {
     /// The job, which must be there. Creates nothing.
     pub async fn open(&self) -> anyhow::Result<Job> {
         self.at.open(&self.job).await
-    }
-
-    /// Another job of the same store.
-    pub async fn open_other(&self, job: &str) -> anyhow::Result<Job> {
-        self.at.open(job).await
     }
 
     /// The job of this name or job file.

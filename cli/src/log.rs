@@ -14,6 +14,8 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+#[cfg(not(feature = "otlp"))]
+use tracing_subscriber::layer::Identity;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -28,12 +30,18 @@ const FORMAT: &str = "PERENNIAL_LOG_FORMAT";
 /// These stand on every line of JSON, `null` where they are not known.
 const CONTEXT_KEYS: [&str; 3] = ["job", "generation", "member"];
 
+/// CubeCL, which warns of what it tries once more and of what it then returns as an error: that says what to do.
+const OF_KERNELS: &str = "cubecl";
+
 /// `profiled`: the spans of the profile are recorded, too.
 pub fn start(profiled: bool) -> Result<(), SettingsError> {
     let wished = std::env::var(LEVEL).ok();
     let filter = wished
         .and_then(|targets| targets.parse().ok())
-        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN));
+        .unwrap_or_else(|| {
+            let warnings = Targets::new().with_default(LevelFilter::WARN);
+            warnings.with_target(OF_KERNELS, LevelFilter::ERROR)
+        });
     let is_json = is_json()?;
     let text = (!is_json).then(|| {
         tracing_subscriber::fmt::layer()
@@ -48,8 +56,29 @@ pub fn start(profiled: bool) -> Result<(), SettingsError> {
         .with(text)
         .with(lines)
         .with(profiled.then(bench::recorder))
+        .with(traces()?)
         .init();
     Ok(())
+}
+
+/// Steps as spans for a collector.
+#[cfg(feature = "otlp")]
+fn traces<S>() -> Result<Option<impl Layer<S>>, SettingsError>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    crate::otlp::layer()
+}
+
+#[cfg(not(feature = "otlp"))]
+fn traces() -> Result<Option<Identity>, SettingsError> {
+    Ok(None)
+}
+
+/// Before the process ends: what is on its way leaves.
+pub fn finish() {
+    #[cfg(feature = "otlp")]
+    crate::otlp::finish();
 }
 
 /// Whether lines are JSON.

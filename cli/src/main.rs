@@ -11,7 +11,11 @@ mod fleet;
 mod job;
 mod job_file;
 mod log;
+mod names;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod output;
+mod reference;
 mod run;
 mod security;
 mod settings;
@@ -23,6 +27,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Cli, Command};
+use commands::completions;
 use output::Output;
 
 /// Activations are allocated and freed at every operation: the system allocator would fault in every page
@@ -31,9 +36,12 @@ use output::Output;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    completions::complete();
+    let cli = Cli::try_parse().unwrap_or_else(|error| exit::refuse(&error));
     let logging = log::start(cli.command.is_profiled());
-    exit::conclude(logging.map_err(Into::into).and_then(|()| dispatch(cli)))
+    let status = exit::conclude(logging.map_err(Into::into).and_then(|()| dispatch(cli)));
+    log::finish();
+    status
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<()> {
@@ -52,7 +60,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Stop(args) => commands::operate::stop(&args, output),
         Command::Resume(args) => commands::operate::resume(args, output),
         Command::Priority(args) => commands::operate::priority(&args, output),
-        Command::Evaluate(args) => commands::evaluate::run(args, output),
+        Command::Evaluate(args) => commands::evaluate::run(&args, output),
         Command::Predict(args) => commands::predict::run(args, output),
         Command::Chaos(args) => commands::chaos::run(args, output),
         Command::Report(args) => commands::report::run(args, output),
@@ -64,7 +72,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Checkpoint(command) => commands::checkpoint::run(command, output),
         Command::Doctor(args) => commands::doctor::run(&args, output),
         Command::ExportOnnx(args) => commands::export_onnx::run(&args, output),
-        Command::Completions(args) => commands::completions::completions(&args),
-        Command::Man(args) => commands::completions::man(&args),
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => completions::man(&args),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+pub use perennial_report::{counted, thousands};
 use serde::Serialize;
 
 /// Who reads stdout.
@@ -33,29 +34,6 @@ pub fn line(text: &str) -> anyhow::Result<()> {
     writeln!(stdout, "{text}")?;
     stdout.flush()?;
     Ok(())
-}
-
-/// `1 picture`, `1,209 pictures`.
-pub fn counted(number: u64, one: &str) -> String {
-    let plural = match one.strip_suffix('s') {
-        Some(_) => format!("{one}es"),
-        None => format!("{one}s"),
-    };
-    let noun = if number == 1 { one } else { &plural };
-    format!("{} {noun}", thousands(number))
-}
-
-/// `1209` as `1,209`.
-pub fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// A share (0..1) as `84.3 %`.

@@ -18,6 +18,8 @@ pub struct StepScalars {
     pub top1: f64,
     pub learning_rate: f64,
     pub grad_norm: f64,
+    /// What the loss was multiplied by, and whether the step was skipped: where the job scales its loss.
+    pub scaling: Option<(f64, bool)>,
     pub images_per_second: f64,
 }
 
@@ -45,14 +47,19 @@ pub struct Recorder {
 // === impl StepScalars ===
 
 impl StepScalars {
-    fn named(&self) -> [(&'static str, f64); 5] {
-        [
+    fn named(&self) -> Vec<(&'static str, f64)> {
+        let mut named = vec![
             ("train/loss", self.loss),
             ("train/top1", self.top1),
             ("train/learning_rate", self.learning_rate),
             ("train/grad_norm", self.grad_norm),
             ("train/images_per_second", self.images_per_second),
-        ]
+        ];
+        if let Some((scale, skipped)) = self.scaling {
+            named.push(("train/loss_scale", scale));
+            named.push(("train/skipped", f64::from(u8::from(skipped))));
+        }
+        named
     }
 }
 
@@ -64,6 +71,7 @@ impl From<&StepRecord> for StepScalars {
             top1: record.top1 as f64 / samples,
             learning_rate: record.learning_rate,
             grad_norm: record.grad_norm,
+            scaling: record.loss_scale.map(|scale| (scale, record.skipped)),
             images_per_second: samples / record.seconds,
         }
     }
@@ -180,6 +188,8 @@ impl Recorder {
                     top1,
                     learning_rate,
                     grad_norm,
+                    loss_scale,
+                    skipped,
                     images_per_second,
                     ..
                 },
@@ -191,6 +201,7 @@ impl Recorder {
                     top1: *top1,
                     learning_rate: *learning_rate,
                     grad_norm: *grad_norm,
+                    scaling: loss_scale.zip(*skipped),
                     images_per_second: *images_per_second,
                 };
                 file.step(now, *global_step, &scalars)?;

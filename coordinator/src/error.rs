@@ -7,7 +7,9 @@ pub enum CoordinatorError {
         "the address `{address}` is in use by another program; stop that one, or choose another address with `--listen`"
     )]
     AddressInUse { address: String },
-    #[error("cannot listen at `{address}`: {source}")]
+    #[error(
+        "cannot listen at `{address}`: {source}; give `--listen` an address of this machine, HOST:PORT"
+    )]
     Listen {
         address: String,
         source: std::io::Error,

@@ -1,6 +1,7 @@
 //! What happens to a job, for people and programs: the lines of `--json`. Names are stable.
 
 use chrono::{SecondsFormat, Utc};
+use perennial_report::null_is_nan;
 use serde::{Deserialize, Serialize};
 
 /// An event with its time: a line of a job's journal.
@@ -77,10 +78,19 @@ pub enum JobEvent {
         step: u32,
         global_step: u64,
         total_steps: u64,
+        #[serde(deserialize_with = "null_is_nan")]
         loss: f64,
         top1: f64,
         learning_rate: f64,
+        /// Infinite, which JSON has as null, where the step was skipped.
+        #[serde(deserialize_with = "null_is_nan")]
         grad_norm: f64,
+        /// What the loss was multiplied by, and whether the step was skipped for its gradient: where the job scales
+        /// the loss.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        loss_scale: Option<f64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        skipped: Option<bool>,
         images_per_second: f64,
         /// Seconds until the last step, at the speed of late.
         eta_seconds: f64,

@@ -23,4 +23,7 @@ pub use event::{JobEvent, Told};
 pub use machine::Outcome;
 pub use report::build_report;
 pub use resume::{check_resume, check_same_job};
-pub use server::{Access, QueueConfig, QueueEvent, ServeConfig, reachable, serve, serve_queue};
+pub use server::{
+    Access, QueueConfig, QueueEvent, ReadJob, ServeConfig, metrics_in_words, reachable, serve,
+    serve_queue,
+};

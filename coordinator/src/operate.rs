@@ -36,6 +36,10 @@ pub enum OperateError {
         address: String,
         cause: String,
     },
+    #[error(
+        "job `{job}` is {how}: nothing of it runs; `perennial status {job}` tells where it stands"
+    )]
+    Over { job: String, how: String },
     #[error("the coordinator at `{0}` serves one job and no queue")]
     OneJob(String),
     #[error("{0}")]
@@ -101,6 +105,12 @@ impl Ruler {
             return Ok(Self::of_replayed(queue, security));
         }
         let log: Vec<LogRecord> = job.read_log(0).await?;
+        if let Some(LogEntry::Ended { how, .. }) = log.last().map(|record| &record.entry)
+            && queued.is_none()
+        {
+            let (job, how) = (job.name().to_string(), how.clone());
+            return Err(OperateError::Over { job, how });
+        }
         let ruling = log.iter().rev().find_map(|record| match &record.entry {
             LogEntry::Term { address, .. } => Some(address.clone()),
             _ => None,

@@ -48,7 +48,8 @@ impl Replayed {
         Ok(state)
     }
 
-    fn take(
+    /// What stands at `position`, behind an entry of `writer`.
+    pub(crate) fn take(
         &mut self,
         spec: &Spec,
         position: usize,

@@ -47,7 +47,10 @@ impl Storage {
         let spec = &config.spec;
         let job = config.store.job(&spec.name)?;
         let log: Vec<LogRecord> = job.read_log(0).await?;
-        let replayed = Replayed::of(spec, &log).map_err(StoreError::from)?;
+        let stored = job.spec().await?;
+        // By the job's own spec: what is asked for may be another job, which is told below.
+        let own = stored.as_ref().unwrap_or(spec);
+        let replayed = Replayed::of(own, &log).map_err(StoreError::from)?;
         // A checkpoint beyond the log is of steps that were taken back. Without a log nothing can be said
         // for one, which `resume_point` tells.
         let steps = match log.is_empty() {
@@ -55,7 +58,6 @@ impl Storage {
             false => replayed.steps.len() as u64,
         };
         let newest = job.newest_checkpoint_up_to(steps).await?;
-        let stored = job.spec().await?;
         let finished = log.iter().rev().find_map(|record| match &record.entry {
             LogEntry::Ended { how, .. } => Some(how == "finished"),
             LogEntry::Generation { .. } => Some(false),
@@ -216,8 +218,9 @@ impl Storage {
 
     fn manifest(&self, commit: &Commit) -> Result<Manifest, String> {
         let parts = commit.parts.iter().map(|part| {
-            let kinds = [PartKind::Model, PartKind::Ema, PartKind::Optimizer];
-            let kind = kinds.into_iter().find(|kind| kind.as_str() == part.kind);
+            let kind = PartKind::ALL
+                .into_iter()
+                .find(|kind| kind.as_str() == part.kind);
             Ok(Part {
                 kind: kind.ok_or_else(|| format!("a part of kind `{}` is unknown", part.kind))?,
                 path: part.path.clone(),
@@ -228,6 +231,7 @@ impl Storage {
         let json =
             |value: serde_json::Result<serde_json::Value>| value.map_err(|error| error.to_string());
         let (snapshot, provenance) = (&commit.snapshot, &commit.provenance);
+        let (weights_sha256, ema_sha256) = commit.weights(&self.spec);
         Ok(Manifest {
             format_version: FORMAT_VERSION,
             job: self.spec.name.clone(),
@@ -240,8 +244,8 @@ impl Storage {
             numerics: provenance.numerics.clone(),
             version: VERSION.into(),
             parts: parts.collect::<Result<_, String>>()?,
-            weights_sha256: commit.tensors_sha256("model").unwrap_or_default().into(),
-            ema_sha256: commit.tensors_sha256("ema").map(str::to_string),
+            weights_sha256,
+            ema_sha256,
             history: json(serde_json::to_value(&snapshot.history))?,
             progress: json(serde_json::to_value(&snapshot.progress))?,
             metric: snapshot.metric,

@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use perennial_secure::{Security, in_words};
+use perennial_secure::{Security, in_words, text_in_words};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
@@ -182,7 +182,7 @@ impl Address {
         let credentials = security.credentials().ok_or_else(|| {
             io::Error::other("it speaks TLS; give --tls-ca, or the variable PERENNIAL_TLS_CA")
         })?;
-        let config = credentials.to_coordinator().map_err(io::Error::other)?;
+        let config = credentials.to_coordinator();
         let host = self.authority.rsplit_once(':').map_or("", |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_string()).map_err(io::Error::other)?;
@@ -230,7 +230,7 @@ pub fn cause(error: &(dyn Error + 'static)) -> String {
             .map(|inner| inner as &(dyn Error + 'static));
         match wrapped.or_else(|| error.source()) {
             Some(inner) => error = inner,
-            None => return error.to_string(),
+            None => return text_in_words(&error.to_string()),
         }
     }
 }
@@ -239,6 +239,6 @@ pub fn cause(error: &(dyn Error + 'static)) -> String {
 pub fn words_of(status: &Status) -> String {
     match status.source() {
         Some(source) => cause(source),
-        None => status.message().to_string(),
+        None => text_in_words(status.message()),
     }
 }

@@ -21,13 +21,19 @@ pub mod v1 {
     }
 
     kinds!(WorkerMessage, worker_message: Hello, Ready, StepDone, EpochDone, PartWritten,
-        CheckpointFailed, Finished, Failed, Heartbeat, Standing, CaughtUp, FollowFailed, Drain);
+        CheckpointFailed, Finished, Failed, Heartbeat, Standing, CaughtUp, FollowFailed, Drain,
+        DeviceMemory);
     kinds!(CoordinatorMessage, coordinator_message: Welcome, Refused, Start, Stop, End, Heartbeat, Halt,
         Regroup, Follow, Ack, Release, Wait);
 }
 
 /// The target of spans whose fields (`job`, `generation`, `member`) stand on each line of a structured log.
 pub const LOG_CONTEXT: &str = "perennial::context";
+
+/// The target of an event for each step of a member, from which traces are made: `job`, `generation`, `member`, `rank`,
+/// `global_step`, when it `began` (nanoseconds since 1970), and the nanoseconds of its phases `data`, `compute`, `reduce`,
+/// `checkpoint` and `optimizer`.
+pub const STEP_TRACE: &str = "perennial::step";
 
 /// The largest message that either end takes, in bytes: an epoch's evaluation grows with the data.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;

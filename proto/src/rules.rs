@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use perennial_plan::spec::Precision;
+use perennial_plan::spec::{Precision, Reduction};
 use perennial_plan::{Cursor, Spec};
 
 /// How often either end says that it lives.
@@ -29,17 +29,24 @@ pub mod control {
     pub const CHECKPOINT: u64 = 4;
 }
 
-/// The numerics class of a job on a worker that says it has `class`: `f32` is what a class is without a word.
+/// The numerics class of a job on a worker that says it has `class`: `f32` and exact sums are what a class is without a
+/// word.
 pub fn job_numerics(spec: &Spec, class: &str) -> String {
-    match spec.train.precision {
+    let mut numerics = match spec.train.precision {
         Precision::F32 => class.to_string(),
         other => format!("{class}, {}", other.name()),
+    };
+    if spec.train.reduction == Reduction::Fast {
+        numerics.push_str(", fast sums");
     }
+    numerics
 }
 
 /// The kinds of parts that make a checkpoint of this job, in the order in which members take them on.
 pub fn part_kinds(spec: &Spec) -> &'static [&'static str] {
-    if spec.ema.decay > 0.0 {
+    if spec.evaluate.is_some() {
+        &["scores"]
+    } else if spec.ema.decay > 0.0 {
         &["model", "ema", "optimizer"]
     } else {
         &["model", "optimizer"]
@@ -61,6 +68,8 @@ pub fn checkpoint_due(spec: &Spec, cursor: Cursor, steps_per_epoch: u32) -> bool
 
 #[cfg(test)]
 mod tests {
+    use perennial_plan::spec::EvaluateSpec;
+
     use super::*;
 
     #[test]
@@ -82,11 +91,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_class_does_not_promise_by_itself_is_a_word_of_it() {
+        let mut spec = Spec::default();
+        assert_eq!(job_numerics(&spec, "gpu"), "gpu");
+        spec.train.precision = Precision::Bf16;
+        spec.train.reduction = Reduction::Fast;
+        assert_eq!(job_numerics(&spec, "gpu"), "gpu, bf16, fast sums");
+    }
+
+    #[test]
     fn every_part_has_one_writer_and_without_an_average_there_is_no_such_part() {
         let mut spec = Spec::default();
         assert_eq!(part_kinds(&spec), ["model", "ema", "optimizer"]);
         spec.ema.decay = 0.0;
         assert_eq!(part_kinds(&spec), ["model", "optimizer"]);
+        spec.evaluate = Some(EvaluateSpec::default());
+        assert_eq!(part_kinds(&spec), ["scores"]);
         assert_eq!([0, 1, 2].map(|kind| part_writer(kind, 2)), [0, 1, 0]);
     }
 }

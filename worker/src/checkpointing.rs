@@ -14,11 +14,11 @@ use perennial_proto::rules::{part_kinds, part_writer};
 use perennial_proto::v1::{CheckpointFailed, PartWritten};
 use perennial_session::{Report, Reporter};
 use perennial_store::{Job, PartKind, tensors};
-use perennial_train::{OptimizerState, Replica};
+use perennial_train::{OptimizerState, Replica, Scores};
 
 use crate::error::WorkerError;
 use crate::prepare::JobContext;
-use crate::shared::SharedReplica;
+use crate::shared::{SharedReplica, State};
 
 /// Runs one asynchronous piece of work to its end.
 pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, WorkerError> {
@@ -70,6 +70,7 @@ pub(crate) struct Copied {
     model: Option<Weights>,
     ema: Option<Weights>,
     optimizer: Option<OptimizerState>,
+    scores: Option<Scores>,
 }
 
 // === impl CheckpointWriter ===
@@ -172,7 +173,10 @@ fn copy_all(
             let _ = held.send(());
             let replica = replica.filter(|held| held.global_step == part.global_step)?;
             for kind in part.kinds(job) {
-                copied.take(&replica.replica, kind);
+                match &replica.state {
+                    State::Training(replica) => copied.take(replica, kind),
+                    State::Evaluating(scores) => copied.scores = Some(scores.clone()),
+                }
             }
             Some(())
         });
@@ -241,6 +245,10 @@ pub(crate) fn write_part(
             PartKind::Ema,
             table.to_named(copied.ema.as_ref().ok_or_else(missing)?),
         ),
+        "scores" => (
+            PartKind::Scores,
+            copied.scores.as_ref().ok_or_else(missing)?.to_named(),
+        ),
         _ => (
             PartKind::Optimizer,
             copied
@@ -251,7 +259,7 @@ pub(crate) fn write_part(
         ),
     };
     let bytes = match part {
-        PartKind::Optimizer => tensors::encode(&named)?,
+        PartKind::Optimizer | PartKind::Scores => tensors::encode(&named)?,
         PartKind::Model | PartKind::Ema => tensors::encode_described(&named, ModelCard::KEY, card)?,
     };
     Ok(Written {

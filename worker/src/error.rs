@@ -40,6 +40,11 @@ pub enum WorkerError {
          these workers sum over TCP, which is \"exact\": set it to that"
     )]
     Reduction,
+    #[error(
+        "sums over NCCL failed {failures} times in a row, at last so: {last}; `NCCL_DEBUG=WARN` tells more, and with \
+         `PERENNIAL_NCCL=none` sums go over TCP"
+    )]
+    NcclFails { failures: u32, last: String },
     #[error(transparent)]
     Device(#[from] perennial_kernels::DeviceError),
     #[error("cannot start a thread: {0}")]
@@ -84,6 +89,7 @@ impl WorkerError {
             | Self::Broken { .. }
             | Self::Security(_)
             | Self::Session(_)
+            | Self::NcclFails { .. }
             | Self::File(_)
             | Self::Device(_)
             | Self::Thread(_) => false,

@@ -1,5 +1,7 @@
 //! Validation by all members: each evaluates its slots of the validation set, everybody gets the whole.
 
+use std::ops::Range;
+
 use base64::Engine;
 use perennial_collective::{Contribution, Partial, SlotSum};
 use perennial_data::{DataError, DataSet, Pipeline, Sample, Side, thumbnail_jpeg};
@@ -7,10 +9,12 @@ use perennial_model::{Bound, Network, Weights};
 use perennial_plan::invariants::Invariant;
 use perennial_plan::order::slot_range;
 use perennial_report::{Evaluation, Mistake, confusion_matrix};
+use perennial_train::scores::FIELDS;
 use perennial_train::{infer, loss, metrics};
 
 use crate::error::WorkerError;
 use crate::member::Member;
+use crate::shared::State;
 use crate::slots::Cores;
 
 /// Pictures in one forward pass.
@@ -20,21 +24,27 @@ const MISTAKES: usize = 24;
 /// The longer side of a mistake's picture in pixels.
 const THUMBNAIL: u32 = 96;
 
-/// Numbers a sample: evaluated, loss, predicted class, its probability, truth among the best k.
-const FIELDS: usize = 5;
-
 impl Member<'_> {
     /// Evaluates raw and averaged weights; the JSON `{"raw": ..., "ema": ...}` that the report is made of.
     pub fn evaluate(&mut self) -> Result<Vec<u8>, WorkerError> {
-        let (raw, average) = self.worker.replica.read(|held| {
-            let replica = &held.expect("a member holds a replica").replica;
-            (replica.weights.clone(), replica.ema.clone())
-        });
-        let raw = self.evaluate_weights(&raw)?;
-        let ema = match average {
-            Some(weights) => Some(self.evaluate_weights(&weights)?),
-            None => None,
-        };
+        let state =
+            self.worker.replica.read(
+                |held| match &held.expect("a member holds a replica").state {
+                    State::Training(replica) => Ok((replica.weights.clone(), replica.ema.clone())),
+                    State::Evaluating(scores) => Err(scores.rows()),
+                },
+            );
+        let mut rows = match state {
+            Ok((raw, average)) => std::iter::once(raw)
+                .chain(average)
+                .map(|weights| self.evaluate_weights(&weights))
+                .collect::<Result<Vec<_>, _>>()?,
+            // An evaluation has measured them on the way.
+            Err(rows) => rows,
+        }
+        .into_iter();
+        let raw = rows.next().unwrap_or_default();
+        let ema = rows.next();
         let job = &self.worker.job;
         let data = job.pipeline.data();
         let max_pixels = job.spec.data.max_pixels;
@@ -67,7 +77,7 @@ impl Member<'_> {
                 network,
                 &bound,
                 Side::Val,
-                places.clone(),
+                portions(places.clone()),
                 &worker.cores,
                 || turn.check(),
             )?;
@@ -94,25 +104,30 @@ impl Member<'_> {
     }
 }
 
-/// The rows of the samples at `places` of `side`, in their order. `go_on` is asked before each portion of
-/// them: its error ends the evaluation.
+/// The places in portions for one forward pass each.
+fn portions(places: Range<usize>) -> impl Iterator<Item = Range<usize>> + Send {
+    let starts = places.clone().step_by(PORTION);
+    starts.map(move |start| start..places.end.min(start + PORTION))
+}
+
+/// The rows of the samples at these places of `side`, in their order; each portion is one forward pass. `go_on` is asked
+/// before each of them: its error ends the evaluation.
 pub(crate) fn evaluate_places(
     pipeline: &Pipeline,
     network: &Network,
     bound: &Bound,
     side: Side,
-    places: std::ops::Range<usize>,
+    mut portions: impl Iterator<Item = Range<usize>> + Send,
     cores: &Cores,
     go_on: impl Fn() -> Result<(), WorkerError> + Sync,
 ) -> Result<Vec<f64>, WorkerError> {
     let size = pipeline.image_size() as usize;
     let classes = pipeline.data().classes.len();
-    let mut starts = places.clone().step_by(PORTION);
     let next = || {
-        let start = starts.next()?;
-        Some(go_on().map(|()| start..places.end.min(start + PORTION)))
+        let portion = portions.next()?;
+        Some(go_on().map(|()| portion))
     };
-    let work = |portion: std::ops::Range<usize>| {
+    let work = |portion: Range<usize>| {
         let samples: Vec<u32> = portion.clone().map(|place| place as u32).collect();
         let batch = pipeline.eval_batch(side, &samples)?;
         let logits = infer(network, bound, batch.images, size)?;
@@ -121,15 +136,16 @@ pub(crate) fn evaluate_places(
             rows(&logits, &batch.targets, &batch.labels, classes),
         ))
     };
-    let mut portions = cores
+    let mut done = cores
         .for_each(next, work)?
         .into_iter()
         .collect::<Result<Vec<_>, WorkerError>>()?;
-    portions.sort_by_key(|(start, _)| *start);
-    Ok(portions.into_iter().flat_map(|(_, rows)| rows).collect())
+    done.sort_by_key(|(start, _)| *start);
+    Ok(done.into_iter().flat_map(|(_, rows)| rows).collect())
 }
 
-fn rows(logits: &[f32], targets: &[f32], labels: &[u32], classes: usize) -> Vec<f64> {
+/// The numbers of each picture, [`FIELDS`] a picture.
+pub(crate) fn rows(logits: &[f32], targets: &[f32], labels: &[u32], classes: usize) -> Vec<f64> {
     let probabilities = loss::softmax(logits, classes);
     let samples = logits
         .chunks_exact(classes)

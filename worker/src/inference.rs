@@ -1,5 +1,6 @@
 //! Weights without a job: evaluation on a folder or a pack, prediction of pictures.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,11 +8,15 @@ use perennial_data::augment::Transform;
 use perennial_data::{DataError, DataSet, Picture, Pipeline, Sample, Side, read_picture};
 use perennial_model::{Bound, ModelCard, Network, Weights, files, onnx};
 use perennial_plan::Spec;
+use perennial_plan::order::{batch_range, slot_range, steps_per_epoch};
+use perennial_plan::spec::EvaluateSpec;
 use perennial_plan::tensors::weights_sha256;
 use perennial_report::Evaluation;
+use perennial_store::tensors;
 use perennial_train::{infer, loss};
 
 use crate::error::WorkerError;
+use crate::evaluating::pictures;
 use crate::evaluation::{PORTION, evaluate_places, summarize};
 use crate::slots::Cores;
 
@@ -77,29 +82,39 @@ impl Classifier {
         })
     }
 
-    /// Evaluates on the pictures of `dir`, a folder or a pack: those that validate if it is split, else all.
-    /// Classes are matched by their names. Mistakes carry their pictures.
+    /// Measures the weights in this process on the pictures of the evaluation `spec`. Mistakes carry their pictures.
     pub fn evaluate(
         &self,
-        dir: &str,
+        evaluate: &EvaluateSpec,
+        spec: &Spec,
         threads: usize,
-        max_pixels: u64,
     ) -> Result<Evaluation, WorkerError> {
-        let data = self.data_set(dir)?;
-        let samples = data.val.len();
-        let spec = self.spec();
-        let pipeline = Pipeline::new(data, &spec);
+        let data = pictures(evaluate, &spec.data)?;
+        let portions = every_slot(spec, data.val.len());
+        let pipeline = Pipeline::new(data, spec);
         let cores = Cores::new(threads)?;
         let rows = evaluate_places(
             &pipeline,
             &self.network,
             &self.bound(),
             Side::Val,
-            0..samples,
+            portions,
             &cores,
             || Ok(()),
         )?;
-        summarize(&rows, pipeline.data(), Side::Val, Some(max_pixels))
+        summarize(
+            &rows,
+            pipeline.data(),
+            Side::Val,
+            Some(spec.data.max_pixels),
+        )
+    }
+
+    /// The weights as a `.safetensors` file that says everything of itself.
+    pub fn to_safetensors(&self) -> Result<Vec<u8>, WorkerError> {
+        let named = self.network.table.to_named(&self.weights);
+        let bytes = tensors::encode_described(&named, ModelCard::KEY, &self.card.to_json())?;
+        Ok(bytes.into())
     }
 
     /// Predicts the pictures in portions, in their order; `each` gets every prediction or the error of a
@@ -176,31 +191,24 @@ impl Classifier {
             ..Spec::default()
         }
     }
+}
 
-    /// The pictures at `dir` as a validation set whose classes are the network's.
-    fn data_set(&self, dir: &str) -> Result<DataSet, WorkerError> {
-        let mut spec = self.card.data_spec();
-        spec.dir = dir.to_string();
-        let mut data = DataSet::all_of(&spec)?;
-        let position = |class: &String| self.card.classes.iter().position(|known| known == class);
-        let places = data
-            .classes
-            .iter()
-            .map(|class| {
-                position(class).map(|place| place as u32).ok_or_else(|| {
-                    WorkerError::Inference(format!(
-                        "{dir}: class `{class}` is not one of the network's: {}",
-                        self.card.classes.join(", ")
-                    ))
-                })
-            })
-            .collect::<Result<Vec<u32>, _>>()?;
-        for sample in &mut data.val {
-            sample.class = places[sample.class as usize];
-        }
-        data.classes = self.card.classes.clone();
-        Ok(data)
-    }
+/// The places in all slots of all steps of an evaluation of so many pictures, in their order: what its workers would look
+/// at, each in one forward pass, so that the results are the same to the bit.
+fn every_slot(spec: &Spec, pictures: usize) -> impl Iterator<Item = Range<usize>> + Send {
+    let (batch, slots) = (spec.train.batch_size as usize, spec.train.slots);
+    let steps = 0..steps_per_epoch(pictures, batch);
+    let all = steps.flat_map(move |step| {
+        let places = batch_range(pictures, batch, step);
+        (0..slots).map(move |slot| slot_range(places.clone(), slots, slot))
+    });
+    all.filter(|places| !places.is_empty())
+}
+
+/// The fingerprint of the pictures of an evaluation.
+pub fn evaluated_fingerprint(spec: &Spec) -> Result<String, WorkerError> {
+    let evaluate = spec.evaluate.clone().unwrap_or_default();
+    Ok(pictures(&evaluate, &spec.data)?.fingerprint()?)
 }
 
 // === impl Picked ===

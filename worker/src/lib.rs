@@ -7,16 +7,22 @@ pub mod bench;
 mod checkpointing;
 mod ears;
 mod error;
+mod evaluating;
 mod evaluation;
 pub mod inference;
 mod member;
+mod nccl;
 mod numerics;
+mod own_slots;
+mod phases;
 mod prepare;
+mod self_test;
 mod shared;
 mod signals;
 mod slots;
 mod starting;
 mod training;
+mod transport;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -29,13 +35,15 @@ use tracing::Span;
 use tracing::field::Empty;
 
 pub use error::WorkerError;
-pub use member::refuse_reduction;
 pub use numerics::numerics_class;
 pub use perennial_kernels::device::{ComputeDevice, Cuda, DeviceError};
+pub use self_test::{SumSpeed, test_sums};
+pub use starting::refuse_weights;
+pub use transport::refuse_reduction;
 
 use crate::ears::{Ears, Over, Work};
 use crate::prepare::Worker;
-use crate::signals::Notice;
+use crate::signals::{Health, Notice};
 
 /// How a worker runs.
 #[derive(Debug, Clone)]
@@ -92,6 +100,7 @@ pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
     options.security.may_listen_at_host(&options.host)?;
     MeshTls::of(&options.security)?;
     let notice = options.grace.map(Notice::listen).transpose()?;
+    let health = Health::watch(options.device);
     let mut name = String::new();
     loop {
         let session = connect(perennial_session::Options {
@@ -106,9 +115,11 @@ pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
         if let Some(notice) = &notice {
             notice.pass_on_to(reporter.clone());
         }
+        health.pass_on_to(reporter.clone());
         let ears = Ears::new(session)?;
         let over = obey(&options, &ears, &reporter);
         ears.close();
+        health.check()?;
         match over {
             Over::Exit(end) => return end.map_err(WorkerError::Ended),
             Over::Return { worker, end } => {

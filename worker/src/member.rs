@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use perennial_collective::{Collective, CollectiveError, Contribution, MeshConfig, Reduced, Tcp};
-use perennial_plan::spec::Reduction;
-use perennial_plan::{Generation, Spec};
+use perennial_collective::{Collective, CollectiveError, Contribution, MeshConfig, Reduced};
+use perennial_plan::Generation;
 use perennial_proto::rules::LEASE;
 use perennial_proto::v1::{Lost, Standing};
 use perennial_session::{Assignment, Report};
@@ -12,6 +11,7 @@ use perennial_session::{Assignment, Report};
 use crate::ears::Turn;
 use crate::error::WorkerError;
 use crate::prepare::Worker;
+use crate::transport::Connected;
 
 /// How long members wait for each other to connect.
 const CONNECT: Duration = Duration::from_secs(60);
@@ -24,15 +24,7 @@ pub(crate) struct Member<'a> {
     pub turn: &'a Turn,
     pub generation: Generation,
     pub rank: usize,
-    collective: Tcp,
-}
-
-/// Refuses a job whose sums the members of this program cannot do.
-pub fn refuse_reduction(spec: &Spec) -> Result<(), WorkerError> {
-    match spec.train.reduction {
-        Reduction::Exact => Ok(()),
-        Reduction::Fast => Err(WorkerError::Reduction),
-    }
+    connected: Connected,
 }
 
 // === impl Worker ===
@@ -92,24 +84,40 @@ impl<'a> Member<'a> {
             timeout: SUM,
             silence: LEASE,
         };
-        let collective = worker
-            .endpoint
-            .connect(config, turn.abort_handle())
-            .map_err(|error| broken(error, &generation))?;
+        let mesh = worker.endpoint.connect(config, turn.abort_handle());
+        let connected = mesh.and_then(|mesh| worker.transport.connect(mesh));
+        let connected = connected.map_err(|error| failure(worker, error, &generation))?;
         Ok(Self {
             worker,
             turn,
             generation,
             rank: assignment.rank,
-            collective,
+            connected,
         })
+    }
+
+    /// Bytes of sums that went to other members over TCP in this generation.
+    pub fn sent_bytes(&self) -> u64 {
+        self.connected.collective.sent_bytes()
     }
 
     pub fn all_reduce(&mut self, contribution: Contribution) -> Result<Reduced, WorkerError> {
         self.turn.check()?;
-        self.collective
-            .all_reduce(contribution)
-            .map_err(|error| broken(error, &self.generation))
+        let worker = self.worker;
+        let reduced = self.connected.collective.all_reduce(contribution);
+        let reduced = reduced.map_err(|error| failure(worker, error, &self.generation))?;
+        if self.connected.over_nccl {
+            worker.transport.summed();
+        }
+        Ok(reduced)
+    }
+}
+
+/// What an error of the collective means for this worker, and for the generation.
+fn failure(worker: &Worker, error: CollectiveError, generation: &Generation) -> WorkerError {
+    match worker.transport.failed(&error) {
+        Ok(()) => broken(error, generation),
+        Err(last) => last,
     }
 }
 

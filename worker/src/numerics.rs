@@ -6,7 +6,11 @@ use perennial_plan::spec;
 /// The processor's kind, its vector unit and the kernel set. Matrix products block by the processor's
 /// caches, so its model belongs to the class.
 pub fn numerics_class(device: ComputeDevice) -> Result<String, DeviceError> {
-    Ok(device.gpu_class()?.unwrap_or_else(cpu_class))
+    let class = device.gpu_class()?.unwrap_or_else(cpu_class);
+    Ok(match crate::nccl::class_word(device) {
+        None => class,
+        Some(word) => format!("{class}, {word}"),
+    })
 }
 
 fn cpu_class() -> String {
@@ -29,6 +33,7 @@ pub(crate) fn operands(precision: spec::Precision) -> Precision {
     match precision {
         spec::Precision::F32 => Precision::F32,
         spec::Precision::Bf16 => Precision::Bf16,
+        spec::Precision::F16 => Precision::F16,
     }
 }
 

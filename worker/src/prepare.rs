@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use perennial_collective::{MeshTls, ReplicaServer, TcpEndpoint};
-use perennial_data::Pipeline;
+use perennial_data::{DataSet, Pipeline};
 use perennial_model::Network;
 use perennial_plan::order::steps_per_epoch;
 use perennial_plan::{Cursor, Spec};
@@ -16,10 +16,10 @@ use perennial_train::LearningRate;
 use crate::WorkerOptions;
 use crate::checkpointing::CheckpointWriter;
 use crate::error::WorkerError;
-use crate::member::refuse_reduction;
-use crate::numerics::operands;
+use crate::evaluating::{Evaluated, pictures};
 use crate::shared::SharedReplica;
 use crate::slots::Cores;
+use crate::transport::Transport;
 
 /// The job, as this worker sees it.
 pub(crate) struct JobContext {
@@ -29,6 +29,8 @@ pub(crate) struct JobContext {
     pub store: Store,
     pub steps_per_epoch: u32,
     pub schedule: LearningRate,
+    /// What is measured, where the job is an evaluation.
+    pub evaluated: Option<Evaluated>,
 }
 
 /// A worker that has read its data and built its network.
@@ -36,6 +38,7 @@ pub(crate) struct Worker {
     pub job: Arc<JobContext>,
     pub replica: Arc<SharedReplica>,
     pub endpoint: TcpEndpoint,
+    pub transport: Transport,
     /// What its connections to other members are encrypted with.
     pub tls: Option<MeshTls>,
     /// Where slots are computed.
@@ -53,9 +56,19 @@ pub(crate) struct Worker {
 impl JobContext {
     fn open(spec: Spec, store_url: &str) -> Result<Self, WorkerError> {
         let store = Store::open(store_url)?;
-        let (pipeline, _) = Pipeline::open(&spec)?;
+        let pipeline = match &spec.evaluate {
+            None => Pipeline::open(&spec)?.0,
+            Some(evaluate) => Pipeline::new(pictures(evaluate, &spec.data)?, &spec),
+        };
         let network = Network::new(&spec.model, pipeline.data().classes.len())?;
-        let samples = pipeline.data().train.len();
+        let evaluated = match &spec.evaluate {
+            None => None,
+            Some(evaluate) => {
+                let job = store.job(&spec.name)?;
+                Some(Evaluated::load(&job, evaluate, &network, pipeline.data())?)
+            }
+        };
+        let samples = samples(&spec, pipeline.data());
         let steps_per_epoch = steps_per_epoch(samples, spec.train.batch_size as usize);
         let schedule = LearningRate::new(
             &spec.schedule,
@@ -70,7 +83,13 @@ impl JobContext {
             store,
             steps_per_epoch,
             schedule,
+            evaluated,
         })
+    }
+
+    /// The samples that an epoch goes over.
+    pub fn samples(&self) -> usize {
+        samples(&self.spec, self.pipeline.data())
     }
 
     /// The cursor after so many steps.
@@ -80,6 +99,13 @@ impl JobContext {
             epoch: (global_step / steps) as u32,
             step: (global_step % steps) as u32,
         }
+    }
+}
+
+fn samples(spec: &Spec, data: &DataSet) -> usize {
+    match spec.evaluate {
+        None => data.train.len(),
+        Some(_) => data.val.len(),
     }
 }
 
@@ -93,7 +119,7 @@ impl Worker {
         store_url: &str,
         reporter: &Reporter,
     ) -> Result<Self, WorkerError> {
-        refuse_reduction(&spec)?;
+        let transport = Transport::open(options.device, spec.train.reduction)?;
         let job = Arc::new(JobContext::open(spec, store_url)?);
         let replica = Arc::new(SharedReplica::default());
         let (sums, copies) = (&options.collective, &options.replica);
@@ -109,12 +135,11 @@ impl Worker {
         options.security.may_listen(replica_address)?;
         let checkpoints = CheckpointWriter::new(&job, &replica, reporter)?;
         let device = options.device.open()?;
-        (options.device).computes(operands(job.spec.train.precision))?;
         let cores = Cores::of(options.device, options.threads)?;
         let data = job.pipeline.data();
         reporter.send(Report::Ready(Ready {
             data_fingerprint: data.fingerprint()?,
-            train_samples: data.train.len() as u64,
+            train_samples: job.samples() as u64,
             val_samples: data.val.len() as u64,
             classes: data.classes.clone(),
             skipped: data.skipped as u64,
@@ -126,6 +151,7 @@ impl Worker {
             job,
             replica,
             endpoint: endpoint.encrypted(tls.clone()),
+            transport,
             tls,
             device,
             cores,

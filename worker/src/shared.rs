@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use perennial_collective::{Delta, ReplicaSource, Snapshot};
 use perennial_model::Table;
-use perennial_train::{Replica, StepDelta, StepOutcome, TrainError};
+use perennial_train::{Replica, Scores, StepDelta, StepOutcome, TrainError};
 
 /// Steps kept for those who follow.
 const KEPT_STEPS: usize = 16;
@@ -22,9 +22,17 @@ const FOLLOWED: Duration = Duration::from_secs(60);
 pub(crate) struct Held {
     /// Steps that are in it.
     pub global_step: u64,
-    /// [`Replica::hash`].
+    /// Of the state.
     pub hash: u64,
-    pub replica: Replica,
+    pub state: State,
+}
+
+/// What a step changes.
+#[expect(clippy::large_enum_variant, reason = "a worker has one of them")]
+pub(crate) enum State {
+    Training(Replica),
+    /// The job is an evaluation: its weights stay as they are.
+    Evaluating(Scores),
 }
 
 /// The replica, where there is one, and the last steps that led to it. The last one is always kept, so
@@ -54,11 +62,47 @@ struct Kept {
 // === impl Held ===
 
 impl Held {
-    pub fn new(replica: Replica) -> Self {
+    pub fn of(state: State) -> Self {
+        let (global_step, hash) = match &state {
+            State::Training(replica) => (replica.steps(), replica.hash()),
+            State::Evaluating(scores) => (scores.steps(), scores.hash()),
+        };
         Self {
-            global_step: replica.steps(),
-            hash: replica.hash(),
-            replica,
+            global_step,
+            hash,
+            state,
+        }
+    }
+
+    /// What a job that trains has.
+    pub fn replica(&self) -> &Replica {
+        match &self.state {
+            State::Training(replica) => replica,
+            State::Evaluating(_) => unreachable!("an evaluation asks for its scores"),
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// On an error nothing has changed.
+    fn apply(&mut self, table: &Table, delta: &StepDelta) -> Result<StepOutcome, TrainError> {
+        match self {
+            Self::Training(replica) => replica.apply(
+                table,
+                &delta.gradient,
+                &delta.statistics,
+                delta.learning_rate,
+            ),
+            Self::Evaluating(scores) => scores.apply(&delta.statistics),
+        }
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Training(replica) => replica.to_bytes(),
+            Self::Evaluating(scores) => scores.to_bytes(),
         }
     }
 }
@@ -98,12 +142,7 @@ impl SharedReplica {
         let mut guard = self.held_mut();
         let waited = asked.elapsed();
         let held = guard.as_mut().expect("only who holds a replica steps");
-        let outcome = held.replica.apply(
-            table,
-            &delta.gradient,
-            &delta.statistics,
-            delta.learning_rate,
-        )?;
+        let outcome = held.state.apply(table, &delta)?;
         let before = held.global_step;
         held.global_step += 1;
         held.hash = outcome.hash;
@@ -137,7 +176,7 @@ impl ReplicaSource for SharedReplica {
         Some(Snapshot {
             global_step: held.global_step,
             hash: held.hash,
-            bytes: held.replica.to_bytes().into(),
+            bytes: held.state.to_bytes().into(),
         })
     }
 
@@ -191,13 +230,17 @@ impl Offered<Arc<StepDelta>> {
 }
 
 impl Offered<StepDelta> {
-    pub fn from_bytes(table: &Table, bytes: &[u8]) -> Result<Self, TrainError> {
+    /// `step` reads the step itself.
+    pub fn from_bytes(
+        bytes: &[u8],
+        step: impl FnOnce(&[u8]) -> Result<StepDelta, TrainError>,
+    ) -> Result<Self, TrainError> {
         let (delta, stands_at) = bytes
             .split_last_chunk::<8>()
             .ok_or_else(|| TrainError::Encoding("they end too early".into()))?;
         Ok(Self {
             stands_at: u64::from_le_bytes(*stands_at),
-            delta: StepDelta::from_bytes(table, delta)?,
+            delta: step(delta)?,
         })
     }
 }

@@ -1,13 +1,13 @@
 //! Slots side by side, each on one core, and their sums.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Mutex;
 
 use perennial_collective::{CollectiveError, Contribution, Partial, SlotSum};
 use perennial_kernels::ComputeDevice;
-use perennial_model::Network;
+use perennial_model::{Gradient, Network};
 use perennial_train::{SlotOutcome, statistics_len};
 
 use crate::error::WorkerError;
@@ -95,36 +95,78 @@ impl Cores {
     }
 }
 
-/// What the owner of the slots `owned` of `slots` brings to a step. A slot without an outcome is empty.
-pub(crate) fn contribution(
-    network: &Network,
+/// The sums over the slots that a member owns. Each slot is added as soon as it is computed, by the thread that did
+/// it: fewer gradients are held at once than there are slots, and the order of arrival does not matter.
+pub(crate) struct SlotSums {
     slots: u32,
     owned: Range<u32>,
-    outcomes: Vec<(u32, SlotOutcome)>,
-) -> Result<Contribution, CollectiveError> {
-    let mut gradients = SlotSum::new(slots, owned.clone());
-    let mut statistics = SlotSum::new(slots, owned.clone());
-    let mut outcomes: BTreeMap<u32, SlotOutcome> = outcomes.into_iter().collect();
-    for slot in owned {
-        let outcome = outcomes.remove(&slot);
-        let (gradient, statistic) = outcome
-            .map(|outcome| (outcome.gradient, outcome.statistics))
-            .unzip();
-        gradients.add(slot, gradient)?;
-        statistics.add(slot, statistic)?;
+    gradient_len: usize,
+    statistics_len: usize,
+    sums: Mutex<Sums>,
+}
+
+struct Sums {
+    gradients: SlotSum<f32>,
+    statistics: SlotSum<f64>,
+    added: BTreeSet<u32>,
+}
+
+// === impl SlotSums ===
+
+impl SlotSums {
+    /// For the owner of the slots `owned` of `slots`.
+    pub fn new(network: &Network, slots: u32, owned: Range<u32>) -> Self {
+        Self {
+            slots,
+            gradient_len: network.table.parameters_len(),
+            statistics_len: statistics_len(network),
+            sums: Mutex::new(Sums {
+                gradients: SlotSum::new(slots, owned.clone()),
+                statistics: SlotSum::new(slots, owned.clone()),
+                added: BTreeSet::new(),
+            }),
+            owned,
+        }
     }
-    Ok(Contribution {
-        slots,
-        gradients: Partial {
-            len: network.table.parameters_len(),
-            nodes: gradients.finish()?,
-        },
-        statistics: Partial {
-            len: statistics_len(network),
-            nodes: statistics.finish()?,
-        },
-        control: 0,
-    })
+
+    /// Adds what a slot computed.
+    pub fn add(&self, slot: u32, outcome: SlotOutcome) -> Result<(), CollectiveError> {
+        let mut sums = self
+            .sums
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let Gradient { len, parts } = outcome.gradient;
+        sums.gradients.add_parts(slot, len, parts)?;
+        sums.statistics.add(slot, Some(outcome.statistics))?;
+        sums.added.insert(slot);
+        Ok(())
+    }
+
+    /// What the member brings to the step. A slot that was not added is empty.
+    pub fn finish(self) -> Result<Contribution, CollectiveError> {
+        let mut sums = self
+            .sums
+            .into_inner()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        for slot in self.owned {
+            if !sums.added.contains(&slot) {
+                sums.gradients.add(slot, None)?;
+                sums.statistics.add(slot, None)?;
+            }
+        }
+        Ok(Contribution {
+            slots: self.slots,
+            gradients: Partial {
+                len: self.gradient_len,
+                nodes: sums.gradients.finish()?,
+            },
+            statistics: Partial {
+                len: self.statistics_len,
+                nodes: sums.statistics.finish()?,
+            },
+            control: 0,
+        })
+    }
 }
 
 #[cfg(test)]

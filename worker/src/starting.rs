@@ -3,18 +3,20 @@
 use std::time::Duration;
 
 use perennial_collective::{CollectiveError, ReplicaFollower, Update};
-use perennial_model::files;
+use perennial_model::{Network, Table, Weights, files};
+use perennial_plan::Spec;
 use perennial_plan::invariants::Invariant;
 use perennial_proto::v1::{CaughtUp, FollowFailed, Lost};
 use perennial_session::{Assignment, Report, Source};
 use perennial_store::{NamedTensors, PartKind, StoreError};
-use perennial_train::{Replica, StepDelta, TrainError};
+use perennial_train::{Replica, Scores, StepDelta, TrainError, scores};
 
 use crate::checkpointing::block_on;
 use crate::ears::Turn;
 use crate::error::WorkerError;
+use crate::evaluating::Evaluated;
 use crate::prepare::{JobContext, Worker};
-use crate::shared::{Held, Offered};
+use crate::shared::{Held, Offered, State};
 
 /// How often a load looks whether it is still wanted.
 const POLL: Duration = Duration::from_millis(20);
@@ -27,8 +29,14 @@ impl Worker {
         let start = assignment.generation.start;
         let step = start.global_step(self.job.steps_per_epoch);
         let Some(source) = &assignment.source else {
-            let replica = starting_replica(&self.job, assignment.generation.checkpoint, turn)?;
-            self.replica.replace(Some(Held::new(replica)));
+            let checkpoint = assignment.generation.checkpoint;
+            let state = match &self.job.evaluated {
+                None => State::Training(starting_replica(&self.job, checkpoint, turn)?),
+                Some(evaluated) => {
+                    State::Evaluating(starting_scores(&self.job, evaluated, checkpoint, turn)?)
+                }
+            };
+            self.replica.replace(Some(Held::of(state)));
             return Ok(());
         };
         if self.replica.standing().map(|(at, _)| at) != Some(step) {
@@ -76,9 +84,8 @@ impl Worker {
             let behind = match follower.next_update().map_err(lost)? {
                 Update::Idle => 0,
                 Update::Snapshot(snapshot) => {
-                    let replica = Replica::from_bytes(&job.spec, table, &snapshot.bytes)
-                        .map_err(|error| damaged(&error, source))?;
-                    let held = Held::new(replica);
+                    let state = job.state_of(&snapshot.bytes);
+                    let held = Held::of(state.map_err(|error| damaged(&error, source))?);
                     self.same(source, held.hash, snapshot.hash)?;
                     self.replica.replace(Some(held));
                     // How far the source has gone meanwhile shows with the next step.
@@ -89,8 +96,9 @@ impl Worker {
                     hash,
                     bytes,
                 } => {
+                    let step = |bytes: &[u8]| job.step_of(global_step, bytes);
                     let Offered { stands_at, delta }: Offered<StepDelta> =
-                        Offered::from_bytes(table, &bytes)
+                        Offered::from_bytes(&bytes, step)
                             .map_err(|error| damaged(&error, source))?;
                     let at = self.replica.standing().map(|(at, _)| at + 1);
                     if at != Some(global_step) {
@@ -126,6 +134,35 @@ impl Worker {
             )
         })?;
         Ok(())
+    }
+}
+
+// === impl JobContext ===
+
+impl JobContext {
+    /// The state that another member sent.
+    fn state_of(&self, bytes: &[u8]) -> Result<State, TrainError> {
+        match &self.evaluated {
+            None => {
+                Replica::from_bytes(&self.spec, &self.network.table, bytes).map(State::Training)
+            }
+            Some(evaluated) => {
+                let labels = evaluated.labels.clone();
+                Scores::from_bytes(&self.spec, labels, bytes).map(State::Evaluating)
+            }
+        }
+    }
+
+    /// The step that another member sent, after which `global_step` are done.
+    fn step_of(&self, global_step: u64, bytes: &[u8]) -> Result<StepDelta, TrainError> {
+        match &self.evaluated {
+            None => StepDelta::from_bytes(&self.network.table, bytes),
+            Some(evaluated) => {
+                let (pictures, before) = (evaluated.labels.len(), global_step.saturating_sub(1));
+                let numbers = scores::numbers_of(&self.spec, pictures, before);
+                StepDelta::of_scores(numbers, bytes)
+            }
+        }
     }
 }
 
@@ -188,14 +225,7 @@ fn starting_replica(
     let Some(path) = &spec.model.weights else {
         return Ok(Replica::new(spec, table, initial));
     };
-    let named = files::read(path.as_ref(), files::Weights::Raw)?;
-    let (weights, replaced) =
-        table
-            .from_pretrained(named, &initial)
-            .map_err(|source| WorkerError::Weights {
-                path: format!("weights file `{path}`"),
-                source,
-            })?;
+    let (weights, replaced) = pretrained(path, table, &initial)?;
     if !replaced.is_empty() {
         tracing::info!(
             path,
@@ -204,6 +234,51 @@ fn starting_replica(
         );
     }
     Ok(Replica::new(spec, table, weights))
+}
+
+/// The weights of a file, and which of them are drawn anew.
+fn pretrained(
+    path: &str,
+    table: &Table,
+    initial: &Weights,
+) -> Result<(Weights, Vec<String>), WorkerError> {
+    let named = files::read(path.as_ref(), files::Weights::Raw)?;
+    let taken = table.from_pretrained(named, initial);
+    taken.map_err(|source| WorkerError::Weights {
+        path: format!("weights file `{path}`"),
+        source,
+    })
+}
+
+/// Refuses a file of weights that a job with so many classes cannot start from.
+pub fn refuse_weights(spec: &Spec, classes: usize) -> Result<(), WorkerError> {
+    let Some(path) = &spec.model.weights else {
+        return Ok(());
+    };
+    let network = Network::new(&spec.model, classes)?;
+    let initial = network.table.initial_weights(spec.seed);
+    pretrained(path, &network.table, &initial)?;
+    Ok(())
+}
+
+/// The scores of a checkpoint, or those of no picture.
+fn starting_scores(
+    job: &JobContext,
+    evaluated: &Evaluated,
+    checkpoint: Option<u64>,
+    turn: &Turn,
+) -> Result<Scores, WorkerError> {
+    let Some(step) = checkpoint else {
+        return Ok(evaluated.none(&job.spec));
+    };
+    let stored = job.store.job(&job.spec.name)?;
+    let load = async {
+        let manifest = stored.load_manifest(step).await?;
+        stored.load_part(&manifest, PartKind::Scores).await
+    };
+    let named = unless_unwanted(load, turn)?;
+    let labels = evaluated.labels.clone();
+    Ok(Scores::from_named(&job.spec, labels, &named)?)
 }
 
 /// Model, average and optimizer of a checkpoint, unless the generation is broken off before.
@@ -223,6 +298,14 @@ fn load_parts(
         let optimizer = stored.load_part(&manifest, PartKind::Optimizer).await?;
         Ok::<_, StoreError>((model, ema, optimizer))
     };
+    unless_unwanted(load, turn)
+}
+
+/// What is loaded, unless the generation is broken off before.
+fn unless_unwanted<T>(
+    load: impl Future<Output = Result<T, StoreError>>,
+    turn: &Turn,
+) -> Result<T, WorkerError> {
     let unwanted = async {
         while !turn.is_over() {
             tokio::time::sleep(POLL).await;

@@ -3,26 +3,28 @@
 use std::time::{Duration, Instant};
 
 use perennial_collective::Contribution;
-use perennial_data::{DataError, Prefetcher, Request, SlotBatch};
+use perennial_data::{DataError, Prefetcher, Request, Side, SlotBatch};
 use perennial_model::{Bound, DropPathKey};
-use perennial_plan::order::{batch_range, epoch_order, slot_range, steps_per_epoch};
+use perennial_plan::order::{batch_range, slot_range, steps_per_epoch, visiting_order};
 use perennial_plan::{Cursor, Spec};
 use perennial_proto::rules::{checkpoint_due, control};
 use perennial_proto::v1::{EpochDone, Finished, StepDone};
 use perennial_session::{Assignment, Report};
-use perennial_train::{SlotInput, StepDelta, StepOutcome, slot_gradient};
+use perennial_train::{SlotInput, StepDelta, StepOutcome, loss_factor, slot_gradient};
 
 use crate::checkpointing::Part;
 use crate::error::WorkerError;
 use crate::member::Member;
 use crate::numerics::operands;
-use crate::slots::contribution;
+use crate::own_slots::{Clock, OwnSlots};
+use crate::phases::Phases;
+use crate::slots::SlotSums;
 
 /// What a step did, and what the members agreed on with it.
-struct Stepped {
-    outcome: StepOutcome,
-    control: u64,
-    compute: Duration,
+pub(crate) struct Stepped {
+    pub outcome: StepOutcome,
+    pub control: u64,
+    pub phases: Phases,
 }
 
 impl Member<'_> {
@@ -43,13 +45,21 @@ impl Member<'_> {
             return Ok(self.finished(start));
         }
         let mut batches = prefetch(self);
+        let evaluated = job.evaluated.as_ref();
+        let evaluated = evaluated.map(|it| it.bound(&job.network, &worker.device));
         let mut cursor = start;
         loop {
             let started = Instant::now();
             let global_step = cursor.global_step(steps);
-            let learning_rate = job.schedule.at(global_step);
-            let stepped = self.step(cursor, global_step, learning_rate, &mut batches)?;
+            let (learning_rate, stepped) = match &evaluated {
+                None => {
+                    let rate = job.schedule.at(global_step);
+                    (rate, self.step(cursor, global_step, rate, &mut batches)?)
+                }
+                Some(weights) => (0.0, self.score(cursor, weights, &mut batches)?),
+            };
             let outcome = stepped.outcome;
+            stepped.phases.trace(self, global_step + 1);
             reporter.send(Report::StepDone(StepDone {
                 generation: self.generation.id,
                 epoch: cursor.epoch,
@@ -60,10 +70,13 @@ impl Member<'_> {
                 top5: outcome.top5,
                 learning_rate,
                 grad_norm: outcome.grad_norm,
+                loss_scale: outcome.loss_scale.map(f64::from),
+                skipped: outcome.skipped,
                 replica_hash: outcome.hash,
                 seconds: started.elapsed().as_secs_f64(),
-                compute_seconds: stepped.compute.as_secs_f64(),
+                compute_seconds: stepped.phases.own().as_secs_f64(),
                 global_step: global_step + 1,
+                phases: Some(stepped.phases.told()),
             }));
             let epoch = cursor.epoch;
             cursor = cursor.next(steps);
@@ -128,34 +141,26 @@ impl Member<'_> {
         learning_rate: f64,
         batches: &mut Prefetcher<Result<SlotBatch, DataError>>,
     ) -> Result<Stepped, WorkerError> {
-        let (worker, turn) = (self.worker, self.turn);
+        let worker = self.worker;
         let job = &worker.job;
         let (network, spec) = (&job.network, &job.spec);
         let size = spec.data.image_size as usize;
         let owned = self.generation.members[self.rank].slots.clone();
         let samples = job.pipeline.data().train.len();
-        let occupied = occupied_slots(spec, samples, cursor, owned.clone());
-
-        let began = Instant::now();
-        let bound = worker.replica.read(|held| {
+        let own = OwnSlots::new(self, cursor, batches);
+        let (bound, loss_scale) = worker.replica.read(|held| {
             let held = held.expect("a member holds a replica");
-            Bound::new(
+            let bound = Bound::new(
                 &network.table,
-                &held.replica.weights,
+                &held.replica().weights,
                 &worker.device,
                 operands(spec.train.precision),
-            )
+            );
+            (bound, held.replica().loss_scale())
         });
-        // The prefetcher was asked for just these slots, in this order.
-        let mut slots = occupied.into_iter();
-        let next = || {
-            if let Err(over) = turn.check() {
-                return Some(Err(over));
-            }
-            let (slot, _) = slots.next()?;
-            let batch = batches.next()?;
-            Some(batch.map(|batch| (slot, batch)).map_err(WorkerError::from))
-        };
+        let batch = batch_range(samples, spec.train.batch_size as usize, cursor.step);
+        let factor = loss_factor(loss_scale, batch.len());
+        let sums = SlotSums::new(network, spec.train.slots, owned);
         let work = |(slot, batch): (u32, SlotBatch)| {
             let input = SlotInput {
                 images: batch.images,
@@ -167,40 +172,61 @@ impl Member<'_> {
                 global_step,
                 slot,
             };
-            slot_gradient(network, &bound, input, size, key).map(|outcome| (slot, outcome))
+            let outcome = slot_gradient(network, &bound, input, size, key, factor)?;
+            Ok(sums.add(slot, outcome)?)
         };
-        let outcomes = worker.cores.for_each(next, work)?;
-        let outcomes = outcomes.into_iter().collect::<Result<_, _>>()?;
+        let (clock, _) = own.compute(&worker.cores, work)?;
         drop(bound);
-        let compute = began.elapsed();
+        self.conclude(cursor, clock, sums.finish()?, learning_rate)
+    }
 
-        let reduced = self.all_reduce(Contribution {
-            control: turn.flags(),
-            ..contribution(network, spec.train.slots, owned, outcomes)?
+    /// The rest of a step, once the own slots are computed: the sum over all slots, the change of the replica.
+    pub(crate) fn conclude(
+        &mut self,
+        cursor: Cursor,
+        clock: Clock,
+        contribution: Contribution,
+        learning_rate: f64,
+    ) -> Result<Stepped, WorkerError> {
+        let worker = self.worker;
+        let computed = Instant::now();
+        let sum = self.all_reduce(Contribution {
+            control: self.turn.flags(),
+            ..contribution
         })?;
+        let reduced = Instant::now();
         let delta = StepDelta {
-            gradient: reduced.gradients,
-            statistics: reduced.statistics,
+            gradient: sum.gradients,
+            statistics: sum.statistics,
             learning_rate,
         };
-        let (outcome, waited) = worker.replica.apply(&network.table, delta)?;
-        if waited > Duration::from_millis(1) {
+        let (outcome, stalled) = worker.replica.apply(&worker.job.network.table, delta)?;
+        if stalled > Duration::from_millis(1) {
+            let global_step = cursor.global_step(worker.job.steps_per_epoch);
             tracing::debug!(
                 global_step,
-                ?waited,
+                ?stalled,
                 "the step waited for a copy of the replica"
             );
         }
         Ok(Stepped {
             outcome,
-            control: reduced.control,
-            compute,
+            control: sum.control,
+            phases: Phases {
+                began: clock.began,
+                data: clock.waited,
+                computed,
+                reduced,
+                stalled,
+                applied: Instant::now(),
+                sent_bytes: self.sent_bytes() - clock.sent,
+            },
         })
     }
 }
 
 /// The slots of `owned` that have samples at `cursor`, with the places of these in the epoch's order.
-fn occupied_slots(
+pub(crate) fn occupied_slots(
     spec: &Spec,
     samples: usize,
     cursor: Cursor,
@@ -219,7 +245,7 @@ fn prefetch(member: &Member) -> Prefetcher<Result<SlotBatch, DataError>> {
     let job = &member.worker.job;
     let owned = member.generation.members[member.rank].slots.clone();
     let start = member.generation.start;
-    let samples = job.pipeline.data().train.len();
+    let samples = job.samples();
     let requests = requests(job.spec.clone(), samples, owned, start);
     let threads = member.worker.threads;
     job.pipeline
@@ -240,18 +266,24 @@ pub(crate) fn requests(
 ) -> impl Iterator<Item = Request> + Send + 'static {
     let steps = steps_per_epoch(samples, spec.train.batch_size as usize);
     (start.epoch..spec.train.epochs).flat_map(move |epoch| {
-        let order = epoch_order(spec.seed, epoch, samples);
+        let order = visiting_order(&spec, epoch, samples);
         let first = if epoch == start.epoch { start.step } else { 0 };
         let (spec, owned) = (spec.clone(), owned.clone());
         (first..steps).flat_map(move |step| {
             let cursor = Cursor { epoch, step };
             let requests: Vec<Request> = occupied_slots(&spec, samples, cursor, owned.clone())
                 .into_iter()
-                .map(|(slot, places)| Request::Train {
-                    epoch,
-                    global_step: cursor.global_step(steps),
-                    slot,
-                    samples: order[places].to_vec(),
+                .map(|(slot, places)| match spec.evaluate {
+                    None => Request::Train {
+                        epoch,
+                        global_step: cursor.global_step(steps),
+                        slot,
+                        samples: order[places].to_vec(),
+                    },
+                    Some(_) => Request::Eval {
+                        side: Side::Val,
+                        samples: order[places].to_vec(),
+                    },
                 })
                 .collect();
             requests

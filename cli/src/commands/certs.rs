@@ -5,10 +5,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use perennial_secure::{Authority, Role, Token, Wanted, write_new};
+use perennial_secure::{Authority, REVOKED, Role, Token, Wanted, write_new};
 use serde_json::json;
 
-use crate::output::Output;
+use crate::output::{Output, counted};
 
 /// Longer than any job; short enough that a lost key is of no use for ever.
 const DAYS: u16 = 365;
@@ -19,6 +19,7 @@ const TOKENS: &str = "tokens";
 pub enum Command {
     Init(InitArgs),
     Issue(IssueArgs),
+    Revoke(RevokeArgs),
     Token(TokenArgs),
 }
 
@@ -48,6 +49,23 @@ pub struct IssueArgs {
     /// How many days they are valid
     #[arg(long, value_name = "N", default_value_t = DAYS, value_parser = clap::value_parser!(u16).range(1..))]
     days: u16,
+    /// In place of the files that are there: processes that run take the new ones up
+    #[arg(long)]
+    replace: bool,
+}
+
+/// Take certificates back: all that were issued to these names
+///
+/// They are listed in the folder's `ca.crl`. Put it beside every `ca.pem`: processes that run read it again, and refuse
+/// whoever shows one of them from then on. A connection that is open stays; `perennial drain` ends a worker's.
+#[derive(Debug, clap::Args)]
+pub struct RevokeArgs {
+    /// The authority's folder
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Whom they name
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
 }
 
 /// Make a token for a person, instead of a certificate: NAME.token
@@ -73,6 +91,7 @@ pub fn run(command: Command, output: Output) -> anyhow::Result<()> {
     match command {
         Command::Init(args) => init(&args, output),
         Command::Issue(args) => issue(&args, output),
+        Command::Revoke(args) => revoke(&args, output),
         Command::Token(args) => token(&args, output),
     }
 }
@@ -102,7 +121,10 @@ fn issue(args: &IssueArgs, output: Output) -> anyhow::Result<()> {
             hosts: args.host.clone(),
             days: 0..i64::from(args.days),
         };
-        authority.issue_into(&args.dir, &wanted)?;
+        match args.replace {
+            true => authority.replace_in(&args.dir, &wanted)?,
+            false => authority.issue_into(&args.dir, &wanted)?,
+        }
     }
     let made = args.names.iter().zip(&roles);
     let told: Vec<_> = made
@@ -113,11 +135,23 @@ fn issue(args: &IssueArgs, output: Output) -> anyhow::Result<()> {
         let folder = args.dir.display();
         let lines = made.map(|(name, role)| {
             format!(
-                "{folder}/{name}.pem and .key: a {role} for {} days",
+                "{folder}/{name}.pem and .key: {} for {} days",
+                role.with_article(),
                 args.days
             )
         });
         lines.collect::<Vec<_>>().join("\n")
+    })
+}
+
+fn revoke(args: &RevokeArgs, output: Output) -> anyhow::Result<()> {
+    let authority = Authority::open(&args.dir)?;
+    let revoked = authority.revoke(&args.dir, &args.names)?;
+    let list = args.dir.join(REVOKED).display().to_string();
+    let told = json!({ "revoked": revoked, "list": list });
+    output.print(&told, || {
+        let certificates = counted(revoked.len() as u64, "certificate");
+        format!("{certificates} revoked; put {list} beside every ca.pem")
     })
 }
 

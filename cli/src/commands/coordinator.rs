@@ -76,7 +76,7 @@ fn one_job(job: &Path, args: Args, output: Output) -> anyhow::Result<()> {
     let command = line("perennial").into_string();
     let resume_command = line(&this_program()).word("--resume").into_string();
     let access = args.access()?;
-    let mut viewer = Viewer::new(output);
+    let viewer = Viewer::new(output);
     block_on(async move {
         let store = Store::open(&store_url)?;
         store.check_write().await?;
@@ -116,6 +116,7 @@ fn queue(args: Args, output: Output) -> anyhow::Result<()> {
             store,
             store_url,
             standby: args.standby,
+            read_job: super::submit::read_job,
         };
         run_queue(config, output).await
     })

@@ -20,7 +20,7 @@ use crate::tensorboard::{EventFile, now};
 pub struct Args {
     #[command(flatten)]
     place: Place,
-    /// Text, or with --json and for programs one line of JSON an epoch; an image where --out ends in .svg
+    /// Text, or with --json and for programs one line of JSON an epoch; an image where --out ends in .svg or .png
     #[arg(long, value_enum)]
     format: Option<Format>,
     /// Write to a new file instead of stdout
@@ -36,6 +36,7 @@ enum Format {
     Text,
     Json,
     Svg,
+    Png,
 }
 
 pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
@@ -53,6 +54,7 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
             format!("{}: {steps}, {epochs}", events.display())
         });
     }
+    let format = args.format(output)?;
     let (job, replayed) = block_on(async {
         let job = args.place.open().await?;
         let (_, replayed) = replay(&job).await?;
@@ -70,10 +72,14 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
             job.name()
         );
     }
-    let document = match args.format(output) {
+    let document = match format {
         Format::Text => curves.to_text(),
         Format::Json => curves.to_json_lines(),
         Format::Svg => curves.to_svg(),
+        Format::Png => match &args.out {
+            Some(path) => return write_new(path, &curves.to_png()?),
+            None => bail!("a PNG is no text for a terminal: name a file with --out"),
+        },
     };
     match &args.out {
         Some(path) => write_new(path, document.as_bytes()),
@@ -84,14 +90,24 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
 // === impl Args ===
 
 impl Args {
-    fn format(&self, output: Output) -> Format {
-        let extension = self.out.as_ref().and_then(|out| out.extension());
-        match self.format {
-            Some(format) => format,
-            None if extension.is_some_and(|it| it.eq_ignore_ascii_case("svg")) => Format::Svg,
-            None if output.json => Format::Json,
-            None => Format::Text,
+    fn format(&self, output: Output) -> anyhow::Result<Format> {
+        if let Some(format) = self.format {
+            return Ok(format);
         }
+        let extension = self.out.as_ref().and_then(|out| out.extension());
+        let extension = extension.map(|it| it.to_string_lossy().to_lowercase());
+        Ok(match extension.as_deref() {
+            Some("svg") => Format::Svg,
+            Some("png") => Format::Png,
+            Some("json" | "jsonl") => Format::Json,
+            Some(other @ ("jpg" | "jpeg" | "gif" | "webp" | "bmp" | "pdf" | "html")) => {
+                bail!(
+                    "curves are not drawn as `.{other}`: end --out in .svg or .png, or say --format"
+                )
+            }
+            _ if output.json => Format::Json,
+            _ => Format::Text,
+        })
     }
 }
 

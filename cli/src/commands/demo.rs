@@ -77,7 +77,7 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
         "Training with a coordinator and {WORKERS} worker processes, as {} says",
         arguments.file.job.display()
     ))?;
-    let mut viewer = Viewer::new(output);
+    let viewer = Viewer::new(output);
     let mut last_epoch = None;
     let mut report = None;
     train::execute(&arguments, |event| {

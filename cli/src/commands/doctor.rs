@@ -128,6 +128,7 @@ fn gpus() -> Vec<Check> {
         check("headers", headers),
         check("nccl", cuda.nccl),
     ];
+    let count = cuda.gpus.as_ref().map_or(0, Vec::len);
     match cuda.gpus {
         Err(reason) => checks.push(check("gpus", Err(reason))),
         Ok(gpus) if gpus.is_empty() => {
@@ -138,6 +139,12 @@ fn gpus() -> Vec<Check> {
             let [major, minor] = gpu.capability;
             let gib = gpu.memory as f64 / f64::from(1 << 30);
             let described = format!("{}, compute {major}.{minor}, {gib:.1} GiB", gpu.name);
+            if let Some(errors @ 1..) = gpu.memory_errors {
+                let found =
+                    format!("{described}: {errors} errors of its memory (ECC) were not corrected");
+                let advice = "reset it, or do not compute on it";
+                return Check::new(&device.to_string(), State::Warning, found, advice);
+            }
             let usable = device.open().map(|_| described);
             check(
                 &device.to_string(),
@@ -145,7 +152,50 @@ fn gpus() -> Vec<Check> {
             )
         })),
     }
+    if count > 1 {
+        let links = cuda.links.map(|links| reach(&links, count));
+        checks.push(check("topology", links));
+    }
+    checks.extend(sums(count));
     checks
+}
+
+/// Which GPUs reach each other's memory.
+fn reach(links: &[[usize; 2]], count: usize) -> String {
+    if links.len() == count * (count - 1) / 2 {
+        return "all GPUs reach each other's memory".to_string();
+    }
+    if links.is_empty() {
+        return "no GPU reaches another one's memory: what they send goes over the host"
+            .to_string();
+    }
+    let links = links.iter().map(|[one, other]| format!("{one}-{other}"));
+    let links = links.collect::<Vec<_>>().join(", ");
+    format!("these GPUs reach each other's memory: {links}; others go over the host")
+}
+
+/// A sum between all GPUs, checked and timed.
+fn sums(count: usize) -> Option<Check> {
+    if count == 0 {
+        return None;
+    }
+    let name = "sums";
+    Some(match perennial_worker::test_sums(count) {
+        Ok(speed) => {
+            let copy = format!("copies to and from a GPU at {:.1} GB/s", speed.copy / 1e9);
+            let sums = speed.all_reduce.map_or(String::new(), |speed| {
+                format!(
+                    ", sums between all of them over NCCL at {:.1} GB/s",
+                    speed / 1e9
+                )
+            });
+            Check::ok(name, format!("right; {copy}{sums}"))
+        }
+        Err(error) => {
+            let advice = "workers on these GPUs sum over TCP with `PERENNIAL_NCCL=none`";
+            Check::new(name, State::Warning, error.to_string(), advice)
+        }
+    })
 }
 
 fn cores() -> Check {

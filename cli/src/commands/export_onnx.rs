@@ -1,15 +1,14 @@
 //! `perennial export-onnx`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use perennial_model::onnx::Input;
 use perennial_worker::inference::Classifier;
 use serde::Serialize;
 
+use super::checkpoint::best::Metric;
 use super::checkpoint::export;
 use super::weights::UnsaidArgs;
 use crate::args::Cli;
@@ -38,9 +37,9 @@ pub struct Args {
     /// The checkpoint of this step instead of the newest
     #[arg(long, conflicts_with_all = ["best", "weights"])]
     step: Option<u64>,
-    /// The checkpoint with the highest validation top-1
-    #[arg(long, conflicts_with = "weights")]
-    best: bool,
+    /// The best checkpoint, by top-1 (of the average where there is one) where no METRIC is named
+    #[arg(long, value_name = "METRIC", num_args = 0..=1, require_equals = true, default_missing_value = "top1", conflicts_with = "weights")]
+    best: Option<Metric>,
     /// Pictures in a batch; any number where it is left out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Option<u32>,
@@ -139,12 +138,9 @@ impl Args {
             let job = open(&self.store, &job.to_string_lossy()).await?;
             export::read(&job, self.step, self.best, self.unsaid.ema()).await
         })?;
-        let cannot = "cannot keep the weights in a file for now";
-        let mut file = tempfile::Builder::new()
-            .suffix(".safetensors")
-            .tempfile()
-            .context(cannot)?;
-        file.write_all(&exported.content).context(cannot)?;
-        Ok((self.unsaid.load(file.path())?, Some(exported.step)))
+        Ok((
+            self.unsaid.load_content(&exported.content)?,
+            Some(exported.step),
+        ))
     }
 }

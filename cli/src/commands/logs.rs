@@ -1,13 +1,17 @@
 //! `perennial logs`: what happened to a job, from its store.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use anyhow::bail;
+use clap_complete::ArgValueCandidates;
 use perennial_coordinator::queue::State;
 use perennial_coordinator::{JobEvent, Told, operate};
 use perennial_store::Job;
 
 use crate::events::Words;
 use crate::job::{Place, block_on};
+use crate::names;
 use crate::output::{self, Output, thousands};
 
 /// Show what happened to a job: workers that came and went, epochs, checkpoints, warnings
@@ -21,7 +25,7 @@ pub struct Args {
     #[arg(short, long)]
     follow: bool,
     /// Only what is about this worker
-    #[arg(long, value_name = "WORKER")]
+    #[arg(long, value_name = "WORKER", add = ArgValueCandidates::new(names::workers))]
     worker: Option<String>,
     /// How many of the last lines to show
     #[arg(
@@ -46,6 +50,11 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
         let mut journal = Journal::of(&job);
         let told = journal.read_on().await?;
         let ended = told.last().is_some_and(Told::may_be_the_last);
+        if let Some(worker) = &args.worker
+            && !args.follow
+        {
+            refuse_unknown(worker, &told, job.name())?;
+        }
         let shown: Vec<Told> = told.into_iter().filter(|it| args.wants(it)).collect();
         let cut = match args.all {
             true => 0,
@@ -70,6 +79,26 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
         }
         Ok(())
     })
+}
+
+/// Refuses a name that no worker of the job has had.
+fn refuse_unknown(worker: &str, told: &[Told], job: &str) -> anyhow::Result<()> {
+    let joined = told.iter().filter_map(|told| match &told.event {
+        JobEvent::WorkerJoined { worker, .. } => Some(worker.as_str()),
+        _ => None,
+    });
+    let names: BTreeSet<&str> = joined.collect();
+    if names.contains(worker) || told.iter().any(|told| told.event.concerns(worker)) {
+        return Ok(());
+    }
+    let had = match names.is_empty() {
+        true => "it has had none yet".to_string(),
+        false => format!(
+            "it has had {}",
+            names.into_iter().collect::<Vec<_>>().join(", ")
+        ),
+    };
+    bail!("job `{job}` has had no worker `{worker}`: {had}");
 }
 
 /// `ended`: the last thing that was told is the end of a run.

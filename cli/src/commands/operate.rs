@@ -1,9 +1,11 @@
 //! Commands that tell a coordinator what is wished: `scale`, `drain`, `stop`, `resume` and `priority`.
 
+use clap_complete::ArgValueCandidates;
 use perennial_proto::v1::{JobStatus, ResumeRequest};
 use serde_json::json;
 
 use crate::job::{At, Place, block_on};
+use crate::names;
 use crate::output::{Output, counted};
 
 /// Change the number of workers of a running job
@@ -21,7 +23,8 @@ pub struct ScaleArgs {
 #[derive(Debug, clap::Args)]
 pub struct DrainArgs {
     /// The worker's name, such as w2, and before it that of its job; in a queue the worker's alone will do
-    #[arg(value_name = "[JOB] WORKER", num_args = 1..=2, required = true)]
+    #[arg(value_name = "[JOB] WORKER", num_args = 1..=2, required = true,
+        add = ArgValueCandidates::new(names::workers))]
     words: Vec<String>,
     #[command(flatten)]
     at: At,

@@ -4,26 +4,32 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
+use clap_complete::ArgValueCandidates;
 use perennial_report::{Comparison, Report};
 use perennial_store::Job;
 
 use crate::file::write_new;
-use crate::job::{Place, block_on};
+use crate::job::{At, Place, block_on};
+use crate::names;
 use crate::output::{self, Output};
 
 /// Show the report of a job
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// The job's name, or its job file
+    #[arg(required_unless_present = "compare", add = ArgValueCandidates::new(names::jobs))]
+    job: Option<String>,
     #[command(flatten)]
-    place: Place,
+    at: At,
     /// Text, or with --json one line of JSON, where it is left out
     #[arg(long, value_enum)]
     format: Option<Format>,
     /// The report of this step instead of the newest
     #[arg(long)]
     step: Option<u64>,
-    /// Put the newest reports of these jobs beside this one's, with the keys in which the job files differ
-    #[arg(long, value_name = "JOB", num_args = 1.., conflicts_with_all = ["format", "step", "out"])]
+    /// Put the newest reports of these jobs side by side, with the keys in which the job files differ
+    #[arg(long, value_name = "JOB", num_args = 1.., conflicts_with_all = ["format", "step", "out"],
+        add = ArgValueCandidates::new(names::jobs))]
     compare: Vec<String>,
     /// Write to a new file instead of stdout
     #[arg(long, value_name = "FILE")]
@@ -42,7 +48,11 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
         let comparison = block_on(compare(&args))?;
         return output.print(&comparison, || output::table(&comparison.table()));
     }
-    let report = block_on(async { load(&args.place.open().await?, args.step).await })?;
+    let job = args.job.as_deref().unwrap_or_default();
+    let report = block_on(async {
+        let job = Place::of(job, &args.at).open().await?;
+        load(&job, args.step).await
+    })?;
     let document = match (args.format, output.json) {
         (None, true) => one_line(&report.to_json_pretty())?,
         (Some(Format::Text), _) | (None, false) => report.to_text(),
@@ -60,9 +70,13 @@ fn one_line(json: &str) -> anyhow::Result<String> {
 }
 
 async fn compare(args: &Args) -> anyhow::Result<Comparison> {
-    let mut reports = vec![load(&args.place.open().await?, None).await?];
-    for other in &args.compare {
-        reports.push(load(&args.place.open_other(other).await?, None).await?);
+    let jobs: Vec<&String> = args.job.iter().chain(&args.compare).collect();
+    if let [one] = jobs[..] {
+        bail!("`{one}` is one job: name another one to compare it with");
+    }
+    let mut reports = Vec::new();
+    for job in jobs {
+        reports.push(load(&args.at.open(job).await?, None).await?);
     }
     Ok(Comparison::of(&reports))
 }

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use clap_complete::ArgValueCandidates;
 use perennial_coordinator::operate::{OperateError, Ruler};
 use perennial_coordinator::replay::Replayed;
 use perennial_plan::Spec;
 use perennial_plan::ledger::StepRecord;
 use perennial_plan::order::steps_per_epoch;
-use perennial_proto::v1::{JobStatus, StatusReply};
+use perennial_proto::v1::{DeviceMemory, JobStatus, StatusReply};
 use perennial_report::EpochRecord;
 use perennial_secure::Security;
 use perennial_store::{Job, Store};
@@ -15,7 +16,8 @@ use serde::Serialize;
 
 use super::queue::Queue;
 use crate::job::{At, block_on, replay};
-use crate::output::{Output, counted, duration, percent, table, thousands};
+use crate::names;
+use crate::output::{Output, bytes, counted, duration, percent, table, thousands};
 
 /// Show where a job stands, or all jobs of a store
 ///
@@ -24,6 +26,7 @@ use crate::output::{Output, counted, duration, percent, table, thousands};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The job's name, or its job file; all jobs of the store where it is left out
+    #[arg(add = ArgValueCandidates::new(names::jobs))]
     job: Option<String>,
     #[command(flatten)]
     at: At,
@@ -165,6 +168,8 @@ struct Worker {
     state: String,
     slots: u32,
     slots_per_second: f64,
+    /// Only of a worker with a GPU.
+    device_memory: Option<DeviceMemory>,
 }
 
 // === impl Standing ===
@@ -274,6 +279,7 @@ impl Standing {
                     state: worker.state.clone(),
                     slots: worker.slots,
                     slots_per_second: worker.speed,
+                    device_memory: worker.device_memory,
                 })
                 .collect(),
             queue: None,
@@ -358,9 +364,11 @@ impl Standing {
             text += &format!("{name:<width$}  {value}\n");
         }
         if !self.workers.is_empty() {
-            let heads = ["worker", "state", "slots", "slots/s"];
-            let mut rows = vec![heads.map(String::from).to_vec()];
-            rows.extend(self.workers.iter().map(Worker::row));
+            let has_gpus = (self.workers.iter()).any(|worker| worker.device_memory.is_some());
+            let mut heads = vec!["worker", "state", "slots", "slots/s"];
+            heads.extend(has_gpus.then_some("GPU memory"));
+            let mut rows = vec![heads.into_iter().map(String::from).collect()];
+            rows.extend(self.workers.iter().map(|worker| worker.row(has_gpus)));
             text += &format!("\n{}", table(&rows));
         }
         text
@@ -425,18 +433,27 @@ impl Pace {
 // === impl Worker ===
 
 impl Worker {
-    fn row(&self) -> Vec<String> {
+    /// `with_memory`: beside workers with a GPU.
+    fn row(&self, with_memory: bool) -> Vec<String> {
         let speed = match self.slots_per_second {
             speed if speed > 0.0 => format!("{speed:.1}"),
             _ => "-".to_string(),
         };
-        vec![
+        let memory = (self.device_memory).map_or("-".to_string(), memory_in_words);
+        let mut row = vec![
             self.worker.clone(),
             self.state.clone(),
             self.slots.to_string(),
             speed,
-        ]
+        ];
+        row.extend(with_memory.then_some(memory));
+        row
     }
+}
+
+fn memory_in_words(memory: DeviceMemory) -> String {
+    let [used, total, peak] = [memory.used, memory.total, memory.peak].map(bytes);
+    format!("{used} of {total}, at most {peak}")
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
-    let mut viewer = Viewer::new(output);
+    let viewer = Viewer::new(output);
     let mut recorder = Recorder::new(args.tensorboard.clone());
     execute(&args, |event| {
         recorder.record(event);
@@ -61,9 +61,12 @@ pub fn execute(
     let spec = sources.resolve()?;
     let workers = args.workers.unwrap_or(spec.elastic.min_workers);
     refuse_workers(&spec, workers)?;
-    perennial_worker::refuse_reduction(&spec)?;
-    // What is wrong with the folder is better told before anything is written.
-    DataSet::open(&spec.data)?;
+    perennial_worker::refuse_reduction(&spec, args.device)?;
+    // What is wrong with pictures or weights is better told before anything is written.
+    let data = DataSet::open(&spec.data)?;
+    if !args.resume {
+        perennial_worker::refuse_weights(&spec, data.classes.len())?;
+    }
     args.device.open()?;
 
     let line = |program: &str| {

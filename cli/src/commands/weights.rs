@@ -1,11 +1,14 @@
 //! What the commands that use a weights file alone have in common.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use perennial_model::{ModelCard, files};
 use perennial_plan::spec::{DataSpec, Interpolation};
 use perennial_worker::inference::Classifier;
+
+use crate::shell::CommandLine;
 
 /// The weights file, and how it is used
 #[derive(Debug, clap::Args)]
@@ -71,9 +74,12 @@ impl WeightsArgs {
     }
 
     pub fn threads(&self) -> usize {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        self.threads.map_or(cores, usize::from)
+        self.threads.map_or_else(all_cores, usize::from)
     }
+}
+
+pub fn all_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 // === impl UnsaidArgs ===
@@ -92,6 +98,40 @@ impl UnsaidArgs {
             files::Weights::Raw
         };
         Ok(Classifier::load(weights, which, self.card()?)?)
+    }
+
+    /// The same of the content of a .safetensors file.
+    pub fn load_content(&self, content: &[u8]) -> anyhow::Result<Classifier> {
+        let cannot = "cannot keep the weights in a file for now";
+        let mut file = tempfile::Builder::new()
+            .suffix(".safetensors")
+            .tempfile()
+            .context(cannot)?;
+        file.write_all(content).context(cannot)?;
+        self.load(file.path())
+    }
+
+    /// Adds them to a command line.
+    pub fn spell(&self, line: CommandLine) -> CommandLine {
+        let line = match self.ema {
+            true => line.word("--ema"),
+            false => line,
+        };
+        let Some(model) = &self.model else {
+            return line;
+        };
+        let line = line
+            .option("--model", model)
+            .option("--classes", self.classes.join(","))
+            .option("--image-size", self.image_size);
+        let channels = [("--mean", &self.mean), ("--std", &self.std)];
+        channels.into_iter().fold(line, |line, (name, values)| {
+            let values: Vec<String> = values.iter().map(f32::to_string).collect();
+            match values.is_empty() {
+                true => line,
+                false => line.option(name, values.join(",")),
+            }
+        })
     }
 
     fn card(&self) -> anyhow::Result<Option<ModelCard>> {

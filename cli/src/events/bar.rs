@@ -122,6 +122,8 @@ mod tests {
                 top1: 0.5,
                 learning_rate: 0.1,
                 grad_norm: 1.0,
+                loss_scale: None,
+                skipped: None,
                 images_per_second: 99.6,
                 eta_seconds: 61.0,
             });

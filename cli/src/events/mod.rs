@@ -1,6 +1,7 @@
 //! What happens to a job, shown: one JSON object a line for programs, a progress bar on a terminal,
 //! plain lines elsewhere.
 
+mod background;
 mod bar;
 mod queue;
 mod words;
@@ -10,12 +11,15 @@ use std::io::IsTerminal;
 use perennial_coordinator::JobEvent;
 
 use crate::output::{self, Output};
+use background::Background;
 use bar::Bar;
 pub use queue::QueueViewer;
 pub use words::Words;
 
-/// Shows events in one of the three ways.
-pub enum Viewer {
+/// Shows events in one of the three ways, without keeping who tells them waiting.
+pub struct Viewer(Background<JobEvent>);
+
+enum View {
     Json,
     Lines(Words),
     Bar(Bar),
@@ -25,17 +29,26 @@ pub enum Viewer {
 
 impl Viewer {
     pub fn new(output: Output) -> Self {
-        if output.json {
-            Self::Json
+        let mut view = if output.json {
+            View::Json
         } else if std::io::stdout().is_terminal() {
-            Self::Bar(Bar::default())
+            View::Bar(Bar::default())
         } else {
-            Self::Lines(Words::default())
-        }
+            View::Lines(Words::default())
+        };
+        Self(Background::new(move |event| view.show(&event)))
     }
 
     /// Shows one event. A reader of stdout that went away does not end the training.
-    pub fn show(&mut self, event: &JobEvent) {
+    pub fn show(&self, event: &JobEvent) {
+        self.0.show(event.clone());
+    }
+}
+
+// === impl View ===
+
+impl View {
+    fn show(&mut self, event: &JobEvent) {
         match self {
             Self::Json => {
                 let json = serde_json::to_string(event).expect("an event is plain data");

@@ -8,11 +8,13 @@ use perennial_coordinator::queue::{How, QueueEntry};
 use serde_json::json;
 
 use super::Words;
+use super::background::Background;
 use crate::output::{self, Output, counted};
 
-/// Shows events of a queue. A reader of stdout that went away does not end it.
+/// Shows events of a queue. A reader of stdout that went away does not end it, nor does one that does not read on.
 pub struct QueueViewer {
     output: Output,
+    lines: Background<String>,
     /// What lines about a job depend on.
     words: HashMap<String, Words>,
 }
@@ -23,23 +25,25 @@ impl QueueViewer {
     pub fn new(output: Output) -> Self {
         Self {
             output,
+            lines: Background::new(|line: String| drop(output::line(&line))),
             words: HashMap::new(),
         }
     }
 
     pub fn listens(&self, address: SocketAddr) {
         let address = address.to_string();
-        let _ = self.output.print(&json!({ "listening": address }), || {
-            format!("listens at {address}")
+        self.lines.show(match self.output.json {
+            true => json!({ "listening": address }).to_string(),
+            false => format!("listens at {address}, for browsers too"),
         });
     }
 
     pub fn show(&mut self, event: &QueueEvent) {
         if self.output.json {
             let json = serde_json::to_string(event).expect("an event is plain data");
-            let _ = output::line(&json);
+            self.lines.show(json);
         } else if let Some(line) = self.line(event) {
-            let _ = output::line(&line);
+            self.lines.show(line);
         }
     }
 
@@ -71,6 +75,8 @@ fn in_words(entry: &QueueEntry) -> Option<String> {
         }
         QueueEntry::Stopped { job, now: false } => format!("{job}: stops after the step at hand"),
         QueueEntry::Stopped { job, now: true } => format!("{job}: stops at once"),
+        QueueEntry::Drained { worker } => format!("worker {worker} is to leave"),
+        QueueEntry::Dismissed { worker } => format!("worker {worker} has left"),
         QueueEntry::Started { job, .. } => format!("{job}: runs"),
         QueueEntry::Returned { job, reason } => format!("{job}: back in the queue: {reason}"),
         QueueEntry::Ended { job, how, message } => match how {

@@ -1,5 +1,7 @@
 //! Which keys a job has, and what somebody who wrote another one may have meant.
 
+use std::collections::BTreeSet;
+
 use config::{Value, ValueKind};
 use perennial_plan::Spec;
 use serde_json::Value as Json;
@@ -9,7 +11,7 @@ const ALIKE: f64 = 0.85;
 const MOST_HINTS: usize = 3;
 
 fn defaults() -> Json {
-    serde_json::to_value(Spec::default()).expect("a spec is plain data")
+    serde_json::to_value(Spec::with_every_key()).expect("a spec is plain data")
 }
 
 /// Whether the value of `key` (`section.key`) is a text.
@@ -42,7 +44,38 @@ pub fn first_unknown(merged: &Value) -> Option<String> {
     walk("", merged, &defaults())
 }
 
-/// `: did you mean ...?` with the keys that are like `unknown`, or nothing.
+fn is_in(key: &str, section: &str) -> bool {
+    key.strip_prefix(section)
+        .is_some_and(|rest| rest.starts_with('.'))
+}
+
+/// The keys of the section in which `unknown` would be, or where there is no such section, what is at the top.
+fn there_are(unknown: &str) -> String {
+    let section = unknown.rsplit_once('.').map(|(section, _)| section);
+    let inside = |section: &str| -> BTreeSet<String> {
+        let all = known().into_iter();
+        all.filter_map(|key| Some(key.strip_prefix(section)?.strip_prefix('.')?.to_string()))
+            .collect()
+    };
+    let quoted = |names: BTreeSet<String>| {
+        let names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
+        names.join(", ")
+    };
+    match section.map(|section| (section, inside(section))) {
+        Some((section, names)) if !names.is_empty() => {
+            format!(": `{section}` has {}", quoted(names))
+        }
+        _ => {
+            let first = |key: String| key.split('.').next().unwrap_or_default().to_string();
+            format!(
+                ": there are {}",
+                quoted(known().into_iter().map(first).collect())
+            )
+        }
+    }
+}
+
+/// `: did you mean ...?` with the keys that are like `unknown`, or those that there are.
 pub fn hint(unknown: &str) -> String {
     let last = |key: &str| key.rsplit('.').next().unwrap_or(key).to_string();
     let mut alike: Vec<(f64, String)> = known()
@@ -52,7 +85,7 @@ pub fn hint(unknown: &str) -> String {
             let name = strsim::jaro_winkler(&last(unknown), &last(&key));
             (whole.max(name), key)
         })
-        .filter(|(score, _)| *score >= ALIKE)
+        .filter(|(score, key)| *score >= ALIKE && !is_in(unknown, key))
         .collect();
     alike.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
     let best = alike.first().map_or(0.0, |(score, _)| *score);
@@ -63,7 +96,7 @@ pub fn hint(unknown: &str) -> String {
         .map(|(_, key)| format!("`{key}`"))
         .collect();
     if names.is_empty() {
-        String::new()
+        there_are(unknown)
     } else {
         format!(": did you mean {}?", names.join(" or "))
     }

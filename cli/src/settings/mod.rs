@@ -12,6 +12,7 @@ use config::{Config, ConfigError, FileFormat, Value, ValueKind};
 use perennial_plan::Spec;
 use perennial_plan::spec::SpecError;
 
+pub use keys::in_plain_words;
 use layer::Layer;
 
 /// What is wrong with the settings of a job.
@@ -60,6 +61,8 @@ pub enum SettingsError {
 pub struct Sources<'a> {
     /// The job file; none: defaults.
     pub file: Option<&'a Path>,
+    /// What stands in the file, where it lies elsewhere.
+    pub text: Option<&'a str>,
     /// Variables of the environment, in which those of the job are looked for.
     pub environment: Vec<(String, String)>,
     /// What `--set` was given: `section.key=value`.
@@ -99,10 +102,13 @@ impl<'a> Sources<'a> {
     pub fn load(&self) -> Result<Spec, SettingsError> {
         let mut builder = Config::builder();
         if let Some(path) = self.file {
-            let text = std::fs::read_to_string(path).map_err(|source| SettingsError::Read {
-                path: path.to_path_buf(),
-                source,
-            })?;
+            let text = match self.text {
+                Some(text) => text.to_string(),
+                None => std::fs::read_to_string(path).map_err(|source| SettingsError::Read {
+                    path: path.to_path_buf(),
+                    source,
+                })?,
+            };
             let file = config::File::from_str(&text, FileFormat::Toml);
             // Alone first: its mistakes are told with their line.
             Config::builder()
@@ -191,7 +197,7 @@ pub fn job_name(job: &str) -> Result<String, SettingsError> {
 }
 
 /// `dir` as an absolute path; a URL and nothing at all stay as they are.
-fn absolute(dir: &str) -> String {
+pub fn absolute(dir: &str) -> String {
     if dir.is_empty() || dir.contains("://") {
         return dir.to_string();
     }

@@ -115,7 +115,11 @@ fn an_unknown_key_is_named_with_those_that_are_like_it() {
     );
     assert_eq!(
         refusal(DATA, &[], &["qqq.zzz=1"]),
-        "unknown key `qqq` in `--set`"
+        "unknown key `qqq` in `--set`: there are `augment`, `checkpoint`, `data`, `elastic`, `ema`, `mix`, `model`, `name`, `optimizer`, `schedule`, `seed`, `train`"
+    );
+    assert_eq!(
+        refusal(DATA, &[], &["ema.zzz=1"]),
+        "unknown key `ema.zzz` in `--set`: `ema` has `decay`, `warmup`"
     );
 }
 
@@ -169,9 +173,9 @@ fn a_value_of_a_wrong_type_is_named_with_its_key_and_where_it_was_written() {
         ),
         (
             DATA,
-            Some("train.precision=f16"),
+            Some("train.precision=f8"),
             "`train.precision` in `--set` has a wrong value: \
-             unknown variant `f16`, expected `f32` or `bf16`",
+             unknown variant `f8`, expected one of `f32`, `bf16`, `f16`",
         ),
     ] {
         let set: Vec<&str> = set.into_iter().collect();

@@ -62,6 +62,29 @@ fn certificates_are_made_for_every_role_and_never_overwritten() {
 }
 
 #[test]
+fn a_certificate_is_replaced_when_asked_and_revoked_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    certs(path, "init ca").ok();
+    certs(path, "issue ca worker").ok();
+    let text = || std::fs::read_to_string(path.join("ca/worker.pem")).unwrap();
+    let first = text();
+    certs(path, "issue ca worker --replace").ok();
+    assert_ne!(first, text());
+    let told = certs(path, "revoke ca worker").ok();
+    assert!(told.starts_with("2 certificates revoked"), "{told}");
+    let list = std::fs::read_to_string(path.join("ca/ca.crl")).unwrap();
+    assert!(list.contains("BEGIN X509 CRL"), "{list}");
+    let told = certs(path, "revoke ca worker --json").json();
+    assert_eq!(told["revoked"].as_array().map(Vec::len), Some(0), "{told}");
+    let sentence = certs(path, "revoke ca nobody").refused(1);
+    assert!(sentence.contains("`nobody`"), "{sentence}");
+    let left = names(&path.join("ca"));
+    let half_written = left.iter().filter(|name| name.ends_with(".new"));
+    assert_eq!(half_written.count(), 0, "{left:?}");
+}
+
+#[test]
 fn a_certificate_is_read_before_anything_begins() {
     let folder = workshop();
     let path = folder.path();

@@ -3,7 +3,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Ran, command, names, run, workshop};
+use crate::support::{Ran, command, names, ran, run, trained, workshop};
 
 /// A coordinator that waits for workers.
 struct Waiting(Child);
@@ -174,22 +174,51 @@ fn a_running_job_is_watched_and_stopped_from_another_terminal() {
     assert_eq!(ran.code, Some(130), "{ran:?}");
     assert!(ran.stdout.contains("stopped after step 0"), "{ran:?}");
     let sentence = run(folder.path(), &["stop", "tiny"]).refused(1);
-    assert!(sentence.contains(&address), "{sentence}");
+    assert!(sentence.starts_with("job `tiny` is stopped"), "{sentence}");
     let over = status(&["tiny"]).ok();
     assert!(over.contains("--resume"), "{over}");
+}
+
+/// What the last of these words may be, as bash asks for it.
+fn complete(folder: &Path, words: &[&str]) -> Vec<String> {
+    let mut command = command(folder);
+    command.env("PERENNIAL_COMPLETE", "bash");
+    command.env("_CLAP_COMPLETE_INDEX", (words.len() - 1).to_string());
+    let answer = ran(command.arg("--").args(words).output().unwrap()).ok();
+    answer.lines().map(String::from).collect()
+}
+
+#[test]
+fn a_shell_completes_the_names_of_jobs_and_workers() {
+    let folder = trained();
+    let folder = folder.path();
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = run(folder, &["completions", shell]).ok();
+        assert!(script.contains("PERENNIAL_COMPLETE"), "{shell}: {script}");
+    }
+    assert_eq!(complete(folder, &["perennial", "status", "t"]), ["tiny"]);
+    let both = complete(folder, &["perennial", "curves", ""]);
+    assert!(
+        both.starts_with(&["job.toml".into(), "tiny".into()]),
+        "{both:?}"
+    );
+    let elsewhere = ["perennial", "status", "--store", "nowhere", "t"];
+    assert_eq!(complete(folder, &elsewhere), [""; 0]);
+    let worker = ["perennial", "logs", "tiny", "--worker", ""];
+    assert_eq!(complete(folder, &worker), ["w1"]);
 }
 
 #[test]
 fn completions_and_manual_pages_know_every_command() {
     let folder = tempfile::tempdir().unwrap();
-    let script = run(folder.path(), &["completions", "bash"]).ok();
+    let offered = complete(folder.path(), &["perennial", ""]);
     run(folder.path(), &["man", "pages/man1"]).ok();
     let pages = names(&folder.path().join("pages/man1"));
     for command in ["train", "status", "stop", "scale", "chaos", "bench-step"] {
         let page = format!("perennial-{command}.1");
         assert!(pages.contains(&page), "no {page} in {pages:?}");
-        let word = command.rsplit('-').next().unwrap();
-        assert!(script.contains(&format!("__{word}")), "no {word}");
+        let word = command.split('-').next().unwrap();
+        assert!(offered.contains(&word.to_string()), "no {word}");
     }
     let sentence = run(folder.path(), &["man", "/dev/null/pages"]).refused(1);
     assert!(sentence.contains("/dev/null/pages"), "{sentence}");

@@ -83,6 +83,12 @@ fn the_curves_of_a_job_are_text_lines_of_json_an_image_or_events() {
             .contains("exists already")
     );
 
+    perennial("curves tiny --out curves.png").ok();
+    let image = std::fs::read(folder.join("curves.png")).unwrap();
+    assert!(image.starts_with(b"\x89PNG\r\n"), "{} bytes", image.len());
+    let refused = perennial("curves tiny --format png").refused(1);
+    assert!(refused.contains("--out"), "{refused}");
+
     let answer = perennial("curves tiny --tensorboard stored --json").json();
     let (steps, epochs) = (answer["steps"].as_i64().unwrap(), answer["epochs"].as_i64());
     assert_eq!(epochs, Some(2));

@@ -14,3 +14,4 @@ mod onnx;
 mod report;
 mod support;
 mod train;
+mod wrong;

@@ -190,6 +190,11 @@ impl Sheet<'_> {
             ("samples", progress.samples, sum(|step| step.samples)),
             ("top1", progress.top1, sum(|step| step.top1)),
             ("top5", progress.top5, sum(|step| step.top5)),
+            (
+                "skipped_steps",
+                progress.skipped_steps,
+                sum(|step| u64::from(step.skipped)),
+            ),
         ];
         for (what, found, expected) in counts {
             if found != expected {

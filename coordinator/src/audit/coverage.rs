@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use perennial_plan::order::{batch_range, epoch_order, slot_range};
+use perennial_plan::order::{batch_range, slot_range, visiting_order};
 use perennial_plan::{Cursor, Generation, Spec};
 
 use super::Finding;
@@ -39,7 +39,7 @@ pub(super) fn check(
     let next = next.min(u64::from(spec.train.epochs) * steps);
     let mut find = |message: String| findings.push(Finding::new(log, message));
     for epoch in 0..next.div_ceil(steps) as u32 {
-        let order = epoch_order(spec.seed, epoch, samples);
+        let order = visiting_order(spec, epoch, samples);
         if !is_permutation(&order) {
             find(format!(
                 "the order of epoch {epoch} is not one of all {samples} samples"

@@ -15,6 +15,7 @@ mod coverage;
 mod log;
 mod read;
 mod report;
+mod scale;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -100,6 +101,7 @@ impl Audit {
             &live,
             &generations,
         ));
+        findings.extend(scale::check(&stored.spec, log, &known));
         let stands = live.len() as u64;
         let manifests = stored.manifests.iter().map(|manifest| manifest.number);
         let reports = stored.reports.iter().map(|report| report.number);

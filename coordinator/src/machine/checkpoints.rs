@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use perennial_plan::Cursor;
 use perennial_plan::ledger::{LedgerRoot, StepRecord};
+use perennial_plan::{Cursor, Spec};
 use perennial_proto::rules::part_writer;
 use perennial_proto::v1::PartWritten;
 use perennial_report::EpochRecord;
@@ -16,12 +16,21 @@ use super::ledger::Ledger;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     pub samples: u64,
+    /// Not a number, which JSON does not have, once a step's was not: such a step was skipped.
+    #[serde(deserialize_with = "perennial_report::null_is_nan")]
     pub loss_sum: f64,
     /// Samples whose label was the best guess.
     pub top1: u64,
     /// Samples whose label was among the best five guesses.
     pub top5: u64,
     pub seconds: f64,
+    /// Steps skipped.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped_steps: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 // === impl Progress ===
@@ -33,6 +42,7 @@ impl Progress {
         self.top1 += step.top1;
         self.top5 += step.top5;
         self.seconds += step.seconds;
+        self.skipped_steps += u64::from(step.skipped);
     }
 }
 
@@ -75,6 +85,18 @@ impl Commit {
     pub fn tensors_sha256(&self, kind: &str) -> Option<&str> {
         let part = self.parts.iter().find(|part| part.kind == kind)?;
         Some(&part.tensors_sha256)
+    }
+
+    /// The hashes of the weights that the checkpoint is about, and of their average: those of its parts, or of
+    /// what an evaluation names.
+    pub fn weights(&self, spec: &Spec) -> (String, Option<String>) {
+        match &spec.evaluate {
+            None => {
+                let hash = |kind| self.tensors_sha256(kind).map(str::to_string);
+                (hash("model").unwrap_or_default(), hash("ema"))
+            }
+            Some(evaluate) => (evaluate.weights_sha256.clone(), evaluate.ema_sha256.clone()),
+        }
     }
 }
 
@@ -373,5 +395,28 @@ impl Checkpoints {
                 generation: 0,
                 state: State::Gathering,
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is read: manifests that were written before steps could be skipped, and sums that JSON has no number for.
+    #[test]
+    fn the_sums_of_an_epoch_come_back_from_json() {
+        let json = r#"{"samples":8,"loss_sum":2.5,"top1":1,"top5":2,"seconds":0.5}"#;
+        let progress: Progress = serde_json::from_str(json).unwrap();
+        assert_eq!((progress.loss_sum, progress.skipped_steps), (2.5, 0));
+        assert_eq!(serde_json::to_string(&progress).unwrap(), json);
+        let mut progress = progress;
+        progress.add(&StepRecord {
+            loss_sum: f64::NAN,
+            skipped: true,
+            ..StepRecord::default()
+        });
+        let json = serde_json::to_string(&progress).unwrap();
+        let read: Progress = serde_json::from_str(&json).unwrap();
+        assert!(read.loss_sum.is_nan() && read.skipped_steps == 1, "{json}");
     }
 }

@@ -96,8 +96,18 @@ impl Machine {
         match self.phase {
             Phase::Claiming => self.stop_without_a_trace(),
             Phase::Assembling if self.generation.is_none() => self.conclude(None),
-            Phase::Running => self.send_to_all(v1::Stop {}),
+            // Members are told as soon as there are any.
             _ => {}
+        }
+    }
+
+    /// Tells the members that a stop was asked for: each once in a generation and on a connection.
+    pub(super) fn tell_to_stop(&mut self) {
+        for index in self.members() {
+            let worker = &mut self.workers[index];
+            if worker.connection.is_some() && !std::mem::replace(&mut worker.told_to_stop, true) {
+                self.send_to(index, v1::Stop {});
+            }
         }
     }
 

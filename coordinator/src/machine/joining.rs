@@ -56,6 +56,10 @@ impl Machine {
                 self.start_draining(index);
                 Ok(())
             }
+            Kind::DeviceMemory(memory) => {
+                self.workers[index].device_memory = Some(memory);
+                Ok(())
+            }
             Kind::Failed(failed) => self.worker_failed(index, &failed),
             kind => self.member_message(index, kind),
         }
@@ -89,6 +93,7 @@ impl Machine {
                 worker.awaited = false;
                 worker.hello = hello;
                 worker.told = 0;
+                worker.told_to_stop = false;
                 if matches!(worker.place, Place::Following { .. }) {
                     // It may never have heard of it.
                     worker.place = Place::Pool;

@@ -235,6 +235,13 @@ impl Ledger {
         let distance = cursor.global_step(self.steps_per_epoch) - self.global_step();
         match self.ahead.get_mut(distance as usize) {
             Some(step) => {
+                let ours = (done.loss_scale, done.skipped);
+                let theirs = (step.loss_scale, step.skipped);
+                Invariant::Sc1.check(ours == theirs, || {
+                    let first = &self.members[step.confirmed[0] as usize];
+                    let (theirs, ours) = (scaled(theirs), scaled(ours));
+                    format!("at {cursor} worker `{first}` {theirs}, worker `{name}` {ours}")
+                })?;
                 let (ours, theirs) = (done.replica_hash, step.replica_hash);
                 Invariant::Rep1.check(ours == theirs, || {
                     let first = &self.members[step.confirmed[0] as usize];
@@ -347,6 +354,9 @@ impl Ledger {
             train_top1: progress.top1 as f64 / samples as f64,
             learning_rate: last.map_or(f64::NAN, |step| step.learning_rate),
             grad_norm: last.map_or(f64::NAN, |step| step.grad_norm),
+            loss_scale: last.and_then(|step| step.loss_scale),
+            skipped_steps: (last.is_some_and(|step| step.loss_scale.is_some()))
+                .then_some(progress.skipped_steps),
             val_loss: raw.loss,
             val_top1: raw.top1,
             val_top5: raw.top5,
@@ -380,9 +390,20 @@ fn record(rank: usize, done: &StepDone) -> StepRecord {
         top5: done.top5,
         learning_rate: done.learning_rate,
         grad_norm: done.grad_norm,
+        loss_scale: done.loss_scale,
+        skipped: done.skipped,
         replica_hash: done.replica_hash,
         seconds: done.seconds,
         confirmed: vec![rank as u32],
+    }
+}
+
+/// What a member did with a step's gradient, for people.
+fn scaled((scale, skipped): (Option<f64>, bool)) -> String {
+    let did = if skipped { "skipped" } else { "took" };
+    match scale {
+        Some(scale) => format!("{did} the step at a loss scale of {scale}"),
+        None => format!("{did} the step without a loss scale"),
     }
 }
 

@@ -50,6 +50,9 @@ impl Machine {
             self.break_up(why);
             return Ok(());
         }
+        if self.stop_requested {
+            self.tell_to_stop();
+        }
         if self
             .members()
             .iter()

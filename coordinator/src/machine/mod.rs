@@ -523,6 +523,7 @@ impl Machine {
             epoch: ledger.map_or(0, |ledger| ledger.evaluated().1),
             val_top1: last.map(|epoch| epoch.val_top1),
             ema_top1: last.and_then(|epoch| epoch.ema_top1),
+            step_seconds: self.step_seconds,
         }
     }
 

@@ -228,6 +228,7 @@ impl Machine {
             if member {
                 worker.place = Place::AtWork;
                 worker.told = generation.id;
+                worker.told_to_stop = finish;
                 self.send_to(index, start.clone());
             } else if worker.standing().is_some() {
                 worker.place = Place::Pool;

@@ -65,6 +65,7 @@ impl Machine {
                     .as_ref()
                     .map_or(0, |generation| generation.members[rank].slots.len() as u32);
                 self.workers[index].measure(slots, done.compute_seconds);
+                self.workers[index].count(&done);
             }
             Kind::EpochDone(done) => ledger.epoch_done(rank, &done)?,
             Kind::PartWritten(part) => {
@@ -226,6 +227,8 @@ impl Machine {
             top1: step.top1 as f64 / samples,
             learning_rate: step.learning_rate,
             grad_norm: step.grad_norm,
+            loss_scale: step.loss_scale,
+            skipped: step.loss_scale.map(|_| step.skipped),
             images_per_second: smoothed,
             eta_seconds: if smoothed > 0.0 {
                 ledger.remaining_samples() as f64 / smoothed
@@ -357,9 +360,7 @@ impl Machine {
         let Some(commit) = self.checkpoints.committed(global_step) else {
             return;
         };
-        let hash = |kind| commit.tensors_sha256(kind).map(str::to_string);
-        let weights_sha256 = hash("model").unwrap_or_default();
-        let ema_sha256 = hash("ema");
+        let (weights_sha256, ema_sha256) = commit.weights(&self.config.spec);
         self.is_newest(ResumePoint {
             global_step,
             snapshot: commit.snapshot,

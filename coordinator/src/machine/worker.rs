@@ -54,6 +54,8 @@ pub(super) struct Worker {
     pub place: Place,
     /// The generation whose start it was sent on the connection at hand; 0 for none.
     pub told: u64,
+    /// In this generation and on this connection it was told that the job stops.
+    pub told_to_stop: bool,
     /// It leaves at the next boundary.
     pub draining: bool,
     /// It is not needed any more, and leaves once nobody needs its replica.
@@ -62,6 +64,11 @@ pub(super) struct Worker {
     pub let_go: bool,
     /// Smoothed seconds for one slot.
     pub slot_seconds: Option<f64>,
+    /// Where its time went, over all steps that were heard of, and the last of these with its generation.
+    pub phases: v1::StepPhases,
+    /// What its GPU held when it last said so.
+    pub device_memory: Option<v1::DeviceMemory>,
+    counted: (u64, u64),
     /// It is not asked to follow or to be a member before; others could not reach it.
     pub shunned_until: Duration,
     pub shunned_for: Duration,
@@ -85,10 +92,14 @@ impl Worker {
             ready: None,
             place: Place::Pool,
             told: 0,
+            told_to_stop: false,
             draining: false,
             released: false,
             let_go: false,
             slot_seconds: None,
+            phases: v1::StepPhases::default(),
+            device_memory: None,
+            counted: (0, 0),
             shunned_until: Duration::ZERO,
             shunned_for: Duration::ZERO,
             halt_asked: None,
@@ -119,6 +130,28 @@ impl Worker {
             Place::Halted(standing) | Place::Finished(standing) => Some(standing),
             _ => None,
         }
+    }
+
+    /// Adds where the time of a step went, once however often it is told.
+    pub fn count(&mut self, done: &v1::StepDone) {
+        let at = (done.generation, done.global_step);
+        let Some(phases) = done.phases.filter(|_| at > self.counted) else {
+            return;
+        };
+        self.counted = at;
+        let all = &mut self.phases;
+        for (sum, seconds) in [
+            (&mut all.data, phases.data),
+            (&mut all.compute, phases.compute),
+            (&mut all.reduce, phases.reduce),
+            (&mut all.optimizer, phases.optimizer),
+            (&mut all.checkpoint, phases.checkpoint),
+        ] {
+            if seconds.is_finite() && seconds > 0.0 {
+                *sum += seconds;
+            }
+        }
+        all.sent_bytes = all.sent_bytes.saturating_add(phases.sent_bytes);
     }
 
     /// Takes in how long it took for its `slots` of a step.
@@ -154,6 +187,8 @@ impl Machine {
             state: state.into(),
             slots: member.map_or(0, |member| member.slots.len() as u32),
             speed: worker.slot_seconds.map_or(0.0, |seconds| 1.0 / seconds),
+            phases: Some(worker.phases),
+            device_memory: worker.connection.and(worker.device_memory),
         }
     }
 

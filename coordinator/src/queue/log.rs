@@ -1,6 +1,8 @@
 //! The queue's log: what was submitted and asked for, and which jobs run, as entries that are only ever
 //! appended. What a job does once it runs stands in its own log.
 
+use std::collections::BTreeSet;
+
 use perennial_plan::invariants::{Invariant, Violation};
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +42,14 @@ pub enum QueueEntry {
     Stopped {
         job: String,
         now: bool,
+    },
+    /// The worker is to leave for good, once the job that it serves has let it go.
+    Drained {
+        worker: String,
+    },
+    /// It has been told so.
+    Dismissed {
+        worker: String,
     },
     /// The job runs, on workers of this numerics class from now on.
     Started {
@@ -119,6 +129,8 @@ pub struct Replayed {
     pub names: u32,
     /// In the order in which they were first submitted.
     pub jobs: Vec<Queued>,
+    /// Workers that are to leave for good.
+    pub drained: BTreeSet<String>,
     entries: u64,
     writer: String,
 }
@@ -189,6 +201,8 @@ impl Replayed {
                 State::Running => job.stop = Some(*now),
                 State::Over(_) => {}
             }),
+            QueueEntry::Drained { worker } => drop(self.drained.insert(worker.clone())),
+            QueueEntry::Dismissed { worker } => drop(self.drained.remove(worker)),
             QueueEntry::Started { job, numerics } => self.change(job, |job| {
                 job.state = State::Running;
                 job.submission.numerics = Some(numerics.clone());

@@ -19,7 +19,7 @@ mod status;
 mod tests;
 mod wishes;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use perennial_plan::invariants::Violation;
@@ -63,8 +63,8 @@ pub struct Queue {
     coming: BTreeMap<String, Coming>,
     /// The number of the last name that was given.
     names: u32,
-    /// Workers that are to leave for good.
-    drained: BTreeSet<String>,
+    /// Workers that were told to leave for good, which the log does not have yet.
+    dismissed: VecDeque<String>,
     /// Workers that a job did not keep.
     shunned: BTreeMap<(String, String), Shunned>,
     /// Not decided yet, in the order in which they came.
@@ -108,7 +108,7 @@ impl Queue {
             runs: BTreeMap::new(),
             workers: BTreeMap::new(),
             coming: BTreeMap::new(),
-            drained: BTreeSet::new(),
+            dismissed: VecDeque::new(),
             shunned: BTreeMap::new(),
             wishes: VecDeque::new(),
             ended: VecDeque::new(),
@@ -167,6 +167,8 @@ impl Queue {
                 self.job_ended(&job, end);
             } else if let Some((ticket, wish)) = self.wishes.pop_front() {
                 self.decide(ticket, wish);
+            } else if let Some(worker) = self.dismissed.pop_front() {
+                self.log.push(QueueEntry::Dismissed { worker });
             } else if self.names + 1 >= self.state.names {
                 let names = self.names + NAMES;
                 self.log.push(QueueEntry::Names { names });
@@ -200,6 +202,7 @@ impl Queue {
             QueueEntry::Term { .. } => self.claimed(),
             QueueEntry::Started { job, .. } => self.begin(job, false),
             QueueEntry::Stopped { job, now } => self.stop_run(job, *now),
+            QueueEntry::Drained { worker } => self.let_go(worker),
             QueueEntry::Ended { job, .. } | QueueEntry::Returned { job, .. } => {
                 self.runs.remove(job);
             }

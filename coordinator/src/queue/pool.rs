@@ -60,8 +60,9 @@ impl Queue {
         if !hello.job.is_empty() {
             return self.came_back(connection, hello);
         }
-        if self.drained.remove(&hello.worker) {
+        if self.state.drained.contains(&hello.worker) {
             self.effects.push(Effect::Dismiss(connection));
+            self.dismissed.push_back(hello.worker);
             return;
         }
         let name = self.name_for(&hello.worker);
@@ -84,7 +85,11 @@ impl Queue {
             worker: hello.worker.clone(),
         });
         let name = hello.worker.clone();
-        self.insert(connection, name, hello, Some(job));
+        self.insert(connection, name.clone(), hello, Some(job));
+        if self.state.drained.contains(&name) {
+            // The job's coordinator before this one knew it, this one does not.
+            self.let_go(&name);
+        }
     }
 
     fn insert(
@@ -133,7 +138,7 @@ impl Queue {
         let ending = Run::over();
         let run = self.runs.get(&job).unwrap_or(&ending);
         let expected = run.is_ending() || run.share.is_none_or(|share| assigned >= share);
-        if self.drained.contains(&worker.name) {
+        if self.state.drained.contains(&worker.name) {
             return;
         }
         if expected {

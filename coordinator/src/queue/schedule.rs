@@ -126,7 +126,7 @@ impl Queue {
         let connected = self.workers.values().map(|it| (&it.name, &it.numerics));
         let coming = self.coming.iter().map(|(name, it)| (name, &it.numerics));
         for (name, numerics) in connected.chain(coming) {
-            if !self.drained.contains(name) {
+            if !self.state.drained.contains(name) {
                 *pool.entry(numerics.clone()).or_default() += 1;
             }
         }
@@ -258,7 +258,7 @@ impl Queue {
             let fits = |worker: &super::Worker| {
                 worker.job.is_none()
                     && numerics.as_ref().is_none_or(|own| *own == worker.numerics)
-                    && !self.drained.contains(&worker.name)
+                    && !self.state.drained.contains(&worker.name)
                     && !self.is_shunned(&worker.name, job)
             };
             let chosen: Vec<_> = (self.workers.iter())

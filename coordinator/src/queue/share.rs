@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use perennial_report::counted;
+
 /// A job that wants workers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Claim<'a> {
@@ -128,7 +130,10 @@ fn why(
     } else {
         String::new()
     };
-    let needs = format!("it needs at least {}", counted(claim.min));
+    let needs = format!(
+        "it needs at least {}",
+        counted(u64::from(claim.min), "worker")
+    );
     if there < claim.min {
         return format!("{needs}, and {there} are there{of_class}");
     }
@@ -142,13 +147,6 @@ fn why(
         more => format!("{} and {} more", others[..2].join(", "), more - 2),
     };
     format!("{needs}, and {left} of {there} are left{of_class} after {shown}")
-}
-
-fn counted(workers: u32) -> String {
-    match workers {
-        1 => "1 worker".into(),
-        more => format!("{more} workers"),
-    }
 }
 
 #[cfg(test)]

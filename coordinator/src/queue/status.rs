@@ -82,7 +82,7 @@ impl Queue {
                 job: worker.job.clone(),
                 numerics: worker.numerics.clone(),
                 threads: worker.threads,
-                draining: self.drained.contains(&worker.name),
+                draining: self.state.drained.contains(&worker.name),
             })
             .collect();
         workers

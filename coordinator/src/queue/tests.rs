@@ -329,6 +329,31 @@ fn a_worker_that_a_job_does_not_keep_is_not_handed_to_it_again_at_once() {
 }
 
 #[test]
+fn a_worker_that_is_to_leave_leaves_under_the_next_coordinator_too() {
+    let mut bench = Bench::new();
+    let worker = bench.comes();
+    bench.submit("a", 0, 1, 1);
+    let name = bench.names[&worker].clone();
+    let drain = |worker: &str| Wish::Drain {
+        job: None,
+        worker: worker.to_string(),
+    };
+    bench.wish(drain(&name)).unwrap();
+    let written = bench.log.len();
+    bench.wish(drain(&name)).unwrap();
+    assert_eq!(bench.log.len(), written, "asked twice, it is done once");
+
+    // The one that asked the job is gone before the job has let the worker go.
+    let mut next = Bench::with_log(bench.log.clone());
+    next.greets(name.clone(), "a".into());
+    assert!(next.leaving.contains(&name), "the job hears it again");
+    next.pass(1);
+    assert!(next.owners.is_empty(), "it was told to leave for good");
+    let told = next.log.last().map(|record| record.entry.clone());
+    assert_eq!(told, Some(QueueEntry::Dismissed { worker: name }));
+}
+
+#[test]
 fn what_operators_wish_is_refused_with_what_to_do_where_it_cannot_be() {
     let mut bench = Bench::new();
     bench.submit("a", 0, 2, 4);

@@ -53,7 +53,7 @@ impl Queue {
                 let changes = asked.is_none_or(|before| now && !before);
                 Ok(changes.then_some(QueueEntry::Stopped { job, now }))
             }
-            Wish::Drain { job, worker } => self.drain(job.as_deref(), &worker).map(|()| None),
+            Wish::Drain { job, worker } => self.drain(job.as_deref(), worker),
         }
     }
 
@@ -88,7 +88,7 @@ impl Queue {
         }
     }
 
-    fn drain(&mut self, job: Option<&str>, worker: &str) -> Result<(), Refusal> {
+    fn drain(&mut self, job: Option<&str>, worker: String) -> Result<Option<QueueEntry>, Refusal> {
         let theirs = |it: &super::Worker| job.is_none() || it.job.as_deref() == job;
         let found = self.workers.iter();
         let found = found
@@ -108,20 +108,36 @@ impl Queue {
             )));
         };
         match serves {
-            Some(job) => {
-                // It hears the rest when it comes to the pool.
-                self.drained.insert(worker.to_string());
-                self.effects.push(Effect::Drain {
-                    job,
-                    worker: worker.to_string(),
-                });
-            }
+            // What is asked twice is done once.
+            Some(_) if self.state.drained.contains(&worker) => Ok(None),
+            Some(_) => Ok(Some(QueueEntry::Drained { worker })),
             None => {
                 self.workers.remove(&connection);
                 self.effects.push(Effect::Dismiss(connection));
+                Ok(None)
             }
         }
-        Ok(())
+    }
+
+    /// The log has it that this worker is to leave: the job that it serves lets it go, and it hears the rest when it
+    /// comes to the pool.
+    pub(super) fn let_go(&mut self, worker: &str) {
+        let found = self.workers.iter().find(|(_, it)| it.name == worker);
+        let Some((connection, it)) = found else {
+            return;
+        };
+        match it.job.clone() {
+            Some(job) => self.effects.push(Effect::Drain {
+                job,
+                worker: worker.to_string(),
+            }),
+            None => {
+                let connection = *connection;
+                self.workers.remove(&connection);
+                self.effects.push(Effect::Dismiss(connection));
+                self.dismissed.push_back(worker.to_string());
+            }
+        }
     }
 
     fn known(&self, job: &str) -> Result<&super::Queued, Refusal> {

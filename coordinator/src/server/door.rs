@@ -4,6 +4,8 @@
 //! A connection on which nothing was admitted yet has ten seconds, its handshake included, and only so many
 //! of them may wait: the one that has waited longest makes room for the next. So whoever says nothing, or
 //! says it byte by byte, or dials again and again, keeps out nobody who knows what to say.
+//!
+//! Whoever showed a certificate stays as long as it is not revoked.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -16,14 +18,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
-use perennial_secure::{Caller, in_words};
+use perennial_secure::{Caller, Credentials, in_words};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep_until};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::rustls;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use tonic::transport::server::Connected;
+
+/// How often a connection is held to what was revoked since.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How patient the door is.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +64,14 @@ pub(super) struct Connection {
     bytes: Box<dyn Bytes>,
     arrival: Arrival,
     stay: Stay,
+    standing: Option<Standing>,
+}
+
+/// The certificate that was shown, which may be revoked while the connection is open.
+struct Standing {
+    own: Arc<Credentials>,
+    shown: Vec<CertificateDer<'static>>,
+    look: Interval,
 }
 
 /// Ends when a connection on which nothing was admitted has to go.
@@ -93,10 +107,11 @@ impl Default for Limits {
     }
 }
 
-/// The connections of `listener`, encrypted if there is a `tls`. The door closes with the stream.
+/// The connections of `listener`, encrypted if there is a `tls`, each as its files are then. The door closes with the
+/// stream.
 pub(super) fn open(
     listener: TcpListener,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Arc<Credentials>>,
     limits: Limits,
 ) -> impl Stream<Item = io::Result<Connection>> {
     let (ready, connections) = mpsc::channel(1);
@@ -104,7 +119,6 @@ pub(super) fn open(
         limits,
         waiting: Mutex::default(),
     };
-    let acceptor = tls.map(TlsAcceptor::from);
     tokio::spawn(async move {
         loop {
             let accepted = tokio::select! {
@@ -114,9 +128,9 @@ pub(super) fn open(
             match accepted {
                 Ok((stream, address)) => {
                     let (admitted, stay) = lobby.enter();
-                    let (acceptor, ready) = (acceptor.clone(), ready.clone());
+                    let (tls, ready) = (tls.clone(), ready.clone());
                     tokio::spawn(async move {
-                        match receive(stream, acceptor, admitted, stay).await {
+                        match receive(stream, tls, admitted, stay).await {
                             // Nobody takes it when the server is gone.
                             Ok(connection) => drop(ready.send(Ok(connection)).await),
                             Err(error) => turned_away(address, &error),
@@ -138,14 +152,15 @@ pub(super) fn open(
 
 async fn receive(
     stream: TcpStream,
-    acceptor: Option<TlsAcceptor>,
+    tls: Option<Arc<Credentials>>,
     admitted: Arc<AtomicBool>,
     mut stay: Stay,
 ) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
-    let (bytes, visitor): (Box<dyn Bytes>, _) = match acceptor {
-        None => (Box::new(stream), Visitor::Plain),
-        Some(acceptor) => {
+    let (bytes, visitor, standing): (Box<dyn Bytes>, _, _) = match tls {
+        None => (Box::new(stream), Visitor::Plain, None),
+        Some(own) => {
+            let acceptor = TlsAcceptor::from(own.coordinator().map_err(io::Error::other)?);
             let encrypted = tokio::select! {
                 encrypted = acceptor.accept(stream).into_fallible() => encrypted,
                 error = poll_fn(|context| stay.poll_over(context)) => return Err(error),
@@ -157,14 +172,18 @@ async fn receive(
                     return Err(error);
                 }
             };
-            let visitor = visitor_of(encrypted.get_ref().1);
-            (Box::new(encrypted), visitor)
+            let session = encrypted.get_ref().1;
+            let visitor = visitor_of(session);
+            let shown = session.peer_certificates();
+            let standing = shown.map(|shown| Standing::new(own, shown));
+            (Box::new(encrypted), visitor, standing)
         }
     };
     Ok(Connection {
         bytes,
         arrival: Arrival { visitor, admitted },
         stay,
+        standing,
     })
 }
 
@@ -206,6 +225,17 @@ impl Arrival {
     /// Something was admitted: the connection may stay.
     pub fn admit(&self) {
         self.admitted.store(true, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    pub fn of(visitor: Visitor) -> Self {
+        let admitted = Arc::default();
+        Self { visitor, admitted }
+    }
+
+    #[cfg(test)]
+    pub fn is_admitted(&self) -> bool {
+        self.admitted.load(Ordering::Relaxed)
     }
 }
 
@@ -253,10 +283,46 @@ impl Stay {
     }
 }
 
+// === impl Standing ===
+
+impl Standing {
+    fn new(own: Arc<Credentials>, shown: &[CertificateDer<'_>]) -> Self {
+        let mut look = interval_at(Instant::now() + LOOK, LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            own,
+            shown: shown.iter().map(|it| it.clone().into_owned()).collect(),
+            look,
+        }
+    }
+
+    /// Resolves once the certificate is revoked.
+    fn poll_revoked(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while self.look.poll_tick(context).is_ready() {
+            if self.own.has_revoked(&self.shown) {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+}
+
 // === impl Connection ===
 
 impl Connection {
+    /// Why the connection ends now, if it does.
     fn poll_stay(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        if let Some(standing) = &mut self.standing
+            && standing.poll_revoked(context).is_ready()
+        {
+            let who = match &self.arrival.visitor {
+                Visitor::Known(caller) => caller.to_string(),
+                _ => "somebody without a role".into(),
+            };
+            tracing::warn!("closed the connection of {who}: its certificate was revoked");
+            let why = "the certificate was revoked";
+            return Poll::Ready(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        }
         if self.arrival.admitted.load(Ordering::Relaxed) {
             return Poll::Pending;
         }

@@ -5,8 +5,10 @@
 //! checkpoint never holds up a change of membership.
 
 mod admission;
+mod dashboard;
 mod door;
 mod metrics;
+mod origin;
 mod pace;
 mod port;
 mod queue;
@@ -34,7 +36,10 @@ use tracing::{Instrument, Span};
 use crate::machine::{Config, ConnectionId, Effect, Event, Machine, Outcome};
 use crate::storage::{Opened, Storage};
 use crate::{CoordinatorError, JobEvent, Told};
+use dashboard::Dashboard;
+pub use dashboard::ReadJob;
 use metrics::Metrics;
+pub use metrics::metrics_in_words;
 pub use port::Access;
 use port::Port;
 pub use queue::{QueueConfig, QueueEvent, serve_queue};
@@ -103,11 +108,14 @@ async fn serve_job(
     let (shut_down, shutting_down) = oneshot::channel::<()>();
     let service = Service::new(inbox.clone(), &config.spec.name);
     let scraped = service.clone();
+    let dashboard = Dashboard::of_job(service.clone(), &config);
     let grpc = CoordinatorServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let routes = Routes::new(grpc)
         .into_axum_router()
-        .route("/metrics", get(move || scraped.metrics()));
-    let serving = port.serve(routes, Some(&config.spec.name), async {
+        .route("/metrics", get(move || scraped.metrics()))
+        .merge(dashboard.routes());
+    let advertised = config.advertise.as_deref();
+    let serving = port.serve(routes, Some(&config.spec.name), advertised, async {
         let _ = shutting_down.await;
     });
 
@@ -212,6 +220,7 @@ impl Court<'_> {
             journal,
             events: self.events.clone(),
             metrics: Metrics::new(&config.spec.name),
+            store: config.store.clone(),
             claimed,
         };
         let outcome = government
@@ -240,6 +249,7 @@ struct Government {
     journal: UnboundedSender<Told>,
     events: UnboundedSender<JobEvent>,
     metrics: Metrics,
+    store: Store,
     claimed: Option<oneshot::Sender<()>>,
 }
 
@@ -312,7 +322,8 @@ impl Government {
                 None
             }
             Incoming::Metrics(answer) => {
-                let _ = answer.send(self.metrics.text(&self.machine.status()));
+                let retries = self.store.retries();
+                let _ = answer.send(self.metrics.text(&self.machine.status(), retries));
                 None
             }
             Incoming::Wish(event, answer) => {
@@ -400,7 +411,7 @@ fn turn_away(came: Incoming, job: &str) {
             let _ = way.send(Ok(refused.into()));
         }
         Incoming::Status(answer) => drop(answer.send(standby(job))),
-        Incoming::Metrics(answer) => drop(answer.send(Metrics::new(job).text(&standby(job)))),
+        Incoming::Metrics(answer) => drop(answer.send(Metrics::new(job).text(&standby(job), 0))),
         Incoming::Wish(_, answer) => {
             let _ = answer.send(Err(Status::unavailable("this coordinator is a standby")));
         }

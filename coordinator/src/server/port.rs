@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use perennial_secure::{Security, Tokens};
+use axum::routing::get;
+use perennial_secure::{Credentials, Role, Security, Tokens};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_rustls::rustls::ServerConfig;
 use tonic::transport::{Error, Server};
 
-use super::admission::{Admission, admit};
+use super::admission::{Admission, HEALTH, admit};
 use super::door::{self, Limits};
 use super::reachable;
 use crate::CoordinatorError;
@@ -35,7 +35,7 @@ pub struct Access {
 pub(super) struct Port {
     listener: TcpListener,
     pub local: SocketAddr,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Arc<Credentials>>,
     tokens: Option<Arc<Tokens>>,
 }
 
@@ -44,8 +44,10 @@ pub(super) struct Port {
 impl Port {
     /// Refused where other machines reach the address and what is said there would not be encrypted.
     pub async fn open(address: &str, access: &Access) -> Result<Self, CoordinatorError> {
-        let credentials = access.security.credentials();
-        let tls = credentials.map(|own| own.coordinator()).transpose()?;
+        let tls = access.security.credentials().cloned();
+        if let Some(own) = &tls {
+            own.require(Role::Coordinator)?;
+        }
         let failed = |source: std::io::Error| {
             let address = address.to_string();
             match source.kind() {
@@ -73,18 +75,23 @@ impl Port {
         }
     }
 
-    /// Answers until `over`. `job`: the one that is served, to which a token may be bound.
+    /// Answers until `over`. `job`: the one that is served, to which a token may be bound. `advertised`: as in
+    /// [`Port::told`].
     pub fn serve(
         self,
         router: Router,
         job: Option<&str>,
+        advertised: Option<&str>,
         over: impl Future<Output = ()> + Send + 'static,
     ) -> JoinHandle<Result<(), Error>> {
         let admission = Admission {
             job: job.map(Arc::from),
             tokens: self.tokens,
+            advertised: advertised.map(Arc::from),
         };
-        let router = router.layer(from_fn_with_state(admission, admit));
+        let router = router
+            .route(HEALTH, get(|| async { "ok\n" }))
+            .layer(from_fn_with_state(admission, admit));
         let connections = door::open(self.listener, self.tls, Limits::default());
         tokio::spawn(
             Server::builder()

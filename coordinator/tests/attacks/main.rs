@@ -1,20 +1,22 @@
 //! A coordinator with TLS on a real port, and whoever tries the door.
 
+mod browser;
+#[path = "../common/mod.rs"]
+mod common;
 mod place;
 mod wire;
 
 use std::time::Duration;
 
-use perennial_coordinator::operate::Ruler;
+use perennial_coordinator::operate::{OperateError, Ruler};
 use perennial_proto::dial::Address;
-use perennial_proto::v1::StatusRequest;
+use perennial_proto::v1::{JobsReply, ResumeRequest, StatusRequest, SubmitRequest};
 use perennial_secure::{Role, Security, Token};
 use perennial_session::{Command, Options, connect};
 
+use common::DEADLINE;
 use place::Place;
-use wire::{Recorder, get_metrics, plain, replay};
-
-const DEADLINE: Duration = Duration::from_secs(30);
+use wire::{Recorder, ask, get, get_metrics, plain, replay};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_role_may_do_what_is_its_own_and_nothing_else() {
@@ -171,6 +173,18 @@ async fn a_token_opens_what_its_role_and_its_job_say() {
         .unwrap();
 }
 
+/// Probes of an orchestrator have no certificate.
+#[tokio::test(flavor = "multi_thread")]
+async fn anybody_hears_that_it_is_well_and_nothing_else() {
+    let place = Place::new().await;
+    let answer = get(&place, "/healthz", None, None).await.unwrap();
+    assert_eq!(answer, (200, "ok\n".into()));
+    for path in ["/healthz/", "/healthz/../metrics", "/Healthz", "/metrics"] {
+        let (code, words) = get(&place, path, None, None).await.unwrap();
+        assert_eq!(code, 401, "{path}: {words}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_answered_in_plain_text() {
     let place = Place::new().await;
@@ -247,4 +261,79 @@ async fn a_message_that_is_too_long_is_refused_and_harms_nobody() {
             .wanted,
         2
     );
+}
+
+/// A queue has many jobs: the token of one opens that one, and nothing is told of the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_for_one_job_opens_that_job_of_a_queue_and_nothing_else() {
+    let place = Place::of_queue().await;
+    let everything = place.token("everything", Role::Operator, None);
+    let flowers = place.token("flora", Role::Operator, Some("flowers"));
+    let with = |token: &Token| {
+        let security = place.without_certificate();
+        place.ruler(&security.with_token(Some(token.clone())))
+    };
+    let (all, own) = (with(&everything), with(&flowers));
+    let submission = |job: &str| SubmitRequest {
+        spec_json: serde_json::json!({ "name": job, "data": { "dir": "/pictures" } }).to_string(),
+        ..SubmitRequest::default()
+    };
+    let refused = |error: OperateError| {
+        let words = error.to_string();
+        assert!(words.contains("the token of operator `flora`"), "{words}");
+    };
+    all.submit(submission("leaves")).await.unwrap();
+    own.submit(submission("flowers")).await.unwrap();
+    refused(own.submit(submission("roots")).await.unwrap_err());
+
+    let names = |jobs: &JobsReply| -> Vec<String> {
+        let jobs = jobs.jobs.iter();
+        jobs.map(|job| job.job.clone()).collect()
+    };
+    assert_eq!(names(&all.jobs().await.unwrap()), ["leaves", "flowers"]);
+    assert_eq!(names(&own.jobs().await.unwrap()), ["flowers"]);
+    own.status("flowers").await.unwrap();
+    own.prioritize("flowers", 3).await.unwrap();
+    own.scale("flowers", 2).await.unwrap();
+    own.stop("flowers", false).await.unwrap();
+    let again = |job: &str| ResumeRequest {
+        job: job.into(),
+        ..ResumeRequest::default()
+    };
+    own.resume(again("flowers")).await.unwrap();
+
+    refused(own.status("leaves").await.unwrap_err());
+    refused(own.prioritize("leaves", 3).await.unwrap_err());
+    refused(own.scale("leaves", 2).await.unwrap_err());
+    refused(own.stop("leaves", false).await.unwrap_err());
+    refused(own.resume(again("leaves")).await.unwrap_err());
+    refused(own.drain("leaves", "w1").await.unwrap_err());
+    // Of the pool, whoever has the worker.
+    refused(own.drain("", "w1").await.unwrap_err());
+    let metrics = get_metrics(&place, None, Some(&flowers)).await.unwrap();
+    assert_eq!(metrics.0, 403, "{}", metrics.1);
+
+    let look = |path: &'static str| get(&place, path, None, Some(&flowers));
+    let (code, seen) = look("/api/overview").await.unwrap();
+    assert_eq!(code, 200, "{seen}");
+    assert!(
+        seen.contains("flowers") && !seen.contains("leaves"),
+        "{seen}"
+    );
+    assert_eq!(look("/api/jobs/flowers").await.unwrap().0, 200);
+    assert_eq!(look("/api/jobs/leaves").await.unwrap().0, 403);
+    let shown = format!("Authorization: Bearer {}", flowers.reveal());
+    let headers = ["Origin: https://localhost".to_string(), shown];
+    for (path, body, code) in [
+        ("/api/jobs/flowers/priority", "{\"priority\": 4}", 200),
+        ("/api/jobs/leaves/priority", "{\"priority\": 4}", 403),
+        ("/api/jobs/leaves/stop", "{\"now\": true}", 403),
+        ("/api/jobs/leaves/resume", "", 403),
+        ("/api/workers/w1/drain", "", 403),
+    ] {
+        let request = format!("POST {path}");
+        let answer = ask(&place, None, &request, &headers, body).await.unwrap();
+        assert_eq!(answer.code, code, "{path}: {}", answer.body);
+    }
+    assert_eq!(all.status("leaves").await.unwrap().phase, "queued");
 }

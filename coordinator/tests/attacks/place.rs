@@ -16,6 +16,8 @@ use rcgen::{
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::common::{DEADLINE, queue};
+
 pub struct Place {
     pub folder: TempDir,
     pub url: String,
@@ -36,26 +38,7 @@ fn wanted(role: Role, name: &str, days: std::ops::Range<i64>) -> Wanted {
 
 impl Place {
     pub async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
-        let authority = Authority::init(path).unwrap();
-        for role in Role::ALL {
-            let wanted = wanted(role, role.as_str(), 0..1);
-            authority.issue_into(path, &wanted).unwrap();
-        }
-        let expired = wanted(Role::Viewer, "expired", -2..-1);
-        authority.issue_into(path, &expired).unwrap();
-        issue_without_role(path);
-        let other = tempfile::tempdir().unwrap();
-        let stranger = Authority::init(other.path()).unwrap();
-        (stranger.issue_into(path, &wanted(Role::Viewer, "stranger", 0..1))).unwrap();
-
-        let tokens = path.join("tokens");
-        write_new(&tokens, "", true).unwrap();
-        let access = Access {
-            security: security(path, Role::Coordinator),
-            tokens: Some(Arc::new(Tokens::open(&tokens).unwrap())),
-        };
+        let (folder, access) = installation();
         let store = Store::in_memory();
         let spec = Spec {
             name: "flowers".into(),
@@ -89,10 +72,22 @@ impl Place {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(crate::DEADLINE, ruling)
+        tokio::time::timeout(DEADLINE, ruling)
             .await
             .expect("a term");
         tokio::spawn(async move { while told.recv().await.is_some() {} });
+        Self {
+            url: format!("https://{address}"),
+            address,
+            folder,
+            _stop: stop,
+        }
+    }
+
+    /// A queue with nobody to work for it.
+    pub async fn of_queue() -> Self {
+        let (folder, access) = installation();
+        let (address, stop) = queue(access).await;
         Self {
             url: format!("https://{address}"),
             address,
@@ -136,12 +131,38 @@ impl Place {
     }
 }
 
+/// A folder with an authority, what it has issued to everybody, and what others have; and how a coordinator is reached
+/// there.
+fn installation() -> (TempDir, Access) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let authority = Authority::init(path).unwrap();
+    for role in Role::ALL {
+        let wanted = wanted(role, role.as_str(), 0..1);
+        authority.issue_into(path, &wanted).unwrap();
+    }
+    let expired = wanted(Role::Viewer, "expired", -2..-1);
+    authority.issue_into(path, &expired).unwrap();
+    issue_without_role(path, authority.name());
+    let other = tempfile::tempdir().unwrap();
+    let stranger = Authority::init(other.path()).unwrap();
+    (stranger.issue_into(path, &wanted(Role::Viewer, "stranger", 0..1))).unwrap();
+
+    let tokens = path.join("tokens");
+    write_new(&tokens, "", true).unwrap();
+    let access = Access {
+        security: security(path, Role::Coordinator),
+        tokens: Some(Arc::new(Tokens::open(&tokens).unwrap())),
+    };
+    (folder, access)
+}
+
 /// `nobody.pem`: the authority signed it and it says nothing of a role.
-fn issue_without_role(folder: &Path) {
+fn issue_without_role(folder: &Path, authority: &str) {
     let of_authority = std::fs::read_to_string(folder.join("ca.key")).unwrap();
     let mut issuer = CertificateParams::default();
     issuer.distinguished_name = DistinguishedName::new();
-    (issuer.distinguished_name).push(DnType::CommonName, "perennial authority");
+    (issuer.distinguished_name).push(DnType::CommonName, authority);
     let issuer = Issuer::new(issuer, KeyPair::from_pem(&of_authority).unwrap());
     let mut nobody = CertificateParams::new(vec!["localhost".to_string()]).unwrap();
     nobody.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];

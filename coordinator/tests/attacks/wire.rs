@@ -59,19 +59,30 @@ fn certificate(path: &Path) -> CertificateDer<'static> {
     CertificateDer::from_pem_file(path).unwrap()
 }
 
-/// Status and body of `GET /metrics`, or why there is no answer.
-pub async fn get_metrics(
+/// An answer by HTTP/1.
+pub struct Answer {
+    pub code: u16,
+    /// Its headers, as they came.
+    pub head: String,
+    pub body: String,
+}
+
+/// The answer to `METHOD PATH`, with these lines of headers and this body, or why there is none.
+pub async fn ask(
     place: &Place,
     certificate: Option<&str>,
-    token: Option<&Token>,
-) -> Result<(u16, String), String> {
+    request: &str,
+    headers: &[String],
+    body: &str,
+) -> Result<Answer, String> {
     let asked = async {
         let mut stream = dial(place, certificate, b"http/1.1").await?;
-        let shown = token.map(|token| format!("Authorization: Bearer {}\r\n", token.reveal()));
-        let shown = shown.unwrap_or_default();
-        let request =
-            format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{shown}\r\n");
-        stream.write_all(request.as_bytes()).await?;
+        let mut text = format!("{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+        for header in headers {
+            text += &format!("{header}\r\n");
+        }
+        text += &format!("Content-Length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(text.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         std::io::Result::Ok(answer)
@@ -79,8 +90,33 @@ pub async fn get_metrics(
     let answer = timeout(DEADLINE, asked).await.expect("an answer");
     let answer = answer.map_err(|error| cause(&error))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let code = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Ok((code, body.to_string()))
+    Ok(Answer {
+        code: head.split(' ').nth(1).unwrap().parse().unwrap(),
+        head: head.to_string(),
+        body: body.to_string(),
+    })
+}
+
+/// Status and body of `GET /metrics`, or why there is no answer.
+pub async fn get_metrics(
+    place: &Place,
+    certificate: Option<&str>,
+    token: Option<&Token>,
+) -> Result<(u16, String), String> {
+    get(place, "/metrics", certificate, token).await
+}
+
+/// The same of any path.
+pub async fn get(
+    place: &Place,
+    path: &str,
+    certificate: Option<&str>,
+    token: Option<&Token>,
+) -> Result<(u16, String), String> {
+    let shown = token.map(|token| format!("Authorization: Bearer {}", token.reveal()));
+    let shown: Vec<String> = shown.into_iter().collect();
+    let answer = ask(place, certificate, &format!("GET {path}"), &shown, "").await?;
+    Ok((answer.code, answer.body))
 }
 
 /// What comes back for bytes that are no TLS.

@@ -44,6 +44,9 @@ pub enum CollectiveError {
     /// NCCL is not there, or is not one that can be used.
     #[error("{0}")]
     Library(String),
+    /// The members are not such that NCCL could sum between them; all of them find that.
+    #[error("the members cannot sum over NCCL: {0}")]
+    Unfit(String),
     /// A call into NCCL failed, and no member is known to be the cause.
     #[error("NCCL failed in {call}: {reason}")]
     Nccl { call: &'static str, reason: String },

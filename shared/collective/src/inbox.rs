@@ -84,7 +84,6 @@ impl Inbox {
 
     /// The loss of a peer that has not sent all of the `expected` messages, if it is known or comes to be known
     /// within `patience`.
-    #[cfg(feature = "nccl")]
     pub fn loss_within(&mut self, expected: u64, patience: Duration) -> Option<CollectiveError> {
         let end = Instant::now() + patience;
         loop {

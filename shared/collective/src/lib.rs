@@ -9,8 +9,8 @@
 //!
 //! A member sums the slots it owns with [`SlotSum`] and hands the resulting nodes to
 //! [`Collective::all_reduce`]: [`Local`] between threads of one process, [`Tcp`] between processes. One that
-//! is new or behind first gets the replica from a [`ReplicaServer`], beside training. With the feature `nccl` there
-//! is a third one, for members with a GPU each.
+//! is new or behind first gets the replica from a [`ReplicaServer`], beside training. A third
+//! one is for members with a GPU each: [`nccl`].
 
 mod element;
 mod error;
@@ -18,7 +18,6 @@ mod exchange;
 mod inbox;
 mod local;
 mod message;
-#[cfg(feature = "nccl")]
 pub mod nccl;
 mod silence;
 mod slice;
@@ -79,6 +78,11 @@ pub trait Collective: Send {
 
     /// Sums over all slots by the fixed tree; every member gets the identical result.
     fn all_reduce(&mut self, contribution: Contribution) -> Result<Reduced, CollectiveError>;
+
+    /// Bytes of sums given to connections to other members so far; 0 where there are none to count.
+    fn sent_bytes(&self) -> u64 {
+        0
+    }
 }
 
 impl<C: Collective + ?Sized> Collective for Box<C> {
@@ -92,5 +96,9 @@ impl<C: Collective + ?Sized> Collective for Box<C> {
 
     fn all_reduce(&mut self, contribution: Contribution) -> Result<Reduced, CollectiveError> {
         (**self).all_reduce(contribution)
+    }
+
+    fn sent_bytes(&self) -> u64 {
+        (**self).sent_bytes()
     }
 }

@@ -35,6 +35,34 @@ impl<T: Element> SlotSum<T> {
 
     /// Adds what a slot computed; `None` for an empty slot, which contributes nothing.
     pub fn add(&mut self, slot: u32, value: Option<Vec<T>>) -> Result<(), CollectiveError> {
+        let len = value.as_ref().map(Vec::len);
+        self.join(slot, len, |sibling| merge(sibling, value))
+    }
+
+    /// Adds the `len` numbers that a slot computed: `parts` where their ranges say, and zero elsewhere. Where the sum
+    /// of its sibling waits they are added to it, and no vector is made.
+    pub fn add_parts(
+        &mut self,
+        slot: u32,
+        len: usize,
+        parts: impl IntoIterator<Item = (Range<usize>, Vec<T>)>,
+    ) -> Result<(), CollectiveError> {
+        self.join(slot, Some(len), |sibling| {
+            let mut sum = sibling.unwrap_or_else(|| vec![T::default(); len]);
+            for (range, values) in parts {
+                add(&mut sum[range], &values);
+            }
+            Some(sum)
+        })
+    }
+
+    /// Puts into the tree what `with` makes of the sum of the slot's sibling, where that waits.
+    fn join(
+        &mut self,
+        slot: u32,
+        len: Option<usize>,
+        with: impl FnOnce(Option<Vec<T>>) -> Option<Vec<T>>,
+    ) -> Result<(), CollectiveError> {
         let Some(top) = (self.maximal.iter().copied()).find(|top| covers(*top, slot)) else {
             let owned = &self.owned;
             return Err(CollectiveError::Input(format!(
@@ -46,7 +74,7 @@ impl<T: Element> SlotSum<T> {
                 "slot `{slot}` was added twice"
             )));
         }
-        if let Some(len) = value.as_ref().map(Vec::len) {
+        if let Some(len) = len {
             let expected = *self.len.get_or_insert(len);
             if len != expected {
                 return Err(CollectiveError::Input(format!(
@@ -55,21 +83,28 @@ impl<T: Element> SlotSum<T> {
             }
         }
 
-        let mut node = Node {
+        let leaf = Node {
             start: slot,
             end: slot + 1,
         };
-        let mut value = value;
-        for (parent, sibling) in ancestors(top, node).into_iter().rev() {
-            let Some(other) = self.done.remove(&sibling) else {
-                break;
-            };
-            value = if sibling < node {
-                merge(other, value)
-            } else {
-                merge(value, other)
-            };
+        let mut node = leaf;
+        let mut path = ancestors(top, node).into_iter().rev();
+        let mut sibling_of = |done: &mut BTreeMap<_, _>| {
+            let (parent, sibling) = path.next()?;
+            Some((parent, done.remove(&sibling)?))
+        };
+        let mut value = match sibling_of(&mut self.done) {
+            Some((parent, sibling)) => {
+                node = parent;
+                with(sibling)
+            }
+            None => with(None),
+        };
+        while node != leaf
+            && let Some((parent, sibling)) = sibling_of(&mut self.done)
+        {
             node = parent;
+            value = merge(value, sibling);
         }
         self.done.insert(node, value);
         Ok(())
@@ -125,6 +160,31 @@ mod tests {
 
     fn value(slot: u32) -> Option<Vec<f32>> {
         (slot % 4 != 2).then(|| vec![(slot as f32).sin() * 1e3, 0.1 + slot as f32])
+    }
+
+    #[test]
+    fn in_parts_a_sum_has_the_bits_that_it_has_whole() {
+        for slots in 1..=9u32 {
+            let (mut whole, mut parts) =
+                (SlotSum::new(slots, 0..slots), SlotSum::new(slots, 0..slots));
+            // Slots come in pairs from the end, so that siblings wait on either side.
+            for slot in (0..slots).rev() {
+                let Some(value) = value(slot) else {
+                    whole.add(slot, None).unwrap();
+                    parts.add(slot, None).unwrap();
+                    continue;
+                };
+                let (len, last) = (value.len() + 1, value.len());
+                let pieces: Vec<_> = (value.iter().enumerate().rev())
+                    .map(|(at, number)| (at..at + 1, vec![*number]))
+                    .collect();
+                parts.add_parts(slot, len, pieces).unwrap();
+                let mut padded = value;
+                padded.insert(last, 0.0);
+                whole.add(slot, Some(padded)).unwrap();
+            }
+            assert_eq!(whole.finish().unwrap(), parts.finish().unwrap());
+        }
     }
 
     #[test]

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use perennial_secure::{Security, SecurityError, in_words};
+use perennial_secure::{Credentials, Role, Security, SecurityError, in_words};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
+use rustls::{ClientConnection, Connection, ServerConnection};
 
 use crate::tcp::Patience;
 
@@ -20,12 +20,9 @@ const CHUNK: usize = 64 << 10;
 /// Workers are known by their role; the name is only there because TLS wants one.
 const NAME: &str = "worker.perennial";
 
-/// What a worker encrypts its connections with.
+/// What a worker encrypts its connections with, each as its files are then.
 #[derive(Debug, Clone)]
-pub struct MeshTls {
-    accept: Arc<ServerConfig>,
-    dial: Arc<ClientConfig>,
-}
+pub struct MeshTls(Arc<Credentials>);
 
 /// A connection.
 #[derive(Debug)]
@@ -69,10 +66,8 @@ impl MeshTls {
         let Some(credentials) = security.credentials() else {
             return Ok(None);
         };
-        Ok(Some(Self {
-            accept: credentials.worker()?,
-            dial: credentials.to_worker()?,
-        }))
+        credentials.require(Role::Worker)?;
+        Ok(Some(Self(credentials.clone())))
     }
 }
 
@@ -93,7 +88,7 @@ impl Stream {
             return Ok(Self::plain(tcp));
         };
         let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
-        let connection = ClientConnection::new(tls.dial.clone(), name).map_err(broken)?;
+        let connection = ClientConnection::new(tls.0.to_worker(), name).map_err(broken)?;
         Self::encrypted(tcp, connection.into(), patience)
     }
 
@@ -106,7 +101,8 @@ impl Stream {
         let Some(tls) = tls else {
             return Ok(Self::plain(tcp));
         };
-        let connection = ServerConnection::new(tls.accept.clone()).map_err(broken)?;
+        let config = tls.0.worker().map_err(io::Error::other)?;
+        let connection = ServerConnection::new(config).map_err(broken)?;
         Self::encrypted(tcp, connection.into(), patience)
     }
 

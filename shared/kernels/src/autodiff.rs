@@ -143,6 +143,17 @@ impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodi
         bias: FloatTensor<Self>,
         precision: Precision,
     ) -> FloatTensor<Self> {
+        if !x.is_tracked() {
+            let x = x.into_primitive();
+            let [weight_value, bias_value] =
+                [&weight, &bias].map(|input| input.primitive().clone());
+            let output = B::kernel_conv_stride2(x.clone(), weight_value, bias_value, precision);
+            let saved = (x, precision);
+            return record::<B, C, _, _>([weight, bias], output, saved, |(x, precision), grad| {
+                let weight = B::kernel_conv_stride2_weight_backward(x, grad.clone(), precision);
+                [weight, B::kernel_bias_backward(grad)]
+            });
+        }
         record_product::<B, C>(
             [x, weight, bias],
             precision,

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use burn::tensor::Device;
-
-use crate::Precision;
 
 /// A processor of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,8 +34,6 @@ pub enum DeviceError {
         "the GPU's memory is full; lower `train.batch_size`, or raise `train.slots`: slots are computed one by one"
     )]
     OutOfMemory,
-    #[error("`{0}` computes in f32 only: set `train.precision` to \"f32\", or compute on `cpu`")]
-    OnlyF32(ComputeDevice),
     #[error("the device failed: {0}")]
     Failed(String),
 }
@@ -72,6 +69,18 @@ pub struct Gpu {
     pub capability: [i32; 2],
     /// Bytes.
     pub memory: usize,
+    /// Errors of its memory that were not corrected since the driver was loaded, where that was asked and is counted.
+    pub memory_errors: Option<u64>,
+}
+
+/// What a GPU holds, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// By whatever computes there, this process or another one.
+    pub used: u64,
+    pub total: u64,
+    /// The most that was found used since it was first looked at.
+    pub peak: u64,
 }
 
 /// What a machine has of CUDA. Of each part its version or place, or the reason why it cannot be used.
@@ -86,6 +95,8 @@ pub struct Cuda {
     /// Needed only for sums between GPUs.
     pub nccl: Result<String, String>,
     pub gpus: Result<Vec<Gpu>, String>,
+    /// Pairs of GPUs that reach each other's memory without the host.
+    pub links: Result<Vec<[usize; 2]>, String>,
 }
 
 // === impl Cuda ===
@@ -115,19 +126,33 @@ impl ComputeDevice {
         }
     }
 
-    /// Refuses what the kernels of the device cannot do.
-    pub fn computes(self, precision: Precision) -> Result<(), DeviceError> {
-        match (self, precision) {
-            (Self::Cuda(_), Precision::Bf16) => Err(DeviceError::OnlyF32(self)),
-            _ => Ok(()),
-        }
-    }
-
     /// The model, instruction set and kernel set of a GPU: within one such class equal input gives equal bits. None: not a GPU.
     pub fn gpu_class(self) -> Result<Option<String>, DeviceError> {
         match self {
             Self::Cpu => Ok(None),
             Self::Cuda(index) => cuda_class(self, index).map(Some),
+        }
+    }
+
+    /// Calls `told` with what happened once the driver says that the GPU has failed, from another thread. The error is why
+    /// nobody can watch it; a CPU needs nobody.
+    pub fn watch(self, told: impl FnOnce(String) + Send + 'static) -> Result<(), String> {
+        match self {
+            Self::Cpu => Ok(()),
+            Self::Cuda(index) => watch_cuda(index, told),
+        }
+    }
+
+    /// Calls `told` with what the GPU holds, at once and then `every` so often, from another thread. The error is why nobody
+    /// can tell; a CPU's memory is not watched.
+    pub fn watch_memory(
+        self,
+        every: Duration,
+        told: impl FnMut(DeviceMemory) + Send + 'static,
+    ) -> Result<(), String> {
+        match self {
+            Self::Cpu => Ok(()),
+            Self::Cuda(index) => watch_cuda_memory(index, every, told),
         }
     }
 
@@ -171,6 +196,34 @@ fn open_cuda(device: ComputeDevice, index: usize) -> Result<Device, DeviceError>
 #[cfg(not(feature = "cuda"))]
 fn open_cuda(device: ComputeDevice, _index: usize) -> Result<Device, DeviceError> {
     Err(DeviceError::NotBuilt(device))
+}
+
+#[cfg(feature = "cuda")]
+fn watch_cuda(index: usize, told: impl FnOnce(String) + Send + 'static) -> Result<(), String> {
+    crate::gpu::health::watch(index, told)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn watch_cuda(_index: usize, _told: impl FnOnce(String) + Send + 'static) -> Result<(), String> {
+    Err("the program was built without GPUs".to_string())
+}
+
+#[cfg(feature = "cuda")]
+fn watch_cuda_memory(
+    index: usize,
+    every: Duration,
+    told: impl FnMut(DeviceMemory) + Send + 'static,
+) -> Result<(), String> {
+    crate::gpu::memory::watch(index, every, told)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn watch_cuda_memory(
+    _index: usize,
+    _every: Duration,
+    _told: impl FnMut(DeviceMemory) + Send + 'static,
+) -> Result<(), String> {
+    Err("the program was built without GPUs".to_string())
 }
 
 #[cfg(feature = "cuda")]
@@ -233,15 +286,6 @@ mod tests {
             DeviceError::of_reading(&said).to_string(),
             "the device failed: An error happened: the launch failed"
         );
-    }
-
-    #[test]
-    fn products_of_rounded_numbers_are_refused_on_a_gpu() {
-        assert_eq!(ComputeDevice::Cpu.computes(Precision::Bf16), Ok(()));
-        let gpu = ComputeDevice::Cuda(0);
-        assert_eq!(gpu.computes(Precision::F32), Ok(()));
-        let error = gpu.computes(Precision::Bf16).unwrap_err();
-        assert_eq!(error, DeviceError::OnlyF32(gpu));
     }
 
     #[cfg(not(feature = "cuda"))]

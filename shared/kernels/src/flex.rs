@@ -301,6 +301,19 @@ impl KernelGradients for Flex {
         (tensor(dx, dims(&x)), tensor(dw, dims(&weight)))
     }
 
+    fn kernel_conv_stride2_weight_backward(
+        x: Tensor,
+        grad: Tensor,
+        precision: Precision,
+    ) -> Tensor {
+        let (x, grad) = (contiguous(x), contiguous(grad));
+        let (shape, outputs) = (image(&x), image(&grad).channels);
+        let flop = len(&grad) * 18 * shape.channels;
+        let _span = span("conv, stride 2, backward", flop, len(&x) + len(&grad));
+        let dw = cpu::conv::weight_backward(shape, values(&x), values(&grad), outputs, precision);
+        tensor(dw, vec![outputs, shape.channels, 3, 3])
+    }
+
     fn kernel_batch_norm_backward(
         x: Tensor,
         gamma: Tensor,

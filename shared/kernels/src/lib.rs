@@ -33,6 +33,8 @@ pub enum Precision {
     F32,
     /// To bfloat16, the upper half of an `f32`: eight bits of precision and the same range.
     Bf16,
+    /// To half precision (IEEE 754 binary16): eleven bits of precision, from 6e-8 to 65504. What is larger is infinite.
+    F16,
 }
 
 /// The kernel set that computed a replica, part of its numerics class.

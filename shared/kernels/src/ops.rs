@@ -89,6 +89,12 @@ pub trait KernelGradients: Backend {
         grad: FloatTensor<Self>,
         precision: Precision,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    /// The gradient of the weight alone, for inputs without one.
+    fn kernel_conv_stride2_weight_backward(
+        x: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        precision: Precision,
+    ) -> FloatTensor<Self>;
     #[allow(clippy::too_many_arguments)]
     fn kernel_batch_norm_backward(
         x: FloatTensor<Self>,

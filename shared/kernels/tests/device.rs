@@ -5,6 +5,7 @@ mod support;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use perennial_kernels::cpu::Image;
+use perennial_kernels::cpu::rounding::{bf16, f16};
 use perennial_kernels::{Activation, ComputeDevice, Precision, ops};
 
 use support::*;
@@ -87,6 +88,62 @@ fn linear_layers_agree_with_the_reference() {
     }
 }
 
+/// In each precision, rounding and its gradients included: what is rounded before and rounded to the same again is the
+/// same to the bit.
+#[test]
+fn products_round_their_operands() {
+    for (precision, round) in [
+        (Precision::Bf16, bf16 as fn(f32) -> f32),
+        (Precision::F16, f16),
+    ] {
+        let (rows, inputs, outputs) = (70, 130, 65);
+        let shape = image(2, 9, 7, 5);
+        let mut source = Source::new("rounded");
+        let near = |values: &[f32]| -> Vec<f32> { values.iter().map(|it| round(*it)).collect() };
+        let x = source.values(rows * inputs);
+        let weight = source.values(outputs * inputs);
+        let pictures = source.values(shape.len());
+        let taps = source.values(9 * shape.channels * outputs);
+        let bias = source.values(outputs);
+        let run = |x: &[f32], weight: &[f32], pictures: &[f32], taps: &[f32], precision| {
+            let x = leaf(x, [rows, inputs]);
+            let weight = leaf(weight, [outputs, inputs]);
+            let pictures = leaf(pictures, dims(shape));
+            let taps = leaf(taps, [outputs, shape.channels, 3, 3]);
+            let bias = leaf(&bias, [outputs]);
+            let linear = ops::linear(x.clone(), weight.clone(), precision);
+            let conv = ops::conv_stride2(pictures.clone(), taps.clone(), bias, precision);
+            // The gradient of each is one, which every format has. A sum would have it too, but Burn's adds in the order of
+            // arrival on a GPU.
+            let mut of_linear = linear.clone().backward();
+            let mut of_conv = conv.clone().backward();
+            [
+                values(linear.inner()),
+                values(conv.inner()),
+                values(x.grad_remove(&mut of_linear).unwrap()),
+                values(weight.grad_remove(&mut of_linear).unwrap()),
+                values(pictures.grad_remove(&mut of_conv).unwrap()),
+                values(taps.grad_remove(&mut of_conv).unwrap()),
+            ]
+        };
+        let found = run(&x, &weight, &pictures, &taps, precision);
+        let [near_x, near_weight, near_pictures, near_taps] =
+            [&x, &weight, &pictures, &taps].map(|values| near(values));
+        let expected = run(
+            &near_x,
+            &near_weight,
+            &near_pictures,
+            &near_taps,
+            Precision::F32,
+        );
+        for (found, expected) in found.iter().zip(&expected) {
+            let what = format!("rounded to {precision:?}");
+            assert_close(&what, found, &wide(expected), FORWARD);
+        }
+        assert_ne!(found, run(&x, &weight, &pictures, &taps, Precision::F32));
+    }
+}
+
 #[test]
 fn convolutions_agree_with_the_reference() {
     for (shape, outputs) in [
@@ -146,6 +203,17 @@ fn convolutions_agree_with_the_reference() {
             [x: &x_values, weight: &weight_values, bias: &bias_values],
             reference
         );
+        // Pictures without a gradient: those of the layer are the same.
+        let gradients_of = |x: Tensor<4>| {
+            let output = ops::conv_stride2(x, weight.clone(), bias.clone(), Precision::F32);
+            let weights = TensorData::new(grad.clone(), output.dims());
+            let weights = Tensor::from_data(weights, &device()).autodiff();
+            let mut gradients = (output * weights).backward();
+            let dweight = values(weight.grad_remove(&mut gradients).unwrap());
+            (dweight, values(bias.grad_remove(&mut gradients).unwrap()))
+        };
+        let pictures = x.clone().inner().autodiff();
+        assert_eq!(gradients_of(pictures), gradients_of(x.clone()), "{what}");
         let rectified = ops::conv_stride2_relu(x.clone(), weight, bias).inner();
         let expected = reference(&[wide(&x_values), wide(&weight_values), wide(&bias_values)]);
         let expected: Vec<f64> = expected.iter().map(|value| value.max(0.0)).collect();

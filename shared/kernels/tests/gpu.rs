@@ -3,11 +3,14 @@
 
 mod support;
 
+use perennial_kernels::Precision::{self, Bf16, F16};
 use perennial_kernels::cpu::Image;
 use perennial_kernels::cpu::conv::output_image;
 use perennial_kernels::cpu::depthwise::Window;
+use perennial_kernels::cpu::rounding::{bf16, f16};
 use perennial_kernels::gpu::host::Host;
-use perennial_kernels::gpu::operations::{self, Layer, Norm};
+use perennial_kernels::gpu::math;
+use perennial_kernels::gpu::operations::{self, Convolution, Layer, Norm};
 use perennial_kernels::gpu::product::PIECE;
 use perennial_kernels::gpu::sums::GROUP;
 
@@ -57,6 +60,7 @@ fn linear_and_its_gradients_agree_with_the_reference() {
             inputs,
             outputs,
             gelu: false,
+            precision: Precision::F32,
         };
 
         let expected = linear_reference(&wide(&x), &wide(&weight), &wide(&bias));
@@ -89,6 +93,7 @@ fn a_linear_layer_after_gelu_and_its_gradients_agree_with_the_reference() {
             inputs,
             outputs,
             gelu: true,
+            precision: Precision::F32,
         };
         let reference = |point: &[Vec<f64>]| -> Vec<f64> {
             let gelu = |x: &f64| 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
@@ -100,6 +105,91 @@ fn a_linear_layer_after_gelu_and_its_gradients_agree_with_the_reference() {
         assert_close(&what, &found, &expected, FORWARD);
         let gradients = operations::linear_backward(&Host, layer, &x, &weight, &grad);
         assert_gradients(&what, &[&x, &weight], &grad, &gradients, reference);
+    }
+}
+
+/// A precision and what rounds to it.
+type Rounding = fn(f32) -> f32;
+
+const ROUNDED: [(Precision, Rounding); 2] = [(Bf16, bf16), (F16, f16)];
+
+fn rounded(values: &[f32], round: fn(f32) -> f32) -> Vec<f32> {
+    values.iter().map(|value| round(*value)).collect()
+}
+
+#[test]
+fn products_of_rounded_operands_are_those_of_operands_that_were_rounded_before() {
+    for (precision, round) in ROUNDED {
+        for (rows, inputs, outputs) in [(1, 1, 1), (33, 48, 31), (3, 65, 130), (PIECE + 1, 3, 2)] {
+            let what = format!("{precision:?} linear {rows}x{inputs} to {outputs}");
+            let mut source = Source::new(&what);
+            let x = source.values(rows * inputs);
+            let weight = source.values(outputs * inputs);
+            let (bias, grad) = (source.values(outputs), source.values(rows * outputs));
+            let [near_x, near_weight, near_grad] =
+                [&x, &weight, &grad].map(|values| rounded(values, round));
+            let [layer, plain] = [precision, Precision::F32].map(|precision| Layer {
+                rows,
+                inputs,
+                outputs,
+                gelu: false,
+                precision,
+            });
+            let found = operations::linear(&Host, layer, &x, &weight, Some(&bias));
+            let expected = linear_reference(&wide(&near_x), &wide(&near_weight), &wide(&bias));
+            assert_close(&what, &found, &expected, FORWARD);
+            let same = operations::linear(&Host, plain, &near_x, &near_weight, Some(&bias));
+            assert_eq!(found, same, "{what}");
+            assert_eq!(
+                operations::linear_backward(&Host, layer, &x, &weight, &grad),
+                operations::linear_backward(&Host, plain, &near_x, &near_weight, &near_grad),
+                "{what}"
+            );
+
+            // The activated values are rounded, their slope is that of the values before.
+            let after_gelu = Layer {
+                gelu: true,
+                ..layer
+            };
+            let activated: Vec<f32> = x.iter().map(|x| round(math::gelu(*x))).collect();
+            assert_eq!(
+                operations::linear(&Host, after_gelu, &x, &weight, None),
+                operations::linear(&Host, plain, &activated, &near_weight, None),
+                "{what}"
+            );
+            let [dx, dweight] = operations::linear_backward(&Host, after_gelu, &x, &weight, &grad);
+            let [dactivated, same] =
+                operations::linear_backward(&Host, plain, &activated, &near_weight, &near_grad);
+            let slopes = x.iter().map(|x| math::gelu_slope(*x));
+            let through: Vec<f32> = dactivated.iter().zip(slopes).map(|(d, s)| d * s).collect();
+            assert_eq!([dx, dweight], [through, same], "{what}");
+        }
+        for (shape, outputs) in [(image(1, 2, 3, 1), 5), (image(2, 9, 7, 3), 24)] {
+            let what = format!("{precision:?} convolution of {shape:?}");
+            let mut source = Source::new(&what);
+            let x = source.values(shape.len());
+            let weight = source.values(9 * shape.channels * outputs);
+            let bias = source.values(outputs);
+            let grad = source.values(output_image(shape, outputs).len());
+            let [near_x, near_weight, near_grad] =
+                [&x, &weight, &grad].map(|values| rounded(values, round));
+            let [convolution, plain] = [precision, Precision::F32].map(|precision| Convolution {
+                shape,
+                outputs,
+                precision,
+            });
+            assert_eq!(
+                operations::conv_stride2(&Host, convolution, [&x, &weight, &bias], false),
+                operations::conv_stride2(&Host, plain, [&near_x, &near_weight, &bias], false),
+                "{what}"
+            );
+            let inputs = [&near_x, &near_weight, &near_grad];
+            assert_eq!(
+                operations::conv_stride2_backward(&Host, convolution, [&x, &weight, &grad]),
+                operations::conv_stride2_backward(&Host, plain, inputs),
+                "{what}"
+            );
+        }
     }
 }
 
@@ -161,14 +251,21 @@ fn the_convolution_of_stride_two_and_its_gradients_agree_with_the_reference() {
             conv_reference(shape, Geometry::dense(2), &point[0], &point[1], &point[2])
         };
 
+        let convolution = Convolution {
+            shape,
+            outputs,
+            precision: Precision::F32,
+        };
         let expected = reference(&[wide(&x), wide(&weight), wide(&bias)]);
-        let found = operations::conv_stride2(&Host, shape, outputs, &x, &weight, &bias, false);
+        let found = operations::conv_stride2(&Host, convolution, [&x, &weight, &bias], false);
         assert_close(&what, &found, &expected, FORWARD);
-        let found = operations::conv_stride2(&Host, shape, outputs, &x, &weight, &bias, true);
+        let found = operations::conv_stride2(&Host, convolution, [&x, &weight, &bias], true);
         assert_close(&what, &found, &relu(&expected), FORWARD);
 
         let [dx, dweight] =
-            operations::conv_stride2_backward(&Host, shape, outputs, &x, &weight, &grad);
+            operations::conv_stride2_backward(&Host, convolution, [&x, &weight, &grad]);
+        let alone = operations::conv_stride2_weight_backward(&Host, convolution, [&x, &grad]);
+        assert_eq!(alone, dweight, "{what}");
         let dbias = operations::bias_backward(&Host, out.len() / outputs, outputs, &grad);
         let gradients = [dx, dweight, dbias];
         assert_gradients(&what, &[&x, &weight, &bias], &grad, &gradients, reference);

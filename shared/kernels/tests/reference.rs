@@ -1,7 +1,7 @@
 //! Every operation on slices against a plain `f64` reference, and its gradients against central
 //! differences of that reference, on shapes that fill no block of a kernel.
 
-mod bf16;
+mod rounded;
 mod support;
 
 use perennial_kernels::Precision::F32;

@@ -33,6 +33,16 @@ enum BoundParameter {
     Parts(Vec<Tensor<4>>),
 }
 
+/// The gradient of a loss by all parameters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gradient {
+    /// Of [`Weights::parameters`], as it is laid out.
+    pub len: usize,
+    /// Each parameter's values, or those of a part of it, and their place in [`Weights::parameters`]. What had no part
+    /// in the loss is left out; its gradient is zero.
+    pub parts: Vec<(Range<usize>, Vec<f32>)>,
+}
+
 /// Weights for inference: each batch normalisation's work is done by the layer before or after it.
 pub(crate) struct Folded {
     pub weights: Weights,
@@ -115,13 +125,12 @@ impl Bound {
         }
     }
 
-    /// Takes the gradients out of `gradients` into one vector laid out as [`Weights::parameters`].
-    /// A parameter that had no part in the loss has gradient zero.
+    /// Takes the gradients out of `gradients`.
     pub fn take_gradients(
         &self,
         table: &Table,
         gradients: &mut Gradients,
-    ) -> Result<Vec<f32>, DeviceError> {
+    ) -> Result<Gradient, DeviceError> {
         let mut places = Vec::new();
         let mut reading = Transaction::default();
         for (parameter, bound) in table.parameters().iter().zip(&self.parameters) {
@@ -145,11 +154,10 @@ impl Bound {
                 }
             }
         }
-        let mut flat = vec![0.0; table.parameters_len()];
-        for (place, values) in places.into_iter().zip(read(reading)?) {
-            flat[place].copy_from_slice(&values);
-        }
-        Ok(flat)
+        Ok(Gradient {
+            len: table.parameters_len(),
+            parts: places.into_iter().zip(read(reading)?).collect(),
+        })
     }
 
     pub(crate) fn vector(&self, id: ParameterId) -> Tensor<1> {
@@ -184,6 +192,19 @@ impl Bound {
     pub(crate) fn part_bias(&self, id: ParameterId, index: usize) -> Option<Tensor<1>> {
         let biases = self.inference.as_ref()?.get(&id)?;
         Some(biases[index].clone())
+    }
+}
+
+// === impl Gradient ===
+
+impl Gradient {
+    /// Laid out as [`Weights::parameters`].
+    pub fn flat(&self) -> Vec<f32> {
+        let mut flat = vec![0.0; self.len];
+        for (place, values) in &self.parts {
+            flat[place.clone()].copy_from_slice(values);
+        }
+        flat
     }
 }
 

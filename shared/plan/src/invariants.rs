@@ -23,6 +23,13 @@ pub enum Invariant {
     Log1,
     /// The number of evaluated samples is the size of the data set.
     Ev1,
+    /// An evaluation is of the weights whose hash its job names.
+    Ev2,
+    /// A step is skipped by all members or by none, at one loss scale.
+    Sc1,
+    /// A stop that was asked for ends the job in bounded time, once nothing goes wrong. Only an observer with a clock of
+    /// its own can see that, so it is checked in the simulation.
+    End1,
 }
 
 // === impl Invariant ===
@@ -54,6 +61,18 @@ impl Invariant {
             Self::Ev1 => (
                 "EV-1",
                 "the number of evaluated samples is the size of the data set",
+            ),
+            Self::Ev2 => (
+                "EV-2",
+                "an evaluation is of the weights whose hash its job names",
+            ),
+            Self::Sc1 => (
+                "SC-1",
+                "a step is skipped by all members or by none, at one loss scale",
+            ),
+            Self::End1 => (
+                "END-1",
+                "a stop that was asked for ends the job in bounded time, once nothing goes wrong",
             ),
         }
     }

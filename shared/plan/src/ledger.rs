@@ -27,6 +27,12 @@ pub struct StepRecord {
     /// Of the mean gradient, before clipping.
     #[serde(with = "exact")]
     pub grad_norm: f64,
+    /// What the loss was multiplied by, where the job scales it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
+    /// The gradient was not finite, so nothing but the loss scale has changed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub skipped: bool,
     /// Of the replica after the step, in hexadecimal.
     #[serde(with = "hexadecimal")]
     pub replica_hash: u64,
@@ -58,6 +64,11 @@ impl StepRecord {
         }
         for number in [self.loss_sum, self.learning_rate, self.grad_norm] {
             hash.update(number.to_bits().to_le_bytes());
+        }
+        // The leaf of a job without a scale is what it always was.
+        if let Some(scale) = self.loss_scale {
+            hash.update(scale.to_bits().to_le_bytes());
+            hash.update([u8::from(self.skipped)]);
         }
         hash.finalize().into()
     }
@@ -166,6 +177,10 @@ impl TryFrom<Stored> for LedgerRoot {
     }
 }
 
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 /// A number as text that gives the same bits back; JSON readers may round.
 mod exact {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -211,6 +226,8 @@ mod tests {
             top5: 9,
             learning_rate: 1e-3,
             grad_norm: 1.0 / 3.0,
+            loss_scale: None,
+            skipped: false,
             replica_hash: 0x1234,
             seconds: 0.5,
             confirmed: vec![0],
@@ -232,6 +249,11 @@ mod tests {
             other[changed].replica_hash ^= 1;
             seen.push(root(&other));
         }
+        let mut scaled = records.clone();
+        scaled[4].loss_scale = Some(65536.0);
+        seen.push(root(&scaled));
+        scaled[4].skipped = true;
+        seen.push(root(&scaled));
         let mut swapped = records.clone();
         swapped.swap(3, 4);
         seen.push(root(&swapped));
@@ -257,6 +279,8 @@ mod tests {
             let record = StepRecord {
                 loss_sum: 0.1 + 0.2 * f64::from(step),
                 grad_norm: f64::MIN_POSITIVE / 3.0,
+                loss_scale: (step > 3).then_some(0.1),
+                skipped: step == 5,
                 ..record(step)
             };
             let text = serde_json::to_string(&record).unwrap();

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::Spec;
 use crate::random::{Domain, Stream};
 
 /// The order in which an epoch visits the training samples: a permutation of `0..samples` that
@@ -10,6 +11,14 @@ pub fn epoch_order(seed: u64, epoch: u32, samples: usize) -> Vec<u32> {
     let mut order: Vec<u32> = (0..samples as u32).collect();
     Stream::new(seed, Domain::Order, &[u64::from(epoch)]).shuffle(&mut order);
     order
+}
+
+/// The order in which an epoch of this job visits its samples: drawn where it trains, as they lie where it evaluates.
+pub fn visiting_order(spec: &Spec, epoch: u32, samples: usize) -> Vec<u32> {
+    match spec.evaluate {
+        None => epoch_order(spec.seed, epoch, samples),
+        Some(_) => (0..samples as u32).collect(),
+    }
 }
 
 /// Steps in an epoch. The last one may be short; none is padded or dropped.

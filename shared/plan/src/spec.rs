@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::scaling::LossScale;
+
 /// A key of the job file whose value cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("job file: `{key}` is {value}, but must be {expected}")]
@@ -12,12 +14,30 @@ pub struct SpecError {
     pub expected: &'static str,
 }
 
+/// A section of the job file, in the words of its documentation.
+#[derive(Debug, Clone, Copy)]
+pub struct Section {
+    pub about: &'static [&'static str],
+    /// Each key with the lines that are said of it.
+    pub keys: &'static [(&'static str, &'static [&'static str])],
+}
+
 macro_rules! section {
-    ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $kind:ty = $default:expr,)* }) => {
-        $(#[$meta])*
+    ($(#[doc = $about:literal])* $name:ident {
+        $($(#[doc = $doc:literal])* $(#[serde $serde:tt])* $field:ident: $kind:ty = $default:expr,)*
+    }) => {
+        $(#[doc = $about])*
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields, default)]
-        pub struct $name { $($(#[$field_meta])* pub $field: $kind,)* }
+        pub struct $name { $($(#[doc = $doc])* $(#[serde $serde])* pub $field: $kind,)* }
+
+        impl $name {
+            /// What stands above in words.
+            pub const SECTION: Section = Section {
+                about: &[$($about),*],
+                keys: &[$((stringify!($field), &[$($doc),*])),*],
+            };
+        }
 
         impl Default for $name {
             fn default() -> Self {
@@ -44,6 +64,9 @@ section! {
         ema: EmaSpec = EmaSpec::default(),
         elastic: ElasticSpec = ElasticSpec::default(),
         checkpoint: CheckpointSpec = CheckpointSpec::default(),
+        /// Weights to measure in place of training; none: the job trains.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        evaluate: Option<EvaluateSpec> = None,
     }
 }
 
@@ -61,11 +84,14 @@ section! {
         stratify: bool = false,
         /// Height and width in pixels of what the network sees.
         image_size: u32 = 64,
+        /// How pictures are resized, as Pillow does it.
         resize: Interpolation = Interpolation::Bilinear,
         /// Per-channel mean that normalisation subtracts, of values in 0..1.
         mean: [f32; 3] = [0.5; 3],
         /// Per-channel standard deviation that normalisation divides by.
         std: [f32; 3] = [0.5; 3],
+        /// What becomes of a picture that cannot be decoded: `fail` ends the run with its name, `skip` leaves it out and
+        /// counts it in the report.
         on_bad_image: OnBadImage = OnBadImage::Fail,
         /// Decoding refuses pictures with more pixels.
         max_pixels: u64 = 100_000_000,
@@ -114,13 +140,21 @@ section! {
 section! {
     /// `[train]`: how long, in which portions.
     TrainSpec {
+        /// Passes over the training pictures.
         epochs: u32 = 30,
         /// Samples in a global batch.
         batch_size: u32 = 64,
         /// Shares of a global batch; bounds how many workers are of use.
         slots: u32 = 4,
+        /// How gradients are summed over slots: `exact` by a fixed tree, `fast` by NCCL between GPUs, whose weights
+        /// depend on the workers.
         reduction: Reduction = Reduction::Exact,
+        /// In which numbers products are computed. Weights, optimizer, normalisations, loss, gradients and sums are `f32`
+        /// in each, and so is evaluation.
         precision: Precision = Precision::F32,
+        /// Of a job in `f16`: what the loss scale begins with, a power of two; none: 65536.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        loss_scale: Option<f64> = None,
         /// The largest global L2 norm of the gradient; 0 turns clipping off.
         clip_grad_norm: f64 = 5.0,
     }
@@ -144,6 +178,9 @@ pub enum Precision {
     F32,
     /// The operands of matrix products are rounded to bfloat16.
     Bf16,
+    /// The operands of matrix products are rounded to half precision, and the loss is scaled: see
+    /// [`LossScale`].
+    F16,
 }
 
 // === impl Precision ===
@@ -154,12 +191,13 @@ impl Precision {
         match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::F16 => "f16",
         }
     }
 
     /// What the job file calls `name`.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::F32, Self::Bf16]
+        [Self::F32, Self::Bf16, Self::F16]
             .into_iter()
             .find(|precision| precision.name() == name)
     }
@@ -168,7 +206,9 @@ impl Precision {
 section! {
     /// `[optimizer]`.
     OptimizerSpec {
+        /// Which optimizer.
         name: OptimizerName = OptimizerName::Adamw,
+        /// The highest learning rate, from which the schedule goes down.
         learning_rate: f64 = 1e-3,
         /// Decoupled for AdamW, added to the gradient for SGD; never on biases and norms.
         weight_decay: f64 = 0.05,
@@ -192,10 +232,13 @@ pub enum OptimizerName {
 section! {
     /// `[schedule]`: the learning rate over the epochs, set once a step.
     ScheduleSpec {
+        /// How the learning rate goes on after the warmup: along a half cosine, or not at all.
         name: ScheduleName = ScheduleName::Cosine,
         /// Epochs of linear rise from `warmup_learning_rate`.
         warmup_epochs: u32 = 0,
+        /// Where that rise starts.
         warmup_learning_rate: f64 = 1e-6,
+        /// Where the cosine ends.
         min_learning_rate: f64 = 1e-6,
     }
 }
@@ -239,6 +282,7 @@ section! {
         switch_prob: f64 = 0.5,
         /// Whether lambda is corrected to the area that the clipped patch covers.
         correct_lam: bool = true,
+        /// The share of a label that is spread over all classes.
         label_smoothing: f64 = 0.1,
     }
 }
@@ -257,7 +301,9 @@ section! {
 section! {
     /// `[elastic]`: how many workers.
     ElasticSpec {
+        /// With fewer the job waits; also how many `train` starts without `--workers`.
         min_workers: u32 = 1,
+        /// More are not taken; none: no limit but the slots.
         max_workers: Option<u32> = None,
     }
 }
@@ -276,9 +322,60 @@ section! {
     }
 }
 
+section! {
+    /// `[evaluate]`: the job is an evaluation of given weights. Its one epoch goes over the pictures to measure them
+    /// on; `[train]` says how these are dealt, and there is no training. No job file has this: `evaluate` makes it.
+    EvaluateSpec {
+        /// Where the weights are from, in words.
+        of: String = String::new(),
+        /// The hash of the weights, by which they are found in the job's folder.
+        weights_sha256: String = String::new(),
+        /// Likewise of their average, which is measured as well.
+        ema_sha256: Option<String> = None,
+        /// The network's classes in the order of its logits; the pictures' are matched with them by name.
+        classes: Vec<String> = Vec::new(),
+        pictures: EvaluatedPictures = EvaluatedPictures::All,
+    }
+}
+
+/// Which pictures of `data.dir` an evaluation is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EvaluatedPictures {
+    /// Those that validate where they are split, else all.
+    All,
+    /// Those that a job with this `[data]` holds out for validation.
+    Validation,
+}
+
+// === impl EvaluateSpec ===
+
+impl EvaluateSpec {
+    /// The hashes of what is measured, the weights themselves first.
+    pub fn hashes(&self) -> impl Iterator<Item = &str> {
+        let hashes = std::iter::once(&self.weights_sha256).chain(&self.ema_sha256);
+        hashes.map(String::as_str)
+    }
+}
+
 // === impl Spec ===
 
 impl Spec {
+    /// The sections of the job file in their order, with their names; the first is what stands above all of them.
+    pub const SECTIONS: [(&str, Section); 11] = [
+        ("", Self::SECTION),
+        ("data", DataSpec::SECTION),
+        ("model", ModelSpec::SECTION),
+        ("train", TrainSpec::SECTION),
+        ("optimizer", OptimizerSpec::SECTION),
+        ("schedule", ScheduleSpec::SECTION),
+        ("augment", AugmentSpec::SECTION),
+        ("mix", MixSpec::SECTION),
+        ("ema", EmaSpec::SECTION),
+        ("elastic", ElasticSpec::SECTION),
+        ("checkpoint", CheckpointSpec::SECTION),
+    ];
+
     /// Refuses the first value that cannot be.
     pub fn validate(&self) -> Result<(), SpecError> {
         fn ensure(
@@ -409,6 +506,17 @@ impl Spec {
             "between 1 and 1024",
         )?;
         not_negative("train.clip_grad_norm", self.train.clip_grad_norm)?;
+        if let Some(scale) = self.train.loss_scale {
+            let half = self.train.precision == Precision::F16;
+            let exponent = scale.log2();
+            let holds = exponent.fract() == 0.0 && (0.0..=32.0).contains(&exponent);
+            ensure(
+                "train.loss_scale",
+                scale,
+                half && holds,
+                "a power of two from 1 to 4294967296, and only where train.precision is \"f16\"",
+            )?;
+        }
 
         positive("optimizer.learning_rate", self.optimizer.learning_rate)?;
         not_negative("optimizer.weight_decay", self.optimizer.weight_decay)?;
@@ -492,7 +600,27 @@ impl Spec {
                 "at least elastic.min_workers",
             )?;
         }
-        at_least_one("checkpoint.keep_last", self.checkpoint.keep_last)
+        at_least_one("checkpoint.keep_last", self.checkpoint.keep_last)?;
+        let Some(evaluate) = &self.evaluate else {
+            return Ok(());
+        };
+        for hash in evaluate.hashes() {
+            let lowercase = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+            ensure(
+                "evaluate.weights_sha256",
+                format!("\"{hash}\""),
+                hash.len() == 64 && hash.bytes().all(lowercase),
+                "a SHA-256 of 64 hexadecimal digits",
+            )?;
+        }
+        ensure(
+            "evaluate.classes",
+            format!("{:?}", evaluate.classes),
+            evaluate.classes.len() > 1,
+            "at least two names",
+        )?;
+        let epochs = self.train.epochs;
+        ensure("train.epochs", epochs, epochs == 1, "1 in an evaluation")
     }
 
     /// What decides the final weights: the spec without what only says where things are and how many
@@ -506,7 +634,19 @@ impl Spec {
         identity.data.max_pixels = 0;
         identity.elastic = ElasticSpec::default();
         identity.checkpoint = CheckpointSpec::default();
+        if let Some(evaluate) = &mut identity.evaluate {
+            evaluate.of = String::new();
+        }
+        // A default that is left out is the same job; jobs without a scale have the identity that they always had.
+        identity.train.loss_scale = LossScale::of(&self.train).map(|state| f64::from(state.scale));
         identity
+    }
+
+    /// A spec in which every key is written down, also those that most jobs do without.
+    pub fn with_every_key() -> Self {
+        let mut spec = Self::default();
+        spec.train.loss_scale = Some(f64::from(LossScale::INITIAL));
+        spec
     }
 
     /// SHA-256 of the identity's JSON, in hexadecimal.
@@ -540,6 +680,10 @@ impl Spec {
                             b.get(key).unwrap_or(&serde_json::Value::Null),
                             found,
                         );
+                    }
+                    // A section that one of them does not have.
+                    for (key, value) in b.iter().filter(|(key, _)| !a.contains_key(*key)) {
+                        found.push((key.clone(), "null".into(), value.to_string()));
                     }
                 }
                 _ if a != b => found.push((path.to_string(), a.to_string(), b.to_string())),
@@ -613,6 +757,58 @@ mod tests {
             assert_eq!(read, spec, "{json}");
             assert_eq!(read.identity_hash(), spec.identity_hash());
         }
+    }
+
+    #[test]
+    fn an_evaluation_names_its_weights_by_a_hash_that_is_no_path_and_a_job_that_trains_says_nothing_of_it()
+     {
+        assert!(!serde_json::to_string(&spec()).unwrap().contains("evaluate"));
+        let mut spec = spec();
+        spec.train.epochs = 1;
+        spec.evaluate = Some(EvaluateSpec {
+            weights_sha256: "0f".repeat(32),
+            classes: vec!["daisy".into(), "rose".into()],
+            ..EvaluateSpec::default()
+        });
+        spec.validate().unwrap();
+        for hash in ["../../elsewhere", "", &"0F".repeat(32), &"/.".repeat(32)] {
+            let mut other = spec.clone();
+            if let Some(evaluate) = &mut other.evaluate {
+                evaluate.ema_sha256 = Some(hash.to_string());
+            }
+            assert_eq!(other.validate().unwrap_err().key, "evaluate.weights_sha256");
+        }
+    }
+
+    #[test]
+    fn a_loss_scale_is_of_f16_alone_and_its_default_need_not_be_written() {
+        let mut half = spec();
+        half.train.precision = Precision::F16;
+        let implied = half.identity_hash();
+        half.train.loss_scale = Some(65536.0);
+        half.validate().unwrap();
+        assert_eq!(half.identity_hash(), implied);
+        half.train.loss_scale = Some(1024.0);
+        half.validate().unwrap();
+        assert_ne!(half.identity_hash(), implied);
+        for scale in [0.0, -2.0, 0.5, 3.0, 2f64.powi(33), f64::NAN, f64::INFINITY] {
+            half.train.loss_scale = Some(scale);
+            assert_eq!(half.validate().unwrap_err().key, "train.loss_scale");
+        }
+        half.train.loss_scale = Some(1024.0);
+        half.train.precision = Precision::Bf16;
+        assert_eq!(half.validate().unwrap_err().key, "train.loss_scale");
+    }
+
+    /// A checkpoint of a job without a scale names the identity that it was made under.
+    #[test]
+    fn the_identity_of_a_job_without_a_loss_scale_stays_what_it_was() {
+        let json = serde_json::to_string(&spec().identity()).unwrap();
+        assert!(!json.contains("loss_scale"), "{json}");
+        assert_eq!(
+            spec().identity_hash(),
+            "96f543e14af4133c77fd2ad4e55236ecf8673276276508deb28173e1ed49e626"
+        );
     }
 
     #[test]

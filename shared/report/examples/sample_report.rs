@@ -191,6 +191,8 @@ fn record(
         train_top1: 0.1 + 0.72 * learned,
         learning_rate: 1e-6 + 0.5 * (1e-3 - 1e-6) * (1.0 + (std::f64::consts::PI * progress).cos()),
         grad_norm: 1.2 + 2.0 * noise.next(),
+        loss_scale: None,
+        skipped_steps: None,
         val_loss: 2.4 - (2.4 - raw.loss) * learned - 1.5 * wobble,
         val_top1,
         val_top5: top5(val_top1),

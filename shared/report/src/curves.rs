@@ -3,10 +3,11 @@
 use maud::{PreEscaped, html};
 use serde::Serialize;
 
-use crate::EpochRecord;
 use crate::format::clean;
 use crate::html::chart::{Chart, Series};
 use crate::html::curves::charts;
+use crate::picture::png;
+use crate::{EpochRecord, ReportError};
 
 /// Characters of a chart's lines in a terminal, without its axis.
 const COLUMNS: usize = 64;
@@ -74,6 +75,11 @@ impl Curves<'_> {
         image.into_string() + "\n"
     }
 
+    /// The same image as PNG, with a font of its own.
+    pub fn to_png(&self) -> Result<Vec<u8>, ReportError> {
+        png(&self.to_svg())
+    }
+
     fn numbers(&self) -> Vec<u32> {
         self.epochs.iter().map(|record| record.epoch).collect()
     }
@@ -90,7 +96,7 @@ fn mark(series: &Series) -> char {
 
 /// A chart of letters; nothing when no value is known.
 fn draw(chart: &Chart) -> Option<String> {
-    let (&first, &last) = (chart.epochs.first()?, chart.epochs.last()?);
+    let (&first, &last) = (chart.places.first()?, chart.places.last()?);
     let ticks = chart.ticks()?;
     let (bottom, top) = (ticks[0], ticks[ticks.len() - 1]);
     let row = |value: f64| ((top - value) / (top - bottom) * (ROWS - 1) as f64).round() as usize;

@@ -4,7 +4,8 @@
 //! as text (for a terminal) and as one self-contained HTML page (to send to somebody). The page needs no
 //! network and no script, and everything that came from outside is escaped in it.
 //!
-//! [`Curves`] are the curves alone, of a job that may still run; [`events`] hands them to TensorBoard.
+//! [`Curves`] are the curves alone, of a job that may still run; [`events`] hands them to TensorBoard. [`Live`]
+//! is what a page shows of a job while it runs.
 //!
 //! [`ClassificationReport`] is scikit-learn's, to the byte.
 
@@ -15,6 +16,7 @@ mod curves;
 pub mod events;
 mod format;
 mod html;
+mod picture;
 mod report;
 mod text;
 
@@ -24,7 +26,9 @@ pub use classification::{
 pub use compare::{Comparison, Fact, Row};
 pub use confusion::{ConfusedPair, confusion_matrix, most_confused};
 pub use curves::Curves;
+pub use format::{counted, thousands};
+pub use html::{Live, STYLE, Stretch};
 pub use report::{
     DataSummary, EpochRecord, Evaluation, FORMAT_VERSION, Mistake, ModelSummary, Report,
-    ReportError, Weights,
+    ReportError, Weights, null_is_nan,
 };

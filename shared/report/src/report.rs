@@ -23,6 +23,8 @@ pub enum ReportError {
         found: String,
         expected: String,
     },
+    #[error("no picture can be made of the curves: {reason}")]
+    Picture { reason: String },
     #[error("label `{label}` is outside the {classes} classes")]
     Label { label: u32, classes: usize },
     #[error("{truth} true labels but {predicted} predicted ones")]
@@ -80,6 +82,11 @@ pub struct EpochRecord {
     /// Global L2 norm before clipping, at the epoch's last step.
     #[serde(deserialize_with = "null_is_nan")]
     pub grad_norm: f64,
+    /// At the epoch's last step, where the job scales the loss; and how many of its steps were skipped for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped_steps: Option<u64>,
     #[serde(deserialize_with = "null_is_nan")]
     pub val_loss: f64,
     #[serde(deserialize_with = "null_is_nan")]
@@ -330,6 +337,7 @@ impl Report {
     }
 }
 
-fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+/// A number that may not be one, for which JSON has null.
+pub fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }

@@ -105,3 +105,45 @@ fn programs_get_a_line_for_each_epoch() {
     }
     assert_eq!(lines[1]["val_loss"], serde_json::Value::Null);
 }
+
+/// The colours of a picture, row by row, and its width and height.
+fn decoded(png: &[u8]) -> (Vec<[u8; 3]>, usize, usize) {
+    let mut reader = png::Decoder::new(std::io::Cursor::new(png))
+        .read_info()
+        .unwrap();
+    let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut bytes).unwrap();
+    assert_eq!(info.color_type, png::ColorType::Rgba);
+    let pixels = bytes[..info.buffer_size()].chunks_exact(4);
+    let colours = pixels.map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
+    (colours, info.width as usize, info.height as usize)
+}
+
+#[test]
+fn a_png_has_lines_and_words_on_paper_whatever_fonts_a_machine_has() {
+    let records = records(12);
+    let (colours, width, height) = decoded(&curves(&records).to_png().unwrap());
+    assert_eq!((width, height), (2008, 1432));
+    let paper = [0xfd, 0xfd, 0xfb];
+    let corners = [0, width - 1, width * (height - 1), width * height - 1];
+    assert!(corners.iter().all(|at| colours[*at] == paper));
+    let count = |colour: [u8; 3]| colours.iter().filter(|it| **it == colour).count();
+    for (line, colour) in [
+        ("training", [0x8b, 0x93, 0x8f]),
+        ("validation", [0x35, 0x66, 0xa8]),
+        ("EMA", [0x1f, 0x7a, 0x5a]),
+        ("learning rate", [0x8a, 0x5a, 0x1c]),
+    ] {
+        assert!(count(colour) > 500, "{line}: {}", count(colour));
+    }
+    // The head of the picture is the job's name: other words are other pixels.
+    let head = &colours[..width * 72];
+    let ink = [0x1d, 0x24, 0x21];
+    assert!(head.iter().filter(|it| **it == ink).count() > 300);
+    let other = Curves {
+        job: "meadow",
+        ..curves(&records)
+    };
+    let (colours, ..) = decoded(&other.to_png().unwrap());
+    assert_ne!(head, &colours[..width * 72]);
+}

@@ -152,6 +152,21 @@ fn a_run_without_ema_and_without_mistakes_has_a_page() {
 }
 
 #[test]
+fn a_loss_scale_and_skipped_steps_are_columns_of_a_run_that_has_them() {
+    let mut report = common::report();
+    assert!(!report.to_html().contains("Loss scale"));
+    let first = &mut report.epochs[0];
+    (first.loss_scale, first.skipped_steps) = (Some(32768.0), Some(3));
+    let html = report.to_html();
+    for piece in [
+        "<th scope=\"col\">Skipped steps</th>",
+        "<td>32,768</td><td>3</td>",
+    ] {
+        assert!(html.contains(piece), "no {piece}");
+    }
+}
+
+#[test]
 fn runs_of_no_one_and_many_epochs_have_a_page() {
     for (epochs, figures) in [(0, 0), (1, 4), (2000, 4)] {
         let mut report = common::report();

@@ -17,10 +17,22 @@ pub enum SecurityError {
     Write { path: PathBuf, source: io::Error },
     #[error("`{0}` is there already; remove it first, or choose another name")]
     Exists(PathBuf),
+    #[error("no authority is in `{0}`: `perennial certs init {0}` makes one")]
+    NoAuthority(PathBuf),
     #[error("`{path}` has no {wanted} in PEM format")]
     NotPem { path: PathBuf, wanted: &'static str },
     #[error("certificate `{path}` cannot be used: {reason}")]
     Certificate { path: PathBuf, reason: String },
+    #[error("the list of revoked certificates `{path}` cannot be used: {reason}")]
+    Revoked { path: PathBuf, reason: String },
+    #[error("`{0}` is no longer there, which says what was revoked")]
+    NoLongerThere(PathBuf),
+    #[error(
+        "no certificate of `{name}` is known in `{folder}`: neither `{name}.pem` nor a line of `issued` is there"
+    )]
+    NeverIssued { name: String, folder: PathBuf },
+    #[error("`{path}` cannot be used: {reason}")]
+    Register { path: PathBuf, reason: String },
     #[error("key `{path}` cannot be used: {reason}")]
     Key { path: PathBuf, reason: String },
     #[error(
@@ -28,14 +40,15 @@ pub enum SecurityError {
     )]
     NoRole { path: PathBuf },
     #[error(
-        "certificate `{path}` is that of a {found}, and a {wanted}'s is needed; make one with `perennial certs issue`"
+        "certificate `{path}` is that of {}, and {}'s is needed; make one with `perennial certs issue`",
+        .found.with_article(), .wanted.with_article()
     )]
     WrongRole {
         path: PathBuf,
         found: Role,
         wanted: Role,
     },
-    #[error("a {0} needs a certificate of its own: give --tls-cert and --tls-key")]
+    #[error("{} needs a certificate of its own: give --tls-cert and --tls-key", .0.with_article())]
     NoCertificate(Role),
     #[error("give --tls-ca with --tls-cert and --tls-key, or none of them")]
     Incomplete,
@@ -72,6 +85,9 @@ pub fn in_words(error: &rustls::Error) -> String {
         rustls::Error::InvalidCertificate(why) => {
             format!("its certificate {}", of_certificate(why))
         }
+        rustls::Error::InvalidCertRevocationList(_) => {
+            "its certificate cannot be held against `ca.crl`, which its authority did not sign; put the right one beside --tls-ca".into()
+        }
         rustls::Error::AlertReceived(alert) => of_alert(*alert),
         rustls::Error::NoCertificatesPresented => "it showed no certificate".into(),
         rustls::Error::InvalidMessage(_) => {
@@ -86,6 +102,7 @@ pub(crate) fn of_certificate(error: &CertificateError) -> String {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "has expired; issue another one".into()
         }
+        CertificateError::Revoked => "was revoked; ask for another one".into(),
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "is not valid yet; compare the clocks".into()
         }
@@ -103,12 +120,34 @@ pub(crate) fn of_certificate(error: &CertificateError) -> String {
     }
 }
 
+/// The same of an error of which only the text is left, as HTTP/2 leaves it; any other text as it is.
+pub fn text_in_words(text: &str) -> String {
+    let Some((_, name)) = text.split_once("received fatal alert: ") else {
+        return text.to_string();
+    };
+    let known = [
+        AlertDescription::AccessDenied,
+        AlertDescription::BadCertificate,
+        AlertDescription::CertificateExpired,
+        AlertDescription::CertificateRequired,
+        AlertDescription::CertificateRevoked,
+        AlertDescription::CertificateUnknown,
+        AlertDescription::DecryptError,
+        AlertDescription::UnknownCA,
+    ];
+    let alert = known
+        .into_iter()
+        .find(|alert| name.starts_with(&format!("{alert:?}")));
+    alert.map_or(text.to_string(), of_alert)
+}
+
 fn of_alert(alert: AlertDescription) -> String {
     let why = match alert {
         AlertDescription::UnknownCA | AlertDescription::DecryptError => {
             "it trusts another authority"
         }
         AlertDescription::CertificateExpired => "it has expired",
+        AlertDescription::CertificateRevoked => "it was revoked",
         AlertDescription::AccessDenied => "it is of another role",
         AlertDescription::CertificateRequired => {
             return "it wants a certificate; give --tls-cert and --tls-key".into();
@@ -122,4 +161,21 @@ fn of_alert(alert: AlertDescription) -> String {
         other => return format!("it ended the connection: {other:?}"),
     };
     format!("it refuses this party's certificate: {why}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alert_of_which_only_the_text_is_left_is_told_in_the_same_words() {
+        let alert = AlertDescription::CertificateRevoked;
+        let error = rustls::Error::AlertReceived(alert);
+        let text = format!("connection error: {error}");
+        assert_eq!(text_in_words(&text), in_words(&error));
+        assert!(in_words(&error).contains("it was revoked"));
+        assert_eq!(text_in_words("broken pipe"), "broken pipe");
+        let other = "received fatal alert: Unknown(7)";
+        assert_eq!(text_in_words(other), other);
+    }
 }

@@ -40,8 +40,8 @@ impl Security {
         self
     }
 
-    pub fn credentials(&self) -> Option<&Credentials> {
-        self.credentials.as_deref()
+    pub fn credentials(&self) -> Option<&Arc<Credentials>> {
+        self.credentials.as_ref()
     }
 
     pub fn token(&self) -> Option<&Token> {

@@ -22,6 +22,8 @@ use crate::role::{Caller, Role};
 pub(crate) struct Dialed {
     pub roots: Arc<RootCertStore>,
     pub by_name: Arc<WebPkiServerVerifier>,
+    /// Knows what was revoked, which a chain without a name is not held to otherwise.
+    pub unrevoked: Arc<dyn ClientCertVerifier>,
     pub algorithms: WebPkiSupportedAlgorithms,
     pub role: Role,
 }
@@ -61,6 +63,7 @@ impl ServerCertVerifier for Dialed {
                 now,
                 algorithms,
             )?;
+            (self.unrevoked).verify_client_cert(end_entity, intermediates, now)?;
         } else {
             self.by_name.verify_server_cert(
                 end_entity,

@@ -53,6 +53,14 @@ impl Role {
             Self::Viewer => "viewer",
         }
     }
+
+    /// `a worker`, `an operator`.
+    pub fn with_article(self) -> String {
+        match self {
+            Self::Operator => format!("an {self}"),
+            _ => format!("a {self}"),
+        }
+    }
 }
 
 impl fmt::Display for Role {

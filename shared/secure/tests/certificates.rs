@@ -6,8 +6,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use perennial_secure::{
-    Authority, Credentials, Role, Security, SecurityError, Token, Tokens, Wanted,
+    Authority, Credentials, Role, Security, SecurityError, Token, Tokens, Wanted, in_words,
 };
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, Connection, ServerConnection};
 use tempfile::TempDir;
 
 struct Installation {
@@ -36,6 +38,21 @@ impl Installation {
         (self.authority.issue_into(self.folder.path(), &wanted)).unwrap();
     }
 
+    /// Another worker's certificate in place of the one that is there.
+    fn replace(&self, name: &str) {
+        let wanted = Wanted {
+            role: Role::Worker,
+            name: name.into(),
+            hosts: Vec::new(),
+            days: 0..1,
+        };
+        (self.authority.replace_in(self.folder.path(), &wanted)).unwrap();
+    }
+
+    fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.file(name)).unwrap()
+    }
+
     fn read(&self, name: &str) -> Result<Credentials, SecurityError> {
         let (certificate, key) = (
             self.file(&format!("{name}.pem")),
@@ -43,6 +60,29 @@ impl Installation {
         );
         Credentials::read(&self.file("ca.pem"), Some((&certificate, &key)))
     }
+}
+
+/// Who the other ends are, as two workers know them that meet, the first one dialing; or what the first to refuse says.
+fn meet(dialing: &Credentials, dialed: &Credentials) -> Result<[Vec<u8>; 2], String> {
+    let name = ServerName::try_from("worker.perennial").unwrap();
+    let client = ClientConnection::new(dialing.to_worker(), name).unwrap();
+    let server = ServerConnection::new(dialed.worker().unwrap()).unwrap();
+    let mut ends = [Connection::from(client), Connection::from(server)];
+    for turn in 0..8 {
+        let mut said = Vec::new();
+        while ends[turn % 2].wants_write() {
+            ends[turn % 2].write_tls(&mut said).unwrap();
+        }
+        let other = &mut ends[(turn + 1) % 2];
+        let mut heard = &said[..];
+        while !heard.is_empty() {
+            other.read_tls(&mut heard).unwrap();
+            let processed = other.process_new_packets();
+            processed.map_err(|error| in_words(&error))?;
+        }
+    }
+    assert!(ends.iter().all(|end| !end.is_handshaking()));
+    Ok(ends.map(|end| end.peer_certificates().unwrap()[0].to_vec()))
 }
 
 fn refusal(result: Result<Credentials, SecurityError>) -> String {
@@ -212,4 +252,117 @@ fn nothing_is_said_in_plain_text_beyond_this_machine() {
     let tls = Security::tls(installation.read("w").unwrap());
     tls.may_listen(everywhere).unwrap();
     assert!(tls.may_dial_plainly(there).is_err());
+}
+
+#[test]
+fn files_that_were_replaced_count_from_the_next_connection_on() {
+    let installation = Installation::new();
+    for name in ["w1", "w2"] {
+        installation.issue(Role::Worker, name, 0..1);
+    }
+    let (first, second) = (
+        installation.read("w1").unwrap(),
+        installation.read("w2").unwrap(),
+    );
+    let [second_before, first_before] = meet(&first, &second).unwrap();
+    installation.replace("w1");
+    installation.replace("w2");
+    let [second_after, first_after] = meet(&first, &second).unwrap();
+    assert_ne!(second_before, second_after);
+    assert_ne!(first_before, first_after);
+    assert_eq!(meet(&first, &second).unwrap(), [second_after, first_after]);
+}
+
+#[test]
+fn files_that_cannot_be_used_change_nothing() {
+    let installation = Installation::new();
+    installation.issue(Role::Worker, "w1", 0..1);
+    installation.issue(Role::Worker, "w2", 0..1);
+    installation.issue(Role::Operator, "ann", 0..1);
+    let (first, second) = (
+        installation.read("w1").unwrap(),
+        installation.read("w2").unwrap(),
+    );
+    let before = meet(&first, &second).unwrap();
+    for wrong in ["", "nothing", &installation.text("ann.pem")] {
+        fs::write(installation.file("w1.pem"), wrong).unwrap();
+        assert_eq!(meet(&first, &second).unwrap(), before, "{wrong}");
+    }
+    // Another person's certificate with its key is whole, and no worker's.
+    fs::copy(installation.file("ann.key"), installation.file("w1.key")).unwrap();
+    assert_eq!(meet(&first, &second).unwrap(), before);
+    fs::remove_file(installation.file("ca.pem")).unwrap();
+    assert_eq!(meet(&first, &second).unwrap(), before);
+    fs::write(
+        installation.file("ca.pem"),
+        installation.authority.certificate(),
+    )
+    .unwrap();
+    installation.replace("w1");
+    assert_ne!(meet(&first, &second).unwrap(), before);
+}
+
+#[test]
+fn what_was_revoked_opens_nothing_at_either_end_and_does_not_come_back() {
+    let installation = Installation::new();
+    installation.issue(Role::Worker, "w1", 0..1);
+    installation.issue(Role::Worker, "lost", 0..1);
+    let own = installation.read("w1").unwrap();
+    // Of a machine that does not have the list.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let copied = |name: &str| {
+        let to = elsewhere.path().join(name);
+        fs::copy(installation.file(name), &to).unwrap();
+        to
+    };
+    let files = ["ca.pem", "lost.pem", "lost.key"].map(copied);
+    let lost = Credentials::read(&files[0], Some((&files[1], &files[2]))).unwrap();
+    meet(&own, &lost).unwrap();
+
+    let folder = installation.folder.path();
+    let lost_name = ["lost".to_string()];
+    let revoked = (installation.authority).revoke(folder, &lost_name).unwrap();
+    assert_eq!(revoked.len(), 1, "{revoked:?}");
+    let again = (installation.authority).revoke(folder, &lost_name).unwrap();
+    assert_eq!(again, [], "it is revoked already");
+    for (dialing, dialed) in [(&own, &lost), (&lost, &own)] {
+        let refused = meet(dialing, dialed).unwrap_err();
+        assert!(refused.contains("was revoked"), "{refused}");
+    }
+    let refused = refusal(installation.read("lost"));
+    assert!(refused.contains("it was revoked"), "{refused}");
+
+    fs::remove_file(installation.file("ca.crl")).unwrap();
+    assert!(meet(&own, &lost).is_err(), "its list is not there any more");
+    let nobody = installation
+        .authority
+        .revoke(folder, &["nobody".to_string()]);
+    let refused = nobody.unwrap_err().to_string();
+    assert!(refused.contains("no certificate of `nobody`"), "{refused}");
+    installation.replace("lost");
+    meet(&own, &installation.read("lost").unwrap()).unwrap();
+}
+
+#[test]
+fn a_list_of_another_authority_is_refused_and_its_own_is_told_apart() {
+    let (installation, other) = (Installation::new(), Installation::new());
+    for one in [&installation, &other] {
+        one.issue(Role::Worker, "w1", 0..1);
+    }
+    let names = ["w1".to_string()];
+    other.authority.revoke(other.folder.path(), &names).unwrap();
+    fs::copy(other.file("ca.crl"), installation.file("ca.crl")).unwrap();
+    let refused = refusal(installation.read("w1"));
+    assert!(refused.contains("is of another authority"), "{refused}");
+    // Where both are trusted, as while one takes the other's place, the list is of one of them.
+    let both = installation.text("ca.pem") + &other.text("ca.pem");
+    fs::write(installation.file("ca.pem"), both).unwrap();
+    let own = installation.read("w1").unwrap();
+    meet(&own, &own).unwrap();
+    fs::write(installation.file("ca.crl"), "nothing").unwrap();
+    let refused = refusal(installation.read("w1"));
+    assert!(
+        refused.contains("no list of revoked certificates"),
+        "{refused}"
+    );
 }

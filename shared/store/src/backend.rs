@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -32,6 +33,7 @@ pub struct Store {
     pub(crate) place: Arc<Place>,
     pub(crate) retry: RetryBudget,
     pub(crate) faults: Option<Arc<FaultCounts>>,
+    pub(crate) retries: Arc<AtomicU64>,
 }
 
 /// Where a store is, for messages.
@@ -71,6 +73,11 @@ impl Store {
             objects: Arc::new(faulty),
             ..self
         }
+    }
+
+    /// How often this store and its clones had to ask again.
+    pub fn retries(&self) -> u64 {
+        self.retries.load(Ordering::Relaxed)
     }
 
     /// How many faults were injected by this store and its clones, where some are to be.

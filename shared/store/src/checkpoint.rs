@@ -108,8 +108,13 @@ impl Job {
                 ),
             });
         }
-        let model = manifest.part(PartKind::Model).is_some();
-        Invariant::Ck1.check(model, || format!("checkpoint of step {step} has no model"))?;
+        let kind = match manifest.spec.evaluate {
+            None => PartKind::Model,
+            Some(_) => PartKind::Scores,
+        };
+        Invariant::Ck1.check(manifest.part(kind).is_some(), || {
+            format!("checkpoint of step {step} has no {}", kind.as_str())
+        })?;
         for part in &manifest.parts {
             let found = self.store.size(&self.path(&part.path)).await?;
             Invariant::Ck1.check(found == Some(part.bytes), || {
@@ -271,7 +276,7 @@ impl Job {
             let expected = match part.kind {
                 PartKind::Model => Some(&manifest.weights_sha256),
                 PartKind::Ema => manifest.ema_sha256.as_ref(),
-                PartKind::Optimizer => None,
+                PartKind::Optimizer | PartKind::Scores => None,
             };
             match (tensors, expected) {
                 (Err(problem), _) => problems.push(problem),

@@ -139,6 +139,30 @@ impl Job {
             .collect())
     }
 
+    /// Keeps weights that the job evaluates, a safetensors file of tensors with this hash. Written once.
+    pub async fn create_weights(
+        &self,
+        sha256: &str,
+        bytes: impl Into<Bytes>,
+    ) -> Result<(), StoreError> {
+        let path = self.weights_path(plain(sha256)?);
+        match self.store.create_or_same(&path, bytes.into()).await {
+            // The same tensors with another header: whoever reads them looks at the tensors' hash.
+            Err(StoreError::Exists { .. }) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// What [`Job::create_weights`] wrote; whether the tensors have that hash is for the reader to see.
+    pub async fn weights(&self, sha256: &str) -> Result<Bytes, StoreError> {
+        self.store.read(&self.weights_path(plain(sha256)?)).await
+    }
+
+    /// The path in the store of weights that the job evaluates.
+    pub fn weights_path(&self, sha256: &str) -> String {
+        self.path(&format!("weights/{sha256}.safetensors"))
+    }
+
     /// Keeps lines of JSON about what happened in a term: its `seq`-th batch.
     pub async fn create_events(
         &self,
@@ -163,6 +187,17 @@ impl Job {
     /// The path in the store of a report.
     pub fn report_path(&self, step: u64, format: &str) -> String {
         self.path(&format!("reports/{step:012}/report.{format}"))
+    }
+}
+
+/// A hash that comes from elsewhere is no path.
+fn plain(sha256: &str) -> Result<&str, StoreError> {
+    match sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        true => Ok(sha256),
+        false => Err(StoreError::Malformed {
+            path: sha256.to_owned(),
+            reason: "a hash has hexadecimal digits".to_owned(),
+        }),
     }
 }
 

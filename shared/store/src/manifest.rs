@@ -26,7 +26,7 @@ pub struct Manifest {
     /// The version of the program that made it.
     pub version: String,
     pub parts: Vec<Part>,
-    /// [`weights_sha256`](crate::tensors::weights_sha256) of the model part.
+    /// [`weights_sha256`](crate::tensors::weights_sha256) of the model part, or of what is evaluated.
     pub weights_sha256: String,
     /// The same of the EMA part, where there is one.
     pub ema_sha256: Option<String>,
@@ -59,6 +59,8 @@ pub enum PartKind {
     Model,
     Ema,
     Optimizer,
+    /// What an evaluation has found so far.
+    Scores,
 }
 
 // === impl Manifest ===
@@ -72,12 +74,15 @@ impl Manifest {
 // === impl PartKind ===
 
 impl PartKind {
+    pub const ALL: [Self; 4] = [Self::Model, Self::Ema, Self::Optimizer, Self::Scores];
+
     /// The word in file names.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Model => "model",
             Self::Ema => "ema",
             Self::Optimizer => "optimizer",
+            Self::Scores => "scores",
         }
     }
 }

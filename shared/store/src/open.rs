@@ -85,6 +85,7 @@ impl Store {
             place: Arc::new(place),
             retry: RetryBudget::default(),
             faults: None,
+            retries: Arc::default(),
         }
     }
 
@@ -117,7 +118,9 @@ impl Store {
             reason,
         };
         if bucket.is_empty() {
-            return Err(refused("it names no bucket".to_owned()));
+            return Err(refused(
+                "it names no bucket; write it as `s3://bucket/prefix`".to_owned(),
+            ));
         }
         let prefix = Path::parse(prefix.trim_end_matches('/'))
             .map_err(|error| refused(error.to_string()))?;

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use object_store::Error;
@@ -143,6 +144,7 @@ impl Attempts<'_> {
         }
         let (operation, path, attempt) = (self.operation, self.path, self.failed);
         tracing::info!(operation, path, attempt, ?pause, %error, "the store is asked again");
+        self.store.retries.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(pause).await;
         Ok(())
     }

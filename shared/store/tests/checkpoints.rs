@@ -361,3 +361,23 @@ fn the_hash_of_weights_is_the_one_that_is_documented() {
         tensors::sha256(&bytes)
     );
 }
+
+#[tokio::test]
+async fn weights_to_evaluate_are_found_by_their_hash_and_by_no_path() {
+    let test = folder();
+    let job = job(&test);
+    let (hash, other) = ("0f".repeat(32), "1f".repeat(32));
+    job.create_weights(&hash, "weights").await.unwrap();
+    job.create_weights(&hash, "the same tensors, told otherwise")
+        .await
+        .unwrap();
+    assert_eq!(job.weights(&hash).await.unwrap(), "weights");
+    let missing = job.weights(&other).await;
+    assert!(matches!(missing, Err(StoreError::Missing { .. })));
+    for path in ["../spec", "a/b", "..%2f"] {
+        let refused = job.weights(path).await;
+        assert!(matches!(refused, Err(StoreError::Malformed { .. })));
+        let refused = job.create_weights(path, "weights").await;
+        assert!(matches!(refused, Err(StoreError::Malformed { .. })));
+    }
+}

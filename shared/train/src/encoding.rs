@@ -3,15 +3,19 @@
 //! A version, the numbers (little-endian, each vector after its length), and an XXH3 over all of it. Both
 //! ends know the job, so neither names nor shapes travel.
 
+use std::sync::Arc;
+
 use perennial_model::{Table, Weights};
-use perennial_plan::Spec;
+use perennial_plan::{LossScale, Spec};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{Replica, TrainError};
+use crate::scaling::{from_words, words};
+use crate::{Replica, Scores, TrainError};
 
 const VERSION: u8 = 1;
 const REPLICA: u8 = b'R';
 const STEP: u8 = b'S';
+const SCORES: u8 = b'E';
 
 /// What takes every replica of the cursor before it to the one after it, to the same bits.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,10 +41,20 @@ impl StepDelta {
 
     /// A step of the network of `table`.
     pub fn from_bytes(table: &Table, bytes: &[u8]) -> Result<Self, TrainError> {
+        let statistics = crate::slot::COUNTS + table.moments_len();
+        Self::of_lengths(table.parameters_len(), statistics, bytes)
+    }
+
+    /// A step of an evaluation, which adds so many `numbers`.
+    pub fn of_scores(numbers: usize, bytes: &[u8]) -> Result<Self, TrainError> {
+        Self::of_lengths(0, numbers, bytes)
+    }
+
+    fn of_lengths(gradient: usize, statistics: usize, bytes: &[u8]) -> Result<Self, TrainError> {
         let mut reader = Reader::new(STEP, bytes)?;
         let learning_rate = reader.f64s(1)?[0];
-        let gradient = reader.f32s(table.parameters_len())?;
-        let statistics = reader.f64s(crate::slot::COUNTS + table.moments_len())?;
+        let gradient = reader.f32s(gradient)?;
+        let statistics = reader.f64s(statistics)?;
         reader.finish()?;
         Ok(Self {
             gradient,
@@ -53,14 +67,20 @@ impl StepDelta {
 // === impl Replica ===
 
 impl Replica {
-    /// All of the replica: weights, average, optimizer state.
+    /// All of the replica: weights, average, optimizer state, loss scale.
     pub fn to_bytes(&self) -> Vec<u8> {
         let moments: Vec<&[f32]> = self.moments().collect();
         let copies = 1 + usize::from(self.ema.is_some());
         let numbers = copies * (self.weights.parameters.len() + self.weights.statistics.len())
             + moments.len() * self.weights.parameters.len();
         let mut writer = Writer::new(REPLICA, 4 * numbers);
-        writer.u64(self.steps());
+        writer.u64(self.optimizer_steps());
+        // Both ends know whether the job has one.
+        if let Some(state) = self.loss_scale {
+            for word in words(state) {
+                writer.u64(word);
+            }
+        }
         for weights in [Some(&self.weights), self.ema.as_ref()]
             .into_iter()
             .flatten()
@@ -79,6 +99,10 @@ impl Replica {
     pub fn from_bytes(spec: &Spec, table: &Table, bytes: &[u8]) -> Result<Self, TrainError> {
         let mut reader = Reader::new(REPLICA, bytes)?;
         let steps = reader.u64()?;
+        let loss_scale = match LossScale::of(&spec.train) {
+            Some(_) => Some(read_loss_scale(&mut reader)?),
+            None => None,
+        };
         let mut weights = || {
             Ok::<_, TrainError>(Weights {
                 batches_tracked: reader.u64()?,
@@ -94,6 +118,7 @@ impl Replica {
         };
         let mut replica = Replica::new(spec, table, raw);
         replica.ema = average;
+        replica.loss_scale = loss_scale;
         let mut moments = Vec::new();
         for _ in replica.moments() {
             moments.push(reader.f32s(table.parameters_len())?);
@@ -101,6 +126,34 @@ impl Replica {
         reader.finish()?;
         replica.load_moments(steps, moments)?;
         Ok(replica)
+    }
+}
+
+fn read_loss_scale(reader: &mut Reader) -> Result<LossScale, TrainError> {
+    let found = [reader.u64()?, reader.u64()?, reader.u64()?];
+    from_words(found).ok_or_else(|| {
+        TrainError::Encoding(format!("`{found:?}` are no loss scale and its counters"))
+    })
+}
+
+// === impl Scores ===
+
+impl Scores {
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut writer = Writer::new(SCORES, 8 * self.numbers().len());
+        writer.u64(self.steps());
+        writer.f64s(self.numbers());
+        writer.finish()
+    }
+
+    /// The scores of this job, whose pictures have the classes `labels`, that [`Scores::to_bytes`] wrote.
+    pub fn from_bytes(spec: &Spec, labels: Arc<[u32]>, bytes: &[u8]) -> Result<Self, TrainError> {
+        let scores = Self::new(spec, labels);
+        let mut reader = Reader::new(SCORES, bytes)?;
+        let steps = reader.u64()?;
+        let rows = reader.f64s(scores.numbers().len())?;
+        reader.finish()?;
+        Ok(scores.resumed(steps, rows))
     }
 }
 

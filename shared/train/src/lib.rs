@@ -13,7 +13,9 @@ pub mod loss;
 pub mod metrics;
 pub mod optimizer;
 pub mod replica;
+mod scaling;
 pub mod schedule;
+pub mod scores;
 pub mod segment;
 pub mod slot;
 
@@ -22,5 +24,6 @@ pub use error::TrainError;
 pub use optimizer::{Optimizer, OptimizerState};
 pub use replica::{Replica, StepOutcome};
 pub use schedule::LearningRate;
+pub use scores::Scores;
 pub use segment::Segment;
-pub use slot::{SlotInput, SlotOutcome, infer, slot_gradient, statistics_len};
+pub use slot::{SlotInput, SlotOutcome, infer, loss_factor, slot_gradient, statistics_len};

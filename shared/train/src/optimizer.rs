@@ -1,10 +1,12 @@
 //! AdamW and SGD with momentum over flat parameters, operation by operation as PyTorch computes them.
 
 use perennial_model::Table;
+use perennial_plan::LossScale;
 use perennial_plan::spec::{OptimizerName, OptimizerSpec};
 use perennial_plan::tensors::{HostTensor, NamedTensors};
 
 use crate::ema::{self, lerp};
+use crate::scaling::scale_to_named;
 use crate::{Segment, TrainError};
 
 /// Elements that one pass takes through everything before the next: all slices together stay in the
@@ -28,6 +30,8 @@ pub struct OptimizerState {
     pub step: u64,
     /// Each as long as the parameters and in their order.
     pub moments: Vec<(String, Vec<f32>)>,
+    /// Of a replica whose loss is scaled; an optimizer knows nothing of it.
+    pub loss_scale: Option<LossScale>,
 }
 
 /// The constants of one AdamW step, rounded to 32 bits where PyTorch rounds them.
@@ -158,6 +162,7 @@ impl Optimizer {
                 .moments()
                 .map(|(name, values)| (name.to_string(), values.to_vec()))
                 .collect(),
+            loss_scale: None,
         }
     }
 
@@ -221,7 +226,7 @@ fn moment_names(spec: &OptimizerSpec) -> &'static [&'static str] {
 // === impl OptimizerState ===
 
 impl OptimizerState {
-    /// Under the parameters' names: `exp_avg.head.weight`, ..., and `step`.
+    /// Under the parameters' names: `exp_avg.head.weight`, ..., and `step`; `loss_scale.scale`, ... where there is one.
     pub fn to_named(&self, table: &Table) -> NamedTensors {
         let mut named = NamedTensors::from([(
             "step".to_string(),
@@ -235,6 +240,9 @@ impl OptimizerState {
                 );
                 named.insert(format!("{moment}.{}", parameter.name), tensor);
             }
+        }
+        if let Some(state) = self.loss_scale {
+            scale_to_named(state, &mut named);
         }
         named
     }

@@ -1,21 +1,24 @@
 //! A replica: everything a step reads and changes.
 
 use perennial_model::{NameMismatch, Table, Weights};
-use perennial_plan::Spec;
 use perennial_plan::tensors::{HostTensor, NamedTensors, TensorData};
+use perennial_plan::{LossScale, Spec};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::clip::{clip_coefficient, global_norm};
 use crate::ema::{self, EmaDecay};
+use crate::scaling::{scale_from_named, words};
 use crate::slot::COUNTS;
 use crate::{Optimizer, OptimizerState, Segment, TrainError};
 
-/// Parameters, optimizer state and average. Members of a generation hold equal ones.
+/// Parameters, optimizer state, average and loss scale. Members of a generation hold equal ones.
 #[derive(Debug, Clone)]
 pub struct Replica {
     pub weights: Weights,
     /// The average, where the job wants one.
     pub ema: Option<Weights>,
+    /// Where the job scales its loss.
+    pub(crate) loss_scale: Option<LossScale>,
     optimizer: Optimizer,
     ema_decay: Option<EmaDecay>,
     segments: Vec<Segment>,
@@ -29,8 +32,12 @@ pub struct StepOutcome {
     pub loss_sum: f64,
     pub top1: u64,
     pub top5: u64,
-    /// The global norm of the mean gradient before clipping.
+    /// The global norm of the mean gradient before clipping; infinite where the step was skipped.
     pub grad_norm: f64,
+    /// What the loss was multiplied by, where it was.
+    pub loss_scale: Option<f32>,
+    /// The gradient was not finite: nothing but the loss scale has changed.
+    pub skipped: bool,
     /// [`Replica::hash`] after the step.
     pub hash: u64,
 }
@@ -53,6 +60,7 @@ impl Replica {
         Self {
             ema: ema_decay.is_some().then(|| weights.clone()),
             weights,
+            loss_scale: LossScale::of(&spec.train),
             optimizer: Optimizer::new(&spec.optimizer, segments.clone()),
             ema_decay,
             segments,
@@ -61,6 +69,10 @@ impl Replica {
     }
 
     /// Applies one step: the sums over all slots of [`crate::slot::SlotOutcome`].
+    ///
+    /// Where the gradient of a scaled loss is not finite, the step is skipped: weights, running statistics, average
+    /// and optimizer stay what they are, and the scale is lowered. That is a function of the sums, so members skip
+    /// alike. With a scale of 1 that is an error, since no smaller one would help.
     pub fn apply(
         &mut self,
         table: &Table,
@@ -69,8 +81,39 @@ impl Replica {
         learning_rate: f64,
     ) -> Result<StepOutcome, TrainError> {
         let samples = statistics[0];
-        let grad_norm = global_norm(gradient, &self.segments) / samples;
-        let scale = (clip_coefficient(grad_norm, self.clip_grad_norm)? / samples) as f32;
+        let mut outcome = StepOutcome {
+            samples: samples as u64,
+            loss_sum: statistics[1],
+            top1: statistics[2] as u64,
+            top5: statistics[3] as u64,
+            grad_norm: f64::INFINITY,
+            loss_scale: self.loss_scale.map(|state| state.scale),
+            skipped: false,
+            hash: 0,
+        };
+        // A scaled loss is a mean already.
+        let divisor = self
+            .loss_scale
+            .map_or(samples, |state| f64::from(state.scale));
+        let grad_norm = global_norm(gradient, &self.segments) / divisor;
+        if let Some(state) = self.loss_scale {
+            let skipped = !grad_norm.is_finite();
+            if skipped && state.scale <= 1.0 {
+                let scale = state.scale;
+                return Err(TrainError::ScaleExhausted { scale });
+            }
+            self.loss_scale = Some(state.after(skipped));
+            if skipped {
+                outcome.skipped = true;
+                // Which not-a-number it is depends on the order of operands, which is no part of the sum's promise.
+                if outcome.loss_sum.is_nan() {
+                    outcome.loss_sum = f64::NAN;
+                }
+                outcome.hash = self.hash();
+                return Ok(outcome);
+            }
+        }
+        let scale = (clip_coefficient(grad_norm, self.clip_grad_norm)? / divisor) as f32;
         let update = self.optimizer.steps() + 1;
         let decay = self.ema_decay.map(|decay| decay.at(update));
 
@@ -91,14 +134,9 @@ impl Replica {
             ema::update(&mut ema.statistics, &self.weights.statistics, decay);
             ema.batches_tracked = self.weights.batches_tracked;
         }
-        Ok(StepOutcome {
-            samples: samples as u64,
-            loss_sum: statistics[1],
-            top1: statistics[2] as u64,
-            top5: statistics[3] as u64,
-            grad_norm,
-            hash: self.hash(),
-        })
+        outcome.grad_norm = grad_norm;
+        outcome.hash = self.hash();
+        Ok(outcome)
     }
 
     /// Moves the running statistics towards those of the step: the mean and the unbiased variance of
@@ -126,7 +164,8 @@ impl Replica {
         }
     }
 
-    /// XXH3 over parameters and running statistics, raw and averaged: cheap enough for every step.
+    /// XXH3 over parameters and running statistics, raw and averaged, and the loss scale where there is one: cheap
+    /// enough for every step.
     pub fn hash(&self) -> u64 {
         let mut hash = Xxh3::new();
         for weights in [Some(&self.weights), self.ema.as_ref()]
@@ -136,12 +175,24 @@ impl Replica {
             hash.update(bytemuck::cast_slice(&weights.parameters));
             hash.update(bytemuck::cast_slice(&weights.statistics));
         }
+        if let Some(state) = self.loss_scale {
+            hash.update(bytemuck::cast_slice(&words(state)));
+        }
         hash.digest()
     }
 
-    /// Steps taken.
+    /// Steps of the job that are in it: those taken and those skipped.
     pub fn steps(&self) -> u64 {
+        self.optimizer.steps() + self.loss_scale.map_or(0, |state| state.skipped)
+    }
+
+    pub(crate) fn optimizer_steps(&self) -> u64 {
         self.optimizer.steps()
+    }
+
+    /// What the loss of the next step is multiplied by, where the job scales it.
+    pub fn loss_scale(&self) -> Option<f32> {
+        self.loss_scale.map(|state| state.scale)
     }
 
     /// The values of the optimizer's moments, each as long as the parameters.
@@ -156,21 +207,29 @@ impl Replica {
         moments: Vec<Vec<f32>>,
     ) -> Result<(), TrainError> {
         let names = self.optimizer.moments().map(|(name, _)| name.to_string());
-        let moments = names.zip(moments).collect();
-        self.optimizer.load_state(OptimizerState { step, moments })
+        self.optimizer.load_state(OptimizerState {
+            step,
+            moments: names.zip(moments).collect(),
+            loss_scale: None,
+        })
     }
 
-    /// Copies the optimizer's state into `state`, whose memory is used again.
+    /// Copies the state of optimizer and loss scale into `state`, whose memory is used again.
     pub fn copy_optimizer(&self, state: &mut OptimizerState) {
         self.optimizer.copy_state(state);
+        state.loss_scale = self.loss_scale;
     }
 
     /// [`OptimizerState::to_named`] of the state as it is.
     pub fn optimizer_to_named(&self, table: &Table) -> NamedTensors {
-        self.optimizer.state().to_named(table)
+        let state = OptimizerState {
+            loss_scale: self.loss_scale,
+            ..self.optimizer.state()
+        };
+        state.to_named(table)
     }
 
-    /// Takes up the optimizer's state that [`Replica::optimizer_to_named`] wrote.
+    /// Takes up the state of optimizer and loss scale that [`Replica::optimizer_to_named`] wrote.
     pub fn load_optimizer(
         &mut self,
         table: &Table,
@@ -184,6 +243,10 @@ impl Replica {
                 values[0] as u64
             }
             _ => return Err(missing("step")),
+        };
+        let loss_scale = match self.loss_scale {
+            Some(_) => Some(scale_from_named(named)?),
+            None => None,
         };
         let mut moments = self.optimizer.state().moments;
         for (moment, values) in &mut moments {
@@ -200,7 +263,13 @@ impl Replica {
                 }
             }
         }
-        self.optimizer.load_state(OptimizerState { step, moments })
+        self.optimizer.load_state(OptimizerState {
+            step,
+            moments,
+            loss_scale: None,
+        })?;
+        self.loss_scale = loss_scale;
+        Ok(())
     }
 
     /// Takes up weights and average from a checkpoint.
@@ -217,3 +286,6 @@ impl Replica {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

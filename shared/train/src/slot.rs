@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 use perennial_kernels::DeviceError;
-use perennial_model::{Bound, DropPathKey, Mode, Network, Pass};
+use perennial_model::{Bound, DropPathKey, Gradient, Mode, Network, Pass};
 
 use crate::loss::soft_target_cross_entropy;
 use crate::metrics::top_k;
@@ -21,8 +21,8 @@ pub struct SlotInput {
 /// What a slot contributes to its step. Both add over slots.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SlotOutcome {
-    /// The gradient of the sum of the samples' losses, laid out as the parameters.
-    pub gradient: Vec<f32>,
+    /// That of the sum of the samples' losses, times `loss_factor`.
+    pub gradient: Gradient,
     /// Samples, sum of losses, top-1 and top-5 counts, then the moments of every batch normalisation.
     pub statistics: Vec<f64>,
 }
@@ -36,13 +36,15 @@ pub fn statistics_len(network: &Network) -> usize {
 }
 
 /// Forward and backward of one slot on the calling thread, or the GPU where `bound` is. `size` is the pictures' height
-/// and width. With two heads the loss is the mean of theirs.
+/// and width. With two heads the loss is the mean of theirs. The gradient is that of the loss times `loss_factor`, see
+/// [`loss_factor`]; the loss that is told is not.
 pub fn slot_gradient(
     network: &Network,
     bound: &Bound,
     input: SlotInput,
     size: usize,
     key: DropPathKey,
+    loss_factor: f32,
 ) -> Result<SlotOutcome, DeviceError> {
     let samples = input.labels.len();
     let classes = input.targets.len() / samples;
@@ -64,7 +66,8 @@ pub fn slot_gradient(
         for (mean, logit) in mean_logits.iter_mut().zip(&logits) {
             *mean += share * logit;
         }
-        gradient.iter_mut().for_each(|value| *value *= share);
+        let weight = share * loss_factor;
+        gradient.iter_mut().for_each(|value| *value *= weight);
         // The loss's gradient is known: its product with the logits has it as derivative. Its sum would be the same
         // to the backward pass, and on a GPU one that is added up in the order of arrival.
         let gradient = TensorData::new(gradient, [samples, classes]);
@@ -86,6 +89,14 @@ pub fn slot_gradient(
         gradient: leaves.take_gradients(&network.table, &mut gradients)?,
         statistics,
     })
+}
+
+/// What each sample's loss is multiplied by in the step of `samples` samples, under this loss scale.
+///
+/// A scale is made for the mean of a batch, as PyTorch's is: the sum of many samples would overflow by itself. Without
+/// one the loss is the sum, which needs no division.
+pub fn loss_factor(loss_scale: Option<f32>, samples: usize) -> f32 {
+    loss_scale.map_or(1.0, |scale| scale / samples as f32)
 }
 
 /// Logits for inference, `[n, classes]`, where `bound` is. `images`: `[n, size, size, 3]`.

@@ -44,7 +44,7 @@ impl World {
             .coordinators
             .iter()
             .any(|other| other.alive && other.place == place);
-        if taken || self.store.ended() == Some("finished") {
+        if taken || self.is_over() {
             return;
         }
         let id = self.coordinators.len();
@@ -92,7 +92,7 @@ impl World {
             version: VERSION.into(),
             store_url: "store".into(),
             address: format!("coordinator-{}", process.place),
-            resume: self.store.newest(self.store.steps()),
+            resume: self.store.newest(&self.job.spec, self.store.steps()),
             writer: process.writer.clone(),
             log: self.store.log.clone(),
             resume_command: "perennial train --resume".into(),
@@ -169,7 +169,7 @@ impl World {
         match outcome {
             Outcome::Finished { weights_sha256, .. } => self.saw_finish(&weights_sha256),
             Outcome::Stopped { .. } => {
-                if !self.stopping {
+                if !self.stop.was_asked() {
                     self.violated("outcome", "stopped though nobody asked for it".into());
                 }
                 let at = self.now + self.chance.seconds(0.5, 4.0);
@@ -249,6 +249,7 @@ impl World {
             }
         }
         self.machine_event(id, Event::Tick);
+        self.check_stop(id);
     }
 
     fn stand_by(&mut self, id: CoordinatorId) {
@@ -256,7 +257,7 @@ impl World {
         if now < self.store.outage_until {
             return;
         }
-        if self.store.ended() == Some("finished") {
+        if self.is_over() {
             return self.coordinator_dies(id, true);
         }
         let length = self.store.log.len();
@@ -293,6 +294,11 @@ impl World {
     // --- the store ----------------------------------------------------------------------------------
 
     fn ask_store(&mut self, id: CoordinatorId, lane: usize, effect: Effect) {
+        if let Effect::AppendLog { record, .. } = &effect
+            && matches!(record.entry, LogEntry::Generation { .. })
+        {
+            self.a_generation_goes_into_the_log(id);
+        }
         self.coordinators[id].lanes[lane].push_back(effect);
         self.go_on_storing(id, lane);
     }
@@ -410,7 +416,9 @@ impl World {
         } else {
             let machine = self.coordinators[id].machine.as_ref();
             let claim = machine.map_or(0, Machine::log_position);
-            let newest = self.store.newest(self.store.steps_before(claim));
+            let newest = self
+                .store
+                .newest(&self.job.spec, self.store.steps_before(claim));
             Event::Claimed(newest.map(Box::new))
         };
         self.store_answers_soon(id, 0, Some(event));

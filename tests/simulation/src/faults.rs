@@ -100,6 +100,7 @@ impl World {
     pub fn fault(&mut self, fault: Fault) {
         self.trace(|| format!("fault: {fault:?}"));
         if self.strike(fault) {
+            self.stop.disturbed = self.now;
             *self.stats.faults.entry(fault).or_default() += 1;
         }
     }
@@ -211,8 +212,11 @@ impl World {
                 self.store.outage_until = self.now + self.chance.seconds(0.5, 10.0);
             }
             (Fault::StopRequest, _, Some(ruler)) if !self.coordinators[ruler].paused => {
-                self.stopping = true;
-                self.machine_event(ruler, Event::StopRequested);
+                if self.chance.happens(0.5) {
+                    self.ask_to_stop(ruler);
+                } else {
+                    self.stop.with_next_generation = true;
+                }
             }
             _ => return false,
         }

@@ -5,9 +5,10 @@
 //! values after it.
 
 use perennial_plan::ledger::{LedgerRoot, StepRecord};
-use perennial_plan::order::{batch_range, epoch_order, slot_range, steps_per_epoch};
+use perennial_plan::order::{batch_range, slot_range, steps_per_epoch, visiting_order};
 use perennial_plan::random::mix;
 use perennial_plan::{Cursor, Spec};
+use perennial_proto::rules::part_kinds;
 use perennial_proto::v1;
 
 pub const TRAIN_SAMPLES: usize = 66;
@@ -51,7 +52,7 @@ impl Job {
         let epochs = spec.train.epochs;
         let steps_per_epoch = steps_per_epoch(TRAIN_SAMPLES, spec.train.batch_size as usize);
         let orders = (0..epochs)
-            .map(|epoch| epoch_order(spec.seed, epoch, TRAIN_SAMPLES))
+            .map(|epoch| visiting_order(&spec, epoch, TRAIN_SAMPLES))
             .collect();
         let mut job = Self {
             total_steps: u64::from(epochs) * u64::from(steps_per_epoch),
@@ -202,6 +203,23 @@ impl Job {
         }
     }
 
+    /// The kind of part by which a checkpoint is known here.
+    pub fn kind(&self) -> &'static str {
+        part_kinds(&self.spec)[0]
+    }
+
+    /// The hash of the weights that the job ends with.
+    pub fn weights(&self) -> String {
+        let last = Cursor {
+            epoch: self.spec.train.epochs,
+            step: 0,
+        };
+        match &self.spec.evaluate {
+            None => Self::tensors("model", self.hash_at(last)),
+            Some(evaluate) => evaluate.weights_sha256.clone(),
+        }
+    }
+
     /// The hash of the tensors of this kind in a replica.
     pub fn tensors(kind: &str, hash: u64) -> String {
         format!("{kind}-{hash:016x}")
@@ -219,6 +237,8 @@ fn record(done: &v1::StepDone) -> StepRecord {
         top5: done.top5,
         learning_rate: done.learning_rate,
         grad_norm: done.grad_norm,
+        loss_scale: done.loss_scale,
+        skipped: done.skipped,
         replica_hash: done.replica_hash,
         seconds: 0.0,
         confirmed: Vec::new(),

@@ -12,6 +12,7 @@ mod job;
 mod mesh;
 mod network;
 mod queue;
+mod stop;
 mod store;
 mod training;
 mod watch;

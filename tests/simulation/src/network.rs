@@ -59,6 +59,10 @@ impl Network {
         self.cut_count
     }
 
+    pub fn has_cuts(&self) -> bool {
+        !self.cuts.is_empty()
+    }
+
     pub fn heal_all(&mut self) {
         self.cuts.clear();
     }

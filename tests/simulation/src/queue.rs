@@ -89,6 +89,7 @@ pub enum Happening {
         replica: Box<crate::job::Replica>,
     },
     Fault(Fault),
+    StopAsked(CoordinatorId),
     Heal(u64),
     Resume(Process),
     Quicken(WorkerId),
@@ -117,6 +118,7 @@ impl Happening {
             | Self::MeshLost { worker, .. } => Some(Process::Worker(*worker)),
             Self::CoordinatorTick(coordinator)
             | Self::CoordinatorHears(coordinator, ..)
+            | Self::StopAsked(coordinator)
             | Self::StoreAnswers(coordinator, ..) => Some(Process::Coordinator(*coordinator)),
             _ => None,
         }

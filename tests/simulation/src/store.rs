@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use perennial_coordinator::log::{LogEntry, LogRecord};
 use perennial_coordinator::machine::{Commit, Event, ResumePoint};
-use perennial_plan::Cursor;
 use perennial_plan::ledger::StepRecord;
+use perennial_plan::{Cursor, Spec};
 
 use crate::job::{Job, Replica};
 use crate::queue::Time;
@@ -170,15 +170,16 @@ impl Store {
     }
 
     /// The newest checkpoint that is not beyond `steps`.
-    pub fn newest(&self, steps: u64) -> Option<ResumePoint> {
+    pub fn newest(&self, spec: &Spec, steps: u64) -> Option<ResumePoint> {
         let (step, commit) = self.checkpoints.range(..=steps).next_back()?;
+        let (weights_sha256, ema_sha256) = commit.weights(spec);
         Some(ResumePoint {
             global_step: *step,
             snapshot: commit.snapshot.clone(),
             numerics: commit.provenance.numerics.clone(),
             data_fingerprint: commit.provenance.data_fingerprint.clone(),
-            weights_sha256: commit.tensors_sha256("model").unwrap_or_default().into(),
-            ema_sha256: commit.tensors_sha256("ema").map(str::to_string),
+            weights_sha256,
+            ema_sha256,
         })
     }
 

@@ -262,14 +262,16 @@ impl World {
             }
             LogEntry::Scale { .. } | LogEntry::Term { .. } => {}
             LogEntry::Ended { how, .. } => {
-                if how == "finished" {
+                if self.stop.only {
+                    watch.finished |= how == "stopped";
+                } else if how == "finished" {
                     let stored = self.store.checkpoints.get(&job.total_steps);
-                    let weights = stored.and_then(|commit| commit.tensors_sha256("model"));
+                    let weights = stored.and_then(|commit| commit.tensors_sha256(job.kind()));
                     let last = Cursor {
                         epoch: job.spec.train.epochs,
                         step: 0,
                     };
-                    let truth = Job::tensors("model", job.hash_at(last));
+                    let truth = Job::tensors(job.kind(), job.hash_at(last));
                     ensure(
                         watch.steps == job.total_steps
                             && watch.epochs == job.spec.train.epochs
@@ -286,11 +288,7 @@ impl World {
 
     /// A coordinator says that the job is done.
     pub fn saw_finish(&mut self, weights: &str) {
-        let last = Cursor {
-            epoch: self.job.spec.train.epochs,
-            step: 0,
-        };
-        let truth = Job::tensors("model", self.job.hash_at(last));
+        let truth = self.job.weights();
         if weights != truth {
             let message = format!("the job ends with {weights}, the undisturbed run with {truth}");
             self.violated("REP-1", message);

@@ -215,7 +215,7 @@ impl World {
     /// Processes of a job that is not over are replaced until there are as many as wanted.
     pub fn supervise(&mut self) {
         let alive = self.workers.iter().filter(|worker| worker.alive).count();
-        if self.store.ended() != Some("finished") {
+        if !self.is_over() {
             for _ in alive..self.desired {
                 let node = self.free_node();
                 self.start_worker(node);

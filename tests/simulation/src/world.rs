@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use perennial_plan::Spec;
+use perennial_plan::spec::EvaluateSpec;
 
 use crate::chance::Chance;
 use crate::coordinator::CoordinatorProcess;
-use crate::faults::plan;
+use crate::faults::{Fault, plan};
 use crate::job::Job;
 use crate::mesh::Mesh;
 use crate::network::Network;
 use crate::queue::{Happening, Process, Queue, SECOND, Time};
+use crate::stop::Stop;
 use crate::store::Store;
 use crate::watch::Watch;
 use crate::worker::WorkerProcess;
@@ -37,9 +39,8 @@ pub struct World {
     pub wanted: u32,
     /// Worker processes that somebody keeps alive.
     pub desired: usize,
-    /// Somebody asked for a stop, some time.
-    pub stopping: bool,
-    calm: bool,
+    pub stop: Stop,
+    pub calm: bool,
     seed: u64,
     trace: bool,
     broken: Option<Failure>,
@@ -62,6 +63,17 @@ impl World {
         spec.ema.decay = [0.0, 0.99][chance.below(2)];
         let workers = 2 + chance.below(3);
         spec.elastic.min_workers = if chance.happens(0.3) { 2 } else { 1 };
+        if seed % 8 == 5 {
+            spec.train.epochs = 1;
+            spec.evaluate = Some(EvaluateSpec {
+                weights_sha256: "0f".repeat(32),
+                ..EvaluateSpec::default()
+            });
+        }
+        let stop = Stop::new(seed % 8 == 3);
+        if stop.only {
+            spec.train.epochs = 100;
+        }
         let places = 1 + chance.below(3);
         let mut world = Self {
             now: 0,
@@ -77,7 +89,7 @@ impl World {
             places,
             wanted: workers as u32,
             desired: workers,
-            stopping: false,
+            stop,
             calm: false,
             seed,
             trace: options.trace,
@@ -97,6 +109,10 @@ impl World {
         };
         for (at, fault) in faults {
             self.queue.push(at, Happening::Fault(fault));
+        }
+        if self.stop.only {
+            let at = self.chance.seconds(0.2, 28.0);
+            self.queue.push(at, Happening::Fault(Fault::StopRequest));
         }
         self.queue.push(calm, Happening::Calm);
         self.start_coordinator(0, false);
@@ -257,12 +273,16 @@ impl World {
                 replica,
             } => self.part_taken(worker, generation, kind, &replica),
             Happening::Fault(fault) => self.fault(fault),
+            Happening::StopAsked(id) => self.ask_to_stop(id),
             Happening::Heal(cut) => self.heal(Some(cut)),
             Happening::Resume(process) => self.resume(process),
-            Happening::Quicken(worker) => self.workers[worker].speed = 1.0,
+            Happening::Quicken(worker) => {
+                self.workers[worker].speed = 1.0;
+                self.stop.disturbed = self.now;
+            }
             Happening::StartWorker => {
                 let alive = self.workers.iter().filter(|worker| worker.alive).count();
-                if self.store.ended() != Some("finished") && alive < 6 {
+                if !self.is_over() && alive < 6 {
                     let node = (0..)
                         .find(|node| {
                             self.workers
@@ -280,9 +300,10 @@ impl World {
                 self.supervise();
                 let rules = self.coordinators.iter().any(|process| process.alive);
                 let planned = self.coordinators.len() > 64;
-                if self.calm && !rules && !planned && self.store.ended() != Some("finished") {
+                if self.calm && !rules && !planned && !self.is_over() {
                     self.start_coordinator(0, false);
                 }
+                self.ask_again();
             }
             Happening::Calm => self.calm_down(),
         }
@@ -316,6 +337,7 @@ impl World {
             waiting.insert(at, tick);
         }
         self.trace(|| format!("{process:?} goes on"));
+        self.stop.disturbed = self.now;
         for happening in waiting {
             self.happen(happening);
         }
@@ -325,6 +347,7 @@ impl World {
     fn calm_down(&mut self) {
         self.trace(|| "calm".into());
         self.calm = true;
+        self.stop.disturbed = self.now;
         self.heal(None);
         self.network.slow_until = 0;
         self.store.outage_until = 0;

@@ -8,6 +8,7 @@
  * STANDIN_PTX         a folder: every module that is loaded is written there, as PROCESS-NUMBER.ptx
  * STANDIN_MEMORY      bytes that the GPU has (default: 8 GiB); what is allocated beyond that is refused
  * STANDIN_COUNT       GPUs that the driver sees (default: 1)
+ * STANDIN_DRIVER      the CUDA that it knows (default: 13020, which is 13.2)
  *
  * Compile it as libcuda.so, the first name that the program looks for. NVRTC itself loads libcuda.so.1 and needs the real one,
  * or none.
@@ -40,7 +41,7 @@ static int count(void) { return (int)setting("STANDIN_COUNT", 1); }
 /* --- the driver and its GPUs --- */
 
 Result cuInit(unsigned flags) { (void)flags; return SUCCESS; }
-Result cuDriverGetVersion(int *version) { *version = 13000; return SUCCESS; }
+Result cuDriverGetVersion(int *version) { *version = (int)setting("STANDIN_DRIVER", 13020); return SUCCESS; }
 Result cuDeviceGetCount(int *found) { *found = count(); return SUCCESS; }
 Result cuDeviceGet(int *device, int ordinal) {
     if (ordinal < 0 || ordinal >= count()) return INVALID_DEVICE;
@@ -177,6 +178,13 @@ Result cuMemcpy2DAsync_v2(const struct Copy2D *c, Handle stream) {
 
 /* --- modules and kernels --- */
 
+/* The one kernel that the program has in PTX, the addition of sums over NCCL, is known by its name and computed here. */
+static char addition;
+
+static void add(float *left, const float *right, uint64_t count) {
+    for (uint64_t i = 0; i < count; i++) left[i] += right[i];
+}
+
 Result cuModuleLoadData(Handle *module, const void *ptx) {
     static int loaded;
     const char *folder = getenv("STANDIN_PTX");
@@ -190,7 +198,7 @@ Result cuModuleLoadData(Handle *module, const void *ptx) {
             abort();
         }
     }
-    *module = NULL;
+    *module = strstr(ptx, ".entry perennial_add(") ? &addition : NULL;
     if (!strncmp(ptx, "//host ", 7)) {
         char *path = strdup((const char *)ptx + 7);
         path[strcspn(path, "\n")] = 0;
@@ -283,6 +291,10 @@ Result cuLaunchKernel(Handle function, unsigned gx, unsigned gy, unsigned gz, un
     (void)shared; (void)stream; (void)extra;
     /* What a real GPU refuses. */
     if (!gx || !gy || !gz || !bx || !by || !bz || gy > 65535 || gz > 65535 || (uint64_t)bx * by * bz > UNITS) return INVALID_VALUE;
+    if (function == &addition) {
+        add(*(float **)arguments[0], *(float **)arguments[1], *(uint64_t *)arguments[2]);
+        return SUCCESS;
+    }
     return function ? run_on_host(function, grid, dim, arguments) : SUCCESS;
 }
 Result cuLaunchKernelEx(const void *config, Handle function, void **arguments, void **extra) {

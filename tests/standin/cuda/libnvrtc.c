@@ -105,7 +105,7 @@ int nvrtcCompileProgram(struct program *program, int count, const char *const *o
         fclose(file);
     }
     free(name);
-    snprintf(command, sizeof command, "c++ -std=c++17 -O2 -w -ffp-contract=off -shared -fPIC %s.cpp -o %s.so >%s.log 2>&1", path, path, path);
+    snprintf(command, sizeof command, "c++ -std=c++17 -O2 -w -ffp-contract=off -fno-strict-aliasing -shared -fPIC %s.cpp -o %s.so >%s.log 2>&1", path, path, path);
     int failed = !file || system(command);
     snprintf(command, sizeof command, "//host %s.so\n", path);
     program->module = text(command, strlen(command));

@@ -6,10 +6,11 @@
 # the same sources for the host: there they are run as they are launched, and must compute what the processor's own kernels do.
 # No time of either means anything.
 #
-#     PERENNIAL=target/quick/perennial CUDA_PATH=SITE/nvidia/cu13 tests/standin/cuda/run.sh
+#     PERENNIAL=target/quick/perennial CUDA_PATH=SITE/nvidia/cu13 tests/standin/cuda/run.sh [CHECK...]
 #
 # PERENNIAL  the program, built with `--features cuda`
 # CUDA_PATH  a folder with CUDA's `include`, `lib/libnvrtc.so.13` and `bin/ptxas`, as pip installs them (requirements.txt)
+# NCCL       the stand-in for NCCL, libperennial_standin_nccl.so, if two workers are to sum over it
 # DEVICE     the test program `device` of the kernels, built likewise
 # PLAIN      the program built without them, if both are to give the same weights on the CPU
 set -euo pipefail
@@ -19,6 +20,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PERENNIAL=$(realpath "$PERENNIAL")
 PLAIN=${PLAIN:+$(realpath "$PLAIN")}
 DEVICE=${DEVICE:+$(realpath "$DEVICE")}
+NCCL=${NCCL:+$(realpath "$NCCL")}
 cuda=$(realpath "$CUDA_PATH")
 export CUDA_PATH=$cuda
 unset LD_LIBRARY_PATH
@@ -39,15 +41,14 @@ fail() {
     exit 1
 }
 
-# `with_gpu COMMAND...`: where there is a driver and a compiler.
-with_gpu() {
-    LD_LIBRARY_PATH=$work/standin:$cuda/lib "$@"
-}
+# Where there is a driver and a compiler, and where kernels are compiled for the host and run: before a command in the background,
+# whose process is then the command's own.
+gpu=(env "LD_LIBRARY_PATH=$work/standin:$cuda/lib")
+host=(env "STANDIN_HOST=$work/host" "LD_LIBRARY_PATH=$work/host")
 
-# `on_host COMMAND...`: where kernels are compiled for the host and run.
-on_host() {
-    STANDIN_HOST=$work/host LD_LIBRARY_PATH=$work/host "$@"
-}
+# `with_gpu COMMAND...` and `on_host COMMAND...`: the same for whatever the shell knows.
+with_gpu() { LD_LIBRARY_PATH=$work/standin:$cuda/lib "$@"; }
+on_host() { STANDIN_HOST=$work/host LD_LIBRARY_PATH=$work/host "$@"; }
 
 # `refusal STATUS COMMAND...`: what the command says when it ends with this status, if that is one sentence.
 refusal() {
@@ -68,7 +69,8 @@ prepare() {
     mkdir standin host
     cc -O1 -Wall -Wextra -Werror -U_FORTIFY_SOURCE -shared -fPIC "$here/libcuda.c" -o standin/libcuda.so
     cc -O1 -Wall -Wextra -Werror -shared -fPIC "$here/libnvrtc.c" -o host/libnvrtc.so
-    cp standin/libcuda.so host
+    cc -O1 -Wall -Wextra -Werror -shared -fPIC "$here/libnvml.c" -o standin/libnvidia-ml.so.1
+    cp standin/libcuda.so standin/libnvidia-ml.so.1 host
     "$PERENNIAL" data synth pictures --classes 3 --per-class 10 --size 32 --seed 1
     cat >job.toml <<'EOF'
 name = "standin"
@@ -93,6 +95,8 @@ what_is_missing_is_named_in_one_sentence() {
     [[ $said == *"are not in CUDA_PATH, which is"* ]] || fail "$said"
     said=$(with_gpu refusal 1 "${train[@]/cuda:0/cuda:1}") || fail "without a second GPU"
     [[ $said == *"the driver sees one GPU, which is \`cuda:0\`" ]] || fail "$said"
+    said=$(STANDIN_DRIVER=12080 with_gpu refusal 1 "${train[@]}") || fail "with an old driver"
+    [[ $said == *"NVRTC is of CUDA 13."*"the driver, which knows CUDA 12.8, cannot read"* ]] || fail "$said"
     [[ ! -e perennial-store ]] || fail "something was written all the same"
     with_gpu "$PERENNIAL" doctor
 }
@@ -155,6 +159,45 @@ a_full_memory_is_one_error_that_says_what_to_change() {
     [[ $said == *"the GPU's memory is full"* ]] || fail "$said"
 }
 
+# `told_memory STORE`: waits until the status of the job there tells what the GPUs of its workers hold.
+told_memory() {
+    local deadline=$((SECONDS + 60)) memory used total peak
+    until "$PERENNIAL" status standin --store "$1" --json >told.json 2>&1 && grep -q '"device_memory":{' told.json; do
+        ((SECONDS < deadline)) || return 1
+        sleep 0.1
+    done
+    memory=$(grep -o '"device_memory":{[^}]*}' told.json | head -n 1)
+    echo "$memory"
+    read -r used total peak < <(grep -o '[0-9]*' <<<"$memory" | tr '\n' ' ')
+    ((total == 8 << 30 && used > 0 && used <= peak && peak <= total))
+}
+
+# One of two workers on GPUs; the other one goes on.
+a_gpu_that_fails_makes_its_worker_leave_with_the_reason() {
+    local url=127.0.0.1:$((20000 + RANDOM % 20000)) coordinator failing deadline=$((SECONDS + 120)) status=0
+    "$PERENNIAL" coordinator job.toml --data pictures --listen "$url" --workers 2 --store failing --set train.epochs=40 --json \
+        >failing.jsonl 2>failing.err &
+    coordinator=$!
+    STANDIN_XID=$work/xid "${gpu[@]}" "$PERENNIAL" worker --coordinator "http://$url" --device cuda:0 2>failing-0.err &
+    failing=$!
+    "${gpu[@]}" "$PERENNIAL" worker --coordinator "http://$url" --device cuda:0 2>failing-1.err &
+    others+=("$coordinator" "$failing" $!)
+    until grep -q '"event":"step"' failing.jsonl; do
+        ((SECONDS < deadline)) || fail "no step: $(tail -n 3 failing.jsonl failing.err failing-?.err)"
+        sleep 0.1
+    done
+    told_memory failing || fail "of its memory $(tail -n 3 told.json failing-?.err)"
+    echo 79 >xid
+    wait "$failing" || status=$?
+    [[ $status == 1 ]] || fail "exit status $status: $(tail -n 3 failing-0.err)"
+    # Let go by the job, or, where a step takes as long as here, without that.
+    grep 'the device `cuda:0` failed: the driver reports Xid 79; this worker leaves' failing-0.err || fail "$(tail -n 3 failing-0.err)"
+    until grep -q '"event":"started".*"workers":1' failing.jsonl; do
+        ((SECONDS < deadline)) || fail "the other one did not go on: $(tail -n 3 failing.jsonl failing.err failing-1.err)"
+        sleep 0.1
+    done
+}
+
 # Kernels as they are generated and launched, against references in f64.
 the_kernels_compute_what_the_references_do() {
     [[ -n $DEVICE ]] || { echo "DEVICE is not set"; return; }
@@ -191,6 +234,39 @@ training_is_that_of_the_processor_and_two_workers_end_with_the_same_weights() {
     [[ $one =~ ^[0-9a-f]{64}$ && $one == "$two" ]] || fail "$one with one worker, $two with two"
 }
 
+# Two workers as on two machines. Gradients lie in the GPUs' memory when they are summed.
+two_workers_that_sum_over_nccl_end_with_the_same_weights() {
+    local url=127.0.0.1:$((20000 + RANDOM % 20000)) machine coordinator
+    [[ -n $NCCL ]] || { echo "NCCL is not set"; return; }
+    "$PERENNIAL" coordinator job.toml --data pictures --listen "$url" --workers 2 --store host-nccl --set train.batch_size=11 \
+        --json >host-nccl.jsonl 2>host-nccl.err &
+    coordinator=$!
+    others+=("$coordinator")
+    for machine in a b; do
+        PERENNIAL_NCCL=$NCCL NCCL_HOSTID=$machine PERENNIAL_LOG=info "${host[@]}" "$PERENNIAL" worker --coordinator "http://$url" \
+            --device cuda:0 2>"nccl-$machine.err" &
+        others+=($!)
+    done
+    wait "$coordinator" || fail "$(tail -n 3 host-nccl.jsonl host-nccl.err nccl-?.err)"
+    grep -q 'sums go over NCCL' nccl-a.err || fail "not over NCCL: $(tail -n 3 nccl-a.err)"
+    [[ $(value host-nccl.jsonl finished weights_sha256) == "$(value host-one.jsonl finished weights_sha256)" ]] ||
+        fail "other weights: $(value host-nccl.jsonl finished weights_sha256)"
+}
+
+# A step whose operands are rounded, on the processor by its own kernels: in the last place a few may fall to the other side.
+rounded_operands_are_those_of_the_processor() {
+    local precision
+    for precision in bf16 f16; do
+        trained cpu "$PERENNIAL" train job.toml --set "train.precision=$precision" --set "name=cpu-$precision" || fail "on the processor"
+        trained "$precision" on_host "$PERENNIAL" train job.toml --device cuda:0 --workers 1 --set "train.precision=$precision" ||
+            fail "in $precision"
+        near "$precision" loss 1e-4 || fail "another loss in $precision"
+        near "$precision" grad_norm 1e-2 || fail "another gradient in $precision"
+        grep -qo "\"numerics\": *\"cuda sm_90 (stand-in, not a GPU), cuda-f32-[0-9]*, $precision\"" \
+            "host-$precision"/standin/checkpoints/*/MANIFEST.json || fail "its checkpoint does not name $precision"
+    done
+}
+
 # The same program without a GPU, and one that was built without them: the very same weights.
 on_the_cpu_nothing_has_changed() {
     local program hashes=()
@@ -202,8 +278,10 @@ on_the_cpu_nothing_has_changed() {
     [[ -z $PLAIN || ${hashes[0]} == "${hashes[1]}" ]] || fail "${hashes[*]}"
 }
 
+only=" $* "
 check() {
     local start=$SECONDS
+    [[ $only == "  " || $only == *" $1 "* ]] || return 0
     "$1"
     echo "ok $1 ($((SECONDS - start)) s)"
 }
@@ -215,6 +293,9 @@ check kernels_compile_for_80
 check a_worker_trains_a_job_to_its_end
 check a_processor_of_another_kind_is_refused_with_the_reason
 check a_full_memory_is_one_error_that_says_what_to_change
+check a_gpu_that_fails_makes_its_worker_leave_with_the_reason
 check the_kernels_compute_what_the_references_do
 check training_is_that_of_the_processor_and_two_workers_end_with_the_same_weights
+check two_workers_that_sum_over_nccl_end_with_the_same_weights
+check rounded_operands_are_those_of_the_processor
 check on_the_cpu_nothing_has_changed

@@ -279,7 +279,7 @@ async fn exchange(
         match incoming.message().await {
             Ok(Some(message)) => tell(Event::Received(message)),
             Ok(None) => break String::new(),
-            Err(status) => break status.message().to_string(),
+            Err(status) => break words_of(&status),
         }
     };
     tell(Event::Closed(end));

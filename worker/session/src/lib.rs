@@ -85,6 +85,8 @@ pub enum Report {
     Failed(v1::Failed),
     /// The process was asked to leave.
     Drain,
+    /// What its GPU holds: of interest now or not at all.
+    DeviceMemory(v1::DeviceMemory),
 }
 
 // === impl Source ===
@@ -116,6 +118,7 @@ impl From<Report> for v1::WorkerMessage {
             Report::FollowFailed(failed) => failed.into(),
             Report::Failed(failed) => failed.into(),
             Report::Drain => v1::Drain {}.into(),
+            Report::DeviceMemory(memory) => memory.into(),
         }
     }
 }

@@ -22,14 +22,16 @@ pub struct CollectiveBench {
     pub slots: u32,
     pub elements: usize,
     pub rounds: usize,
-    /// What the members of the exact sum encrypt with; the ring is plain.
+    /// With it the exact sum is timed encrypted as well, between members who know each other by it.
     pub tls: Option<MeshTls>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct CollectiveTimes {
     /// By the fixed tree, every slot's gradient apart until it is added.
     pub exact: Vec<Duration>,
+    /// The same over mutual TLS, where that was asked for.
+    pub encrypted: Vec<Duration>,
     /// In the order of the ring, one gradient a member.
     pub ring: Vec<Duration>,
 }
@@ -37,22 +39,20 @@ pub struct CollectiveTimes {
 // === impl CollectiveBench ===
 
 impl CollectiveBench {
-    /// Both in turn, in each round.
+    /// All in turn, in each round.
     pub fn run(&self) -> Result<CollectiveTimes, WorkerError> {
-        let endpoints = (0..self.members).map(|_| TcpEndpoint::bind("127.0.0.1:0"));
-        let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
-        let (endpoints, addresses): (Vec<_>, Vec<_>) = endpoints.into_iter().unzip();
-        let tls = |endpoint: TcpEndpoint| endpoint.encrypted(self.tls.clone());
-        let endpoints: Vec<_> = endpoints.into_iter().map(tls).collect();
-        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let meshes = [Some(None), self.tls.clone().map(Some)];
+        let meshes = meshes
+            .into_iter()
+            .flatten()
+            .map(|tls| Endpoints::bind(self.members, tls));
+        let meshes = meshes.collect::<Result<Vec<_>, _>>()?;
         let ring = Ring::all(self.members).map_err(no_ring)?;
         let members: Vec<Result<CollectiveTimes, WorkerError>> = thread::scope(|scope| {
-            let addresses = &addresses;
-            let members = endpoints.into_iter().zip(ring).enumerate();
+            let meshes = &meshes;
+            let members = ring.into_iter().enumerate();
             let members: Vec<_> = members
-                .map(|(rank, (endpoint, ring))| {
-                    scope.spawn(move || self.member(rank, &endpoint, addresses, ring))
-                })
+                .map(|(rank, ring)| scope.spawn(move || self.member(rank, meshes, ring)))
                 .collect();
             members
                 .into_iter()
@@ -66,42 +66,35 @@ impl CollectiveBench {
     fn member(
         &self,
         rank: usize,
-        endpoint: &TcpEndpoint,
-        addresses: &[String],
+        meshes: &[Endpoints],
         mut ring: Ring,
     ) -> Result<CollectiveTimes, WorkerError> {
-        let config = MeshConfig {
-            job: "bench".into(),
-            generation: 1,
-            rank,
-            addresses: addresses.to_vec(),
-            deadline: DEADLINE,
-            timeout: DEADLINE,
-            silence: DEADLINE,
-        };
-        let mut mesh = endpoint.connect(config, &AbortHandle::new())?;
+        let meshes = meshes.iter().map(|endpoints| endpoints.connect(rank));
+        let mut meshes = meshes.collect::<Result<Vec<_>, _>>()?;
         let value = vec![1.0f32; self.elements];
-        let mut times = CollectiveTimes {
-            exact: Vec::new(),
-            ring: Vec::new(),
-        };
+        let mut times = CollectiveTimes::default();
         for round in 0..=self.rounds {
-            let contribution = self.contribution(rank, &value)?;
-            together(&mut mesh)?;
-            let began = Instant::now();
-            let reduced = mesh.all_reduce(contribution)?;
-            together(&mut mesh)?;
-            let exact = began.elapsed();
-            drop(reduced);
+            let mut sums = Vec::new();
+            for mesh in &mut meshes {
+                let contribution = self.contribution(rank, &value)?;
+                together(mesh)?;
+                let began = Instant::now();
+                let reduced = mesh.all_reduce(contribution)?;
+                together(mesh)?;
+                sums.push(began.elapsed());
+                drop(reduced);
+            }
 
+            let plain = &mut meshes[0];
             let mut summed = value.clone();
-            together(&mut mesh)?;
+            together(plain)?;
             let began = Instant::now();
             ring.all_reduce(&mut summed).map_err(no_ring)?;
-            together(&mut mesh)?;
+            together(plain)?;
             if round > 0 {
-                times.exact.push(exact);
                 times.ring.push(began.elapsed());
+                times.exact.push(sums[0]);
+                times.encrypted.extend(sums.get(1));
             }
             if summed.iter().any(|sum| *sum != self.members as f32) {
                 return Err(no_ring(io::ErrorKind::InvalidData.into()));
@@ -131,6 +124,41 @@ impl CollectiveBench {
             },
             control: 0,
         })
+    }
+}
+
+/// Where the members of a mesh listen, by rank.
+struct Endpoints {
+    members: Vec<TcpEndpoint>,
+    addresses: Vec<String>,
+}
+
+// === impl Endpoints ===
+
+impl Endpoints {
+    fn bind(members: usize, tls: Option<MeshTls>) -> Result<Self, WorkerError> {
+        let bound = (0..members).map(|_| TcpEndpoint::bind("127.0.0.1:0"));
+        let bound = bound.collect::<Result<Vec<_>, _>>()?;
+        let (members, addresses): (Vec<TcpEndpoint>, Vec<_>) = bound.into_iter().unzip();
+        let encrypted = |endpoint: TcpEndpoint| endpoint.encrypted(tls.clone());
+        Ok(Self {
+            members: members.into_iter().map(encrypted).collect(),
+            addresses: addresses.iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    /// Returns once all members do the same.
+    fn connect(&self, rank: usize) -> Result<impl Collective, WorkerError> {
+        let config = MeshConfig {
+            job: "bench".into(),
+            generation: 1,
+            rank,
+            addresses: self.addresses.clone(),
+            deadline: DEADLINE,
+            timeout: DEADLINE,
+            silence: DEADLINE,
+        };
+        Ok(self.members[rank].connect(config, &AbortHandle::new())?)
     }
 }
 
@@ -258,5 +286,6 @@ mod tests {
         };
         let times = bench.run().unwrap();
         assert_eq!((times.exact.len(), times.ring.len()), (2, 2));
+        assert!(times.encrypted.is_empty());
     }
 }

@@ -8,11 +8,11 @@ use perennial_model::{Bound, DropPathKey, Network};
 use perennial_plan::Spec;
 use perennial_plan::order::slot_range;
 use perennial_plan::random::{Domain, Draw, Stream};
-use perennial_train::{Replica, SlotInput, infer, slot_gradient};
+use perennial_train::{Replica, SlotInput, infer, loss_factor, slot_gradient};
 
 use crate::error::WorkerError;
 use crate::numerics::operands;
-use crate::slots::{Cores, contribution};
+use crate::slots::{Cores, SlotSums};
 
 /// Steps that are not counted: caches and memory fill.
 const WARM_UP: usize = 3;
@@ -42,7 +42,6 @@ impl StepBench {
         let weights = network.table.initial_weights(spec.seed);
         let mut replica = Replica::new(spec, &network.table, weights);
         let device = self.device.open()?;
-        self.device.computes(operands(spec.train.precision))?;
         let cores = Cores::of(self.device, self.threads)?;
         let batch = spec.train.batch_size as usize;
         let slots: Vec<(u32, SlotInput)> = (0..spec.train.slots)
@@ -119,25 +118,29 @@ impl StepBench {
             let precision = operands(self.spec.train.precision);
             Bound::new(&network.table, &replica.weights, device, precision)
         };
-        let outcomes = cores.for_all(inputs, |(slot, input)| {
-            let _span = span("slot");
+        let samples = self.spec.train.batch_size as usize;
+        let factor = loss_factor(replica.loss_scale(), samples);
+        let sums = SlotSums::new(network, slots, 0..slots);
+        let done = cores.for_all(inputs, |(slot, input)| {
+            let slot_span = span("slot");
             let key = DropPathKey {
                 seed,
                 global_step,
                 slot,
             };
-            slot_gradient(network, &bound, input, size, key).map(|outcome| (slot, outcome))
+            let outcome = slot_gradient(network, &bound, input, size, key, factor)?;
+            drop(slot_span);
+            let _span = span("sum of slots");
+            Ok(sums.add(slot, outcome)?)
         });
-        let outcomes = outcomes.into_iter().collect::<Result<_, _>>()?;
+        done.into_iter().collect::<Result<(), WorkerError>>()?;
         drop(bound);
-        let summing = span("sum of slots");
-        let sums = contribution(network, slots, 0..slots, outcomes)?;
+        let sums = sums.finish()?;
         let roots = sums
             .gradients
             .nodes
             .values()
             .zip(sums.statistics.nodes.values());
-        drop(summing);
         let _span = span("optimizer and hash");
         let rate = self.spec.optimizer.learning_rate;
         for (gradient, statistics) in roots {

@@ -27,7 +27,7 @@ fn begun(spec: &Spec, network: &Network) -> SharedReplica {
     let shared = SharedReplica::default();
     let table = &network.table;
     let replica = Replica::new(spec, table, table.initial_weights(1));
-    shared.replace(Some(Held::new(replica)));
+    shared.replace(Some(Held::of(State::Training(replica))));
     shared
 }
 
@@ -56,7 +56,7 @@ fn a_member_one_step_behind_gets_the_step_and_one_further_behind_does_not() {
     let Delta::Next { hash, bytes } = at_once(&source, 2) else {
         panic!("the last step is always kept");
     };
-    let offered = Offered::from_bytes(table, &bytes).unwrap();
+    let offered = Offered::from_bytes(&bytes, |step| StepDelta::from_bytes(table, step)).unwrap();
     assert_eq!(offered.stands_at, 3);
     behind.apply(table, offered.delta).unwrap();
     assert_eq!(behind.standing(), Some((3, hash)));

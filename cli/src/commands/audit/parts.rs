@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use perennial_coordinator::audit::{Audit, Finding, Stored};
 use perennial_model::Network;
 use perennial_plan::Spec;
 use perennial_plan::tensors::weights_sha256;
 use perennial_store::{Job, Manifest, NamedTensors, Part, PartKind, StoreError, tensors};
-use perennial_train::Replica;
+use perennial_train::{Replica, Scores};
 
 use crate::output::Output;
 
@@ -102,8 +102,8 @@ async fn read(
     let expected = match part.kind {
         PartKind::Model => Some(&manifest.weights_sha256),
         PartKind::Ema => manifest.ema_sha256.as_ref(),
-        // The ledger has no hash of it: see `disagreement`.
-        PartKind::Optimizer => return Ok(Ok(named)),
+        // Compared with the ledger: see `disagreement`.
+        PartKind::Optimizer | PartKind::Scores => return Ok(Ok(named)),
     };
     let found = weights_sha256(&named);
     if expected != Some(&found) {
@@ -126,17 +126,35 @@ fn disagreement(
 ) -> Option<String> {
     // Without either the audit has said what is missing.
     let (expected, data) = (audit.replica_hash(step)?, audit.data()?);
-    let replica = match replica(spec, data.classes.len(), tensors) {
-        Ok(replica) => replica,
+    let state = match spec.evaluate {
+        None => replica(spec, data.classes.len(), tensors)
+            .map(|replica| (replica.hash(), replica.steps())),
+        Some(_) => scores(spec, data.train_samples as usize, tensors)
+            .map(|scores| (scores.hash(), scores.steps())),
+    };
+    let (found, steps) = match state {
+        Ok(state) => state,
         Err(error) => return Some(format!("its parts are no replica of this job: {error}")),
     };
-    let (found, steps) = (replica.hash(), replica.steps());
     if found != expected {
         return Some(format!(
             "the replica in its parts has the hash {found:016x}, the ledger has {expected:016x} after step {step}"
         ));
     }
     (steps != step).then(|| format!("its optimizer has taken {steps} steps instead of {step}"))
+}
+
+/// What an evaluation found up to the checkpoint, of so many pictures.
+fn scores(
+    spec: &Spec,
+    pictures: usize,
+    tensors: &[(PartKind, NamedTensors)],
+) -> anyhow::Result<Scores> {
+    let part = tensors.iter().find(|(kind, _)| *kind == PartKind::Scores);
+    let (_, named) = part.context("there is no scores part")?;
+    // Which class a picture is of does not show in them.
+    let labels: Vec<u32> = vec![0; pictures];
+    Ok(Scores::from_named(spec, labels.into(), named)?)
 }
 
 /// The replica that a worker would go on from.

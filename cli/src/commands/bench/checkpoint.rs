@@ -49,7 +49,7 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<()> {
         "rounds": args.rounds,
     });
     let times = [("copy", &copy), ("write", &write), ("load", &load)];
-    print(output, fields, times, || {
+    print(output, fields, &times, || {
         format!("{megabytes:.0} MB: copied in {copy}, written in {write}, read in {load}")
     })
 }

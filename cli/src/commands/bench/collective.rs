@@ -1,10 +1,12 @@
 //! `perennial bench collective`.
 
+use anyhow::Context;
 use perennial_collective::MeshTls;
 use perennial_plan::Spec;
 use perennial_secure::{Authority, Credentials, Role, Security, Wanted};
 use perennial_worker::bench::CollectiveBench;
 use serde_json::json;
+use tempfile::TempDir;
 
 use super::{CLASSES, Times, print};
 use crate::output::Output;
@@ -24,7 +26,7 @@ pub struct Args {
     /// Sums that are timed, after one that is not
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Encrypt what goes between the members of the exact sum
+    /// Time the exact sum between members who encrypt as well, as those of a job with certificates do
     #[arg(long)]
     tls: bool,
 }
@@ -42,18 +44,20 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
         args.members
     );
     let network = perennial_model::Network::new(&spec.model, CLASSES)?;
+    let certified = if args.tls { Some(certificate()?) } else { None };
     let bench = CollectiveBench {
         members: args.members as usize,
         slots,
         elements: network.table.parameters_len(),
         rounds: args.rounds as usize,
-        tls: if args.tls { certificate()? } else { None },
+        tls: certified.as_ref().map(|(_, tls)| tls.clone()),
     };
     let done = bench.run()?;
     let [exact, ring] = [done.exact, done.ring].map(Times::new);
+    let encrypted = args.tls.then(|| Times::new(done.encrypted));
     let megabytes = bench.elements as f64 * 4.0 / 1e6;
     let ratio = exact.median_ms() / ring.median_ms();
-    let fields = json!({
+    let mut fields = json!({
         "what": "collective",
         "model": args.model,
         "members": args.members,
@@ -63,13 +67,20 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
         "tls": args.tls,
         "ratio": ratio,
     });
-    print(output, fields, [("exact", &exact), ("ring", &ring)], || {
-        format!("{megabytes:.0} MB: exact in {exact}, a plain ring in {ring}: {ratio:.2} times")
-    })
+    let mut times = vec![("exact", &exact), ("ring", &ring)];
+    let mut sentence =
+        format!("{megabytes:.0} MB: exact in {exact}, a plain ring in {ring}: {ratio:.2} times");
+    if let Some(encrypted) = &encrypted {
+        let ratio = encrypted.median_ms() / exact.median_ms();
+        fields["encrypted_ratio"] = json!(ratio);
+        times.push(("encrypted", encrypted));
+        sentence += &format!("; encrypted in {encrypted}: {ratio:.2} times the exact one");
+    }
+    print(output, fields, &times, || sentence)
 }
 
-/// A worker's certificate that is gone with this run.
-fn certificate() -> anyhow::Result<Option<MeshTls>> {
+/// A worker's certificate, and the folder in which it is looked for as long as it is used.
+fn certificate() -> anyhow::Result<(TempDir, MeshTls)> {
     let folder = tempfile::tempdir()?;
     let wanted = Wanted {
         role: Role::Worker,
@@ -81,5 +92,6 @@ fn certificate() -> anyhow::Result<Option<MeshTls>> {
     let file = |name: &str| folder.path().join(name);
     let own = (file("worker.pem"), file("worker.key"));
     let credentials = Credentials::read(&file("ca.pem"), Some((&own.0, &own.1)))?;
-    Ok(MeshTls::of(&Security::tls(credentials))?)
+    let tls = MeshTls::of(&Security::tls(credentials))?;
+    Ok((folder, tls.context("a worker's certificate was just made")?))
 }

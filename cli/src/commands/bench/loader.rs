@@ -59,7 +59,7 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
         "images_per_second": rate,
         "opening_seconds": opening,
     });
-    print(output, fields, [("epoch", &epochs)], || {
+    print(output, fields, &[("epoch", &epochs)], || {
         let pictures = loaded.pictures;
         format!(
             "{rate:.0} images/s: an epoch of {pictures} takes {epochs}; all were checked in {opening:.2} s before"

@@ -99,10 +99,10 @@ fn milliseconds(time: Duration) -> f64 {
 }
 
 /// Prints the record of a bench: `fields` and `times`.
-fn print<const N: usize>(
+fn print(
     output: Output,
     fields: Value,
-    times: [(&str, &Times); N],
+    times: &[(&str, &Times)],
     text: impl FnOnce() -> String,
 ) -> anyhow::Result<()> {
     let mut record = Map::from_iter([("event".to_string(), json!("bench"))]);

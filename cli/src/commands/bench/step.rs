@@ -40,7 +40,7 @@ pub struct Args {
     /// Logits alone, with the normalisations folded
     #[arg(long)]
     inference: bool,
-    /// As `precision` in a job file: f32 or bf16. Inference is in f32
+    /// As `precision` in a job file: f32, bf16 or f16. Inference is in f32
     #[arg(long, default_value = "f32", value_name = "NAME", value_parser = precision, conflicts_with = "inference")]
     precision: Precision,
     /// Where the time goes: a table, and in FILE what happened when, for chrome://tracing or ui.perfetto.dev
@@ -105,7 +105,7 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
         "device_memory_mb": bench.device_memory()?.map(|bytes| bytes as f64 / 1e6),
         "profile": profile.as_ref().map(Profile::record),
     });
-    print(output, fields, [("step", &times)], || {
+    print(output, fields, &[("step", &times)], || {
         let memory = peak_rss.map_or(String::new(), |peak| format!("; {peak:.0} MB at most"));
         let table = profile.map_or(String::new(), |profile| format!("\n\n{profile}"));
         format!("{rate:.1} images/s: a step takes {times}{memory}{table}")
@@ -113,7 +113,7 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
 }
 
 fn precision(name: &str) -> Result<Precision, String> {
-    Precision::named(name).ok_or_else(|| "choose f32 or bf16".to_string())
+    Precision::named(name).ok_or_else(|| "choose f32, bf16 or f16".to_string())
 }
 
 /// The most memory that this process ever held, in millions of bytes, where the system tells.

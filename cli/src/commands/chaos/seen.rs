@@ -74,6 +74,8 @@ impl Seen {
             top1: 0.0,
             learning_rate: 0.0,
             grad_norm: 0.0,
+            loss_scale: None,
+            skipped: None,
             images_per_second: 0.0,
             eta_seconds: 0.0,
         };

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use perennial_store::{CheckpointInfo, Job, PartKind};
+use perennial_store::{Job, PartKind};
 use serde::Serialize;
 
+use super::best::{Metric, best};
 use crate::file::{refuse_existing, write_new};
 use crate::job::Place;
 use crate::output::{Output, bytes};
@@ -18,9 +19,9 @@ pub struct Args {
     /// The checkpoint of this step instead of the newest
     #[arg(long, conflicts_with = "best")]
     step: Option<u64>,
-    /// The checkpoint with the highest validation top-1
-    #[arg(long)]
-    best: bool,
+    /// The best checkpoint, by top-1 (of the average where there is one) where no METRIC is named
+    #[arg(long, value_name = "METRIC", num_args = 0..=1, require_equals = true, default_missing_value = "top1")]
+    best: Option<Metric>,
     /// The average of the weights instead of the weights
     #[arg(long)]
     ema: bool,
@@ -82,22 +83,29 @@ pub struct Exported {
 pub async fn read(
     job: &Job,
     step: Option<u64>,
-    wants_best: bool,
+    wanted: Option<Metric>,
     ema: bool,
 ) -> anyhow::Result<Exported> {
-    let checkpoints = job.checkpoints().await?;
-    let steps: Vec<u64> = checkpoints
-        .iter()
-        .map(|checkpoint| checkpoint.step)
-        .collect();
-    let step = match step {
-        Some(step) => super::of_step(job, &steps, step)?,
-        None if wants_best => best(&checkpoints)
-            .with_context(|| format!("no checkpoint of job `{}` was validated", job.name()))?,
-        None => *steps
+    read_step(job, step_of(job, step, wanted).await?, ema).await
+}
+
+/// The checkpoint of `step`, which must be there, else the best or the newest one.
+pub async fn step_of(job: &Job, step: Option<u64>, wanted: Option<Metric>) -> anyhow::Result<u64> {
+    let steps = job.checkpoint_steps().await?;
+    match (step, wanted) {
+        (Some(step), _) => super::of_step(job, &steps, step),
+        (None, Some(metric)) => best(job, metric)
+            .await?
+            .with_context(|| format!("no checkpoint of job `{}` was validated", job.name())),
+        (None, None) => steps
             .last()
-            .with_context(|| format!("job `{}` has no checkpoint yet", job.name()))?,
-    };
+            .copied()
+            .with_context(|| format!("job `{}` has no checkpoint yet", job.name())),
+    }
+}
+
+/// The weights of this checkpoint, or their average.
+pub async fn read_step(job: &Job, step: u64, ema: bool) -> anyhow::Result<Exported> {
     let manifest = job.load_manifest(step).await?;
     let (kind, hash) = match (&manifest.ema_sha256, ema) {
         (_, false) => (PartKind::Model, &manifest.weights_sha256),
@@ -118,13 +126,4 @@ pub async fn read(
         content: job.read_part(part).await?.into(),
         weights_sha256: hash.clone(),
     })
-}
-
-/// The newest of those with the highest top-1.
-fn best(checkpoints: &[CheckpointInfo]) -> Option<u64> {
-    checkpoints
-        .iter()
-        .filter_map(|checkpoint| Some((checkpoint.metric?, checkpoint.step)))
-        .max_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)))
-        .map(|(_, step)| step)
 }

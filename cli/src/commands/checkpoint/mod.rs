@@ -1,5 +1,6 @@
 //! `perennial checkpoint`.
 
+pub mod best;
 pub mod export;
 mod list;
 mod verify;

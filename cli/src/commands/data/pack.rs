@@ -29,7 +29,7 @@ pub struct Args {
     /// Keep each class's share on both sides
     #[arg(long)]
     stratify: bool,
-    /// How large a shard may grow, in MB
+    /// How large a shard may grow, in MB; two of them are in memory
     #[arg(long, value_name = "MB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=4096))]
     shard_size: u64,
 }

@@ -44,6 +44,8 @@ fn a_job_that_runs_tells_its_speed_its_workers_and_the_time_that_is_left() {
             state: "member".into(),
             slots: 4,
             speed: 16.04,
+            phases: None,
+            device_memory: None,
         }],
         ..StatusReply::default()
     };
@@ -60,6 +62,39 @@ fn a_job_that_runs_tells_its_speed_its_workers_and_the_time_that_is_left() {
          worker   state  slots  slots/s\n\
          w1      member      4     16.0\n"
     );
+}
+
+#[test]
+fn of_workers_with_a_gpu_the_memory_is_told_that_is_used_and_of_others_nothing() {
+    let worker = |worker: &str, device_memory| WorkerStatus {
+        worker: worker.into(),
+        state: "member".into(),
+        slots: 2,
+        device_memory,
+        ..WorkerStatus::default()
+    };
+    let memory = DeviceMemory {
+        used: 20_500_000_000,
+        total: 150_000_000_000,
+        peak: 31_000_000_000,
+    };
+    let reply = StatusReply {
+        job: "tiny".into(),
+        workers: vec![worker("w1", Some(memory)), worker("w2", None)],
+        ..StatusReply::default()
+    };
+    let standing = Standing::new("tiny", &spec(), replayed(), Some(Ok(reply)));
+    let text = standing.text();
+    let (_, workers) = text.split_once("\n\n").unwrap();
+    assert_eq!(
+        workers,
+        "worker   state  slots  slots/s                            GPU memory\n\
+         w1      member      2        -  20.5 GB of 150.0 GB, at most 31.0 GB\n\
+         w2      member      2        -                                     -\n"
+    );
+    let told = serde_json::to_value(&standing).unwrap();
+    let used = |worker: usize| told["workers"][worker]["device_memory"]["used"].as_u64();
+    assert_eq!([used(0), used(1)], [Some(20_500_000_000), None]);
 }
 
 #[test]

@@ -141,6 +141,8 @@ impl Walk<'_> {
                 ("sum of losses", step.loss_sum.to_string()),
                 ("norm of the gradient", step.grad_norm.to_string()),
                 ("learning rate", step.learning_rate.to_string()),
+                ("loss scale", format!("{:?}", step.loss_scale)),
+                ("word on its being skipped", step.skipped.to_string()),
                 ("samples", step.samples.to_string()),
                 ("count of first guesses", step.top1.to_string()),
                 ("count of fifth guesses", step.top5.to_string()),

@@ -92,6 +92,36 @@ fn a_stop_before_the_first_generation_needs_nobody() {
 }
 
 #[test]
+fn a_stop_while_a_generation_goes_into_the_log_is_told_to_its_members_once_it_is_there() {
+    let mut bench = Bench::new(config(1));
+    bench.log_answers = false;
+    bench.join(1);
+    bench.event(Event::StopRequested);
+    assert!(bench.start(1).is_none() && bench.outcome().is_none());
+    bench.release_the_log();
+    assert!(bench.start(1).is_some());
+    assert_eq!(bench.last_sent(1), Some(Kind::Stop(v1::Stop {})));
+    bench.event(Event::Tick);
+    let stops = |sent: Vec<Kind>| {
+        let stops = sent.iter().filter(|kind| matches!(kind, Kind::Stop(_)));
+        stops.count()
+    };
+    assert_eq!(stops(bench.sent(1)), 1, "it is told once");
+}
+
+#[test]
+fn a_member_that_comes_back_is_told_of_a_stop_that_was_asked_for_meanwhile() {
+    let mut next = Bench::running(1).successor();
+    next.event(Event::StopRequested);
+    next.come_back(1, 11);
+    assert!(
+        next.sent(11).contains(&Kind::Stop(v1::Stop {})),
+        "{:?}",
+        next.sent(11)
+    );
+}
+
+#[test]
 fn a_stop_is_not_forgotten_when_a_member_dies_on_the_way() {
     let mut bench = Bench::running(2);
     bench.epoch_with_checkpoint(0);

@@ -88,6 +88,9 @@ pub fn step(generation: u64, at: Cursor) -> StepDone {
         seconds: 0.5,
         compute_seconds: 0.4,
         global_step: after.global_step(STEPS),
+        phases: None,
+        loss_scale: None,
+        skipped: false,
     }
 }
 

@@ -81,6 +81,11 @@ fn what_was_computed_in_one_precision_is_not_gone_on_with_in_another() {
     for (before, after, classes) in [
         (Precision::F32, Precision::Bf16, ["`cpu`", "`cpu, bf16`"]),
         (Precision::Bf16, Precision::F32, ["`cpu, bf16`", "`cpu`"]),
+        (
+            Precision::Bf16,
+            Precision::F16,
+            ["`cpu, bf16`", "`cpu, f16`"],
+        ),
     ] {
         let mut bench = in_precision(before, Vec::new());
         bench.join(1);

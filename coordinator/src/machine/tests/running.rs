@@ -107,6 +107,25 @@ fn members_whose_replicas_differ_end_the_run_loudly() {
 }
 
 #[test]
+fn members_of_which_one_skips_a_step_or_scales_it_otherwise_end_the_run_loudly() {
+    let scaled = |scale, skipped| StepDone {
+        loss_scale: Some(scale),
+        skipped,
+        ..step(1, cursor(0, 0))
+    };
+    for other in [scaled(1024.0, true), scaled(512.0, false)] {
+        let mut bench = Bench::running(2);
+        bench.say(1, scaled(1024.0, false));
+        bench.say(2, other);
+        let failure = bench.failure();
+        assert!(
+            failure.contains("SC-1") && failure.contains("`w2`") && failure.contains("1024"),
+            "{failure}"
+        );
+    }
+}
+
+#[test]
 fn a_member_that_skips_a_step_or_part_of_a_batch_ends_the_run_loudly() {
     let mut bench = Bench::running(1);
     bench.say(1, step(1, cursor(0, 1)));

@@ -16,6 +16,7 @@ use perennial_proto::v1::{
     ResumeRequest, ScaleReply, ScaleRequest, StatusReply, StatusRequest, StopReply, StopRequest,
     SubmitRequest, WorkerMessage,
 };
+use perennial_secure::Caller;
 use perennial_store::{Job, Store, StoreError};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
@@ -27,6 +28,7 @@ use super::{Came, refuse, views};
 use crate::log::LogRecord;
 use crate::queue::{JobView, Submission, Wish};
 use crate::replay::Replayed;
+use crate::server::admission::held;
 use crate::server::metrics;
 use crate::server::pace::Pace;
 use crate::server::service::run_is_over;
@@ -199,6 +201,9 @@ impl Coordinator for Desk {
         request: Request<StatusRequest>,
     ) -> Result<Response<StatusReply>, Status> {
         let (answer, reply) = oneshot::channel();
+        if !request.get_ref().job.is_empty() {
+            held(&request, &request.get_ref().job)?;
+        }
         let job = request.into_inner().job;
         self.inbox
             .send(Came::Status(job, answer))
@@ -207,6 +212,7 @@ impl Coordinator for Desk {
     }
 
     async fn scale(&self, request: Request<ScaleRequest>) -> Result<Response<ScaleReply>, Status> {
+        held(&request, &request.get_ref().job)?;
         let ScaleRequest { workers, job } = request.into_inner();
         let job = self.wish(Wish::Scale { job, workers }).await?;
         Ok(Response::new(ScaleReply {
@@ -216,6 +222,7 @@ impl Coordinator for Desk {
     }
 
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainReply>, Status> {
+        held(&request, &request.get_ref().job)?;
         let DrainRequest { worker, job } = request.into_inner();
         let job = (!job.is_empty()).then_some(job);
         self.wish(Wish::Drain { job, worker }).await?;
@@ -223,6 +230,7 @@ impl Coordinator for Desk {
     }
 
     async fn stop(&self, request: Request<StopRequest>) -> Result<Response<StopReply>, Status> {
+        held(&request, &request.get_ref().job)?;
         let StopRequest { job, now } = request.into_inner();
         self.wish(Wish::Stop { job, now }).await?;
         Ok(Response::new(StopReply {}))
@@ -235,10 +243,11 @@ impl Queue for Desk {
         &self,
         request: Request<SubmitRequest>,
     ) -> Result<Response<QueuedReply>, Status> {
-        let request = request.into_inner();
-        let spec: Spec = serde_json::from_str(&request.spec_json).map_err(|error| {
+        let spec: Spec = serde_json::from_str(&request.get_ref().spec_json).map_err(|error| {
             Status::invalid_argument(format!("the job cannot be read: {error}"))
         })?;
+        held(&request, &spec.name)?;
+        let request = request.into_inner();
         spec.validate()
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         if let Some(workers) = request.workers
@@ -268,6 +277,7 @@ impl Queue for Desk {
         &self,
         request: Request<ResumeRequest>,
     ) -> Result<Response<QueuedReply>, Status> {
+        held(&request, &request.get_ref().job)?;
         let request = request.into_inner();
         let wish = Wish::Resume {
             job: request.job.clone(),
@@ -286,18 +296,24 @@ impl Queue for Desk {
         &self,
         request: Request<PrioritizeRequest>,
     ) -> Result<Response<QueuedReply>, Status> {
+        held(&request, &request.get_ref().job)?;
         let PrioritizeRequest { job, priority } = request.into_inner();
         self.queued(Wish::Prioritize { job, priority }).await
     }
 
-    async fn jobs(&self, _: Request<JobsRequest>) -> Result<Response<JobsReply>, Status> {
+    async fn jobs(&self, request: Request<JobsRequest>) -> Result<Response<JobsReply>, Status> {
         let (answer, reply) = oneshot::channel();
         self.inbox
             .send(Came::Jobs(answer))
             .map_err(|_| run_is_over())?;
-        let reply = reply
+        let mut reply = reply
             .await
             .map_err(|_| Status::unavailable("this coordinator does not rule the queue"))?;
+        if let Some(caller) = request.extensions().get::<Caller>() {
+            // Who may touch one job sees that one, and the workers that it has.
+            reply.jobs.retain(|job| caller.may_touch(&job.job));
+            reply.workers.retain(|worker| caller.may_touch(&worker.job));
+        }
         Ok(Response::new(reply))
     }
 }

@@ -24,6 +24,7 @@ use tokio::time::{Instant, timeout};
 use tonic::Status;
 use tonic::service::Routes;
 
+use super::dashboard::{Dashboard, ReadJob};
 use super::service::Outgoing;
 use super::standby::{PING, is_alive};
 use super::{Access, FAREWELL, Port};
@@ -33,6 +34,11 @@ use crate::queue::{Event, JobView, QueueEntry, Replayed, Wish};
 use crate::{CoordinatorError, JobEvent};
 use desk::Desk;
 use front::Front;
+
+/// The metrics of a queue that has nothing yet.
+pub(super) fn metrics_of_none() -> String {
+    views::metrics_of(&[], &[])
+}
 
 /// What a coordinator of a queue serves, and where.
 #[derive(Debug, Clone)]
@@ -47,6 +53,8 @@ pub struct QueueConfig {
     pub store_url: String,
     /// Rule only while nobody else does.
     pub standby: bool,
+    /// Reads a job file that comes through the dashboard.
+    pub read_job: ReadJob,
 }
 
 /// Something that happened, for people and programs.
@@ -100,13 +108,15 @@ pub async fn serve_queue(
     let (shut_down, shutting_down) = oneshot::channel::<()>();
     let desk = Desk::new(inbox.clone(), config.store.clone());
     let scraped = desk.clone();
+    let dashboard = Dashboard::of_queue(desk.clone(), &config);
     let routes = Routes::new(
         CoordinatorServer::new(desk.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
     )
     .add_service(QueueServer::new(desk))
     .into_axum_router()
-    .route("/metrics", get(move || scraped.metrics()));
-    let serving = port.serve(routes, None, async {
+    .route("/metrics", get(move || scraped.metrics()))
+    .merge(dashboard.routes());
+    let serving = port.serve(routes, None, config.advertise.as_deref(), async {
         let _ = shutting_down.await;
     });
     let _ = bound.send(local);

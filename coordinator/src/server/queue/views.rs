@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tonic::Status;
 
-use crate::queue::{JobView, Queue};
+use crate::queue::{JobView, Queue, WorkerView};
 
 /// How long a job may take to say where it stands.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -93,8 +93,11 @@ pub(super) fn status(queue: &Queue, name: &str) -> Result<StatusReply, Status> {
 
 /// What a Prometheus server hears of the queue itself.
 pub(super) fn metrics(queue: &Queue) -> String {
-    let jobs = queue.jobs();
-    let workers = queue.workers();
+    metrics_of(&queue.jobs(), &queue.workers())
+}
+
+/// The same of a queue that has these.
+pub(super) fn metrics_of(jobs: &[JobView], workers: &[WorkerView]) -> String {
     let waiting = workers.iter().filter(|worker| worker.job.is_none()).count();
     let mut text = String::from(
         "# HELP perennial_queue_jobs Jobs of the queue by state.\n# TYPE perennial_queue_jobs gauge\n",
@@ -109,7 +112,19 @@ pub(super) fn metrics(queue: &Queue) -> String {
     let busy = workers.len() - waiting;
     text += &format!("perennial_queue_workers{{state=\"waiting\"}} {waiting}\n");
     text += &format!("perennial_queue_workers{{state=\"at work\"}} {busy}\n");
+    let wanted = wanted(jobs);
+    text += "# HELP perennial_queue_workers_wanted Workers that all jobs that wait or run could use together.\n\
+             # TYPE perennial_queue_workers_wanted gauge\n";
+    text += &format!("perennial_queue_workers_wanted {wanted}\n");
     text
+}
+
+/// How many workers all jobs that wait or run could use together: what a pool is scaled by.
+fn wanted(jobs: &[JobView]) -> u64 {
+    let open = jobs
+        .iter()
+        .filter(|job| matches!(job.state, "queued" | "running"));
+    open.map(|job| u64::from(job.job.max_workers())).sum()
 }
 
 /// The metrics of the queue and those of its jobs as one text: each name once, with the samples of all.
@@ -160,6 +175,32 @@ fn merged(texts: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::{Queued, State, Submission};
+
+    #[test]
+    fn jobs_that_wait_or_run_want_workers_and_those_that_are_over_want_none() {
+        let view = |state: &'static str, max_workers: u32| JobView {
+            job: Queued {
+                submission: Submission {
+                    min_workers: 1,
+                    max_workers,
+                    ..Submission::default()
+                },
+                state: State::Queued,
+                order: 0,
+                stop: None,
+                message: String::new(),
+            },
+            state,
+            reason: String::new(),
+            workers: 0,
+            share: 0,
+        };
+        let open = [view("queued", 4), view("running", 2)];
+        assert_eq!(wanted(&open), 6);
+        let over = ["stopping", "finished", "stopped", "failed"].map(|state| view(state, 8));
+        assert_eq!(wanted(&over), 0);
+    }
 
     #[test]
     fn the_metrics_of_two_jobs_are_one_text_that_has_each_name_once() {

@@ -9,8 +9,10 @@ use super::handle::Fault;
 use super::raw::{self, Status};
 use crate::error::CollectiveError;
 
-/// Names the file of NCCL, where the loader would not find it: a wheel's `nvidia/nccl/lib/libnccl.so.2`.
+/// Names the file of NCCL, where the loader would not find it: a wheel's `nvidia/nccl/lib/libnccl.so.2`. Or says that
+/// NCCL is not to be used.
 const FILE: &str = "PERENNIAL_NCCL";
+const NONE: &str = "none";
 /// The names that NCCL has on its own and in a development package.
 const NAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
 
@@ -24,32 +26,14 @@ pub struct NcclLibrary {
     file: String,
     version: Version,
     pub(super) functions: Functions,
+    library: &'static libloading::Library,
 }
 
 /// What `ncclGetVersion` says: `22809` is 2.28.9.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub i32);
 
-macro_rules! functions {
-    ($($field:ident = $name:literal: $kind:ty,)*) => {
-        pub(super) struct Functions {
-            $(pub $field: $kind,)*
-        }
-
-        impl Functions {
-            /// Finds every function; the error names the first one that is not there.
-            fn find(library: &libloading::Library) -> Result<Self, &'static str> {
-                Ok(Self {
-                    // SAFETY: the type is that of the function of this name in `nccl.h`, and the library
-                    // is never unloaded, so the pointer outlives the symbol.
-                    $($field: *unsafe { library.get::<$kind>($name) }.map_err(|_| $name)?,)*
-                })
-            }
-        }
-    };
-}
-
-functions! {
+functions! { Functions {
     get_error_string = "ncclGetErrorString": raw::GetErrorString,
     get_last_error = "ncclGetLastError": raw::GetLastError,
     get_unique_id = "ncclGetUniqueId": raw::GetUniqueId,
@@ -61,7 +45,7 @@ functions! {
     send = "ncclSend": raw::Send,
     receive = "ncclRecv": raw::Receive,
     all_reduce = "ncclAllReduce": raw::AllReduce,
-}
+} }
 
 // === impl NcclLibrary ===
 
@@ -76,6 +60,9 @@ impl NcclLibrary {
             ));
         }
         match std::env::var(FILE) {
+            Ok(file) if file == NONE => Err(CollectiveError::Library(format!(
+                "{FILE} is `{NONE}`: NCCL is not to be used"
+            ))),
             Ok(file) if !file.is_empty() => Self::open(&[&file], &format!("as {FILE} says")),
             _ => {
                 let path = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
@@ -125,14 +112,25 @@ impl NcclLibrary {
                 "`{name}` is NCCL {version}, but {OLDEST} or a later 2.x is needed; set {FILE} to one"
             )));
         }
-        let functions = Functions::find(&library).map_err(lacks)?;
-        // Its threads run as long as the process does.
-        std::mem::forget(library);
+        // SAFETY: the types are those of `nccl.h`, and the library is kept below.
+        let functions = unsafe { Functions::find(&library) }.map_err(lacks)?;
         Ok(Arc::new(Self {
             file: name.to_owned(),
             version,
             functions,
+            // Its threads run as long as the process does.
+            library: Box::leak(Box::new(library)),
         }))
+    }
+
+    /// The function `name`, if the library has it.
+    ///
+    /// # Safety
+    /// `T` is the type of a pointer to that function.
+    pub(super) unsafe fn function<T: Copy>(&self, name: &str) -> Option<T> {
+        // SAFETY: the caller's promise; the library is never unloaded.
+        let symbol = unsafe { self.library.get::<T>(name) }.ok()?;
+        Some(*symbol)
     }
 
     /// The name under which it was found.

@@ -125,9 +125,13 @@ impl<D: DeviceSum> Nccl<D> {
         };
         let agreed = self.agree(nodes.keys().copied().collect(), len, statistics)?;
         let (rank, config, layout) = (self.rank(), self.config.clone(), agreed.layout);
-        let gradients = self.on_device(self.mesh.timeout(), move |works| {
-            sum::from_host(works, &layout, rank, &config, nodes)
-        })?;
+        let gradients = match len {
+            // An evaluation has statistics alone.
+            0 => Vec::new(),
+            _ => self.on_device(self.mesh.timeout(), move |works| {
+                sum::from_host(works, &layout, rank, &config, nodes)
+            })?,
+        };
         self.done()?;
         Ok(Reduced {
             gradients,

@@ -24,7 +24,7 @@
 //! | Buffers of a sum that failed may still be written to | they are dropped behind the abort and the end of the stream, or never: `sum::on_device` |
 //! | `ncclCommDestroy` waits for dead members of the machine | never called: once all say that they are done, aborting loses nothing: `Nccl::drop` |
 //! | A unique id used twice, or left from before | one a generation, over its mesh; `NCCL_COMM_ID` is refused: `Nccl::meet`, `NcclLibrary::load` |
-//! | Members with different versions | told to each other before they meet: `Nccl::meet` |
+//! | Members with different versions, or two on one GPU | told to each other before they meet: [`all_can`], `Nccl::meet` |
 //! | Members that sum in different orders | every sum begins with what it is about: `Layout::agree` |
 //! | A configuration of another version's layout | the first layout, which all later ones take: `raw::Config` |
 //! | A missing function found out at its first call | all are looked for when the library is loaded: `library` |
@@ -35,14 +35,21 @@
 //! machine.
 #![allow(unsafe_code)]
 
+#[macro_use]
+mod symbols;
+
 mod communicator;
+mod cuda;
 mod device;
+mod driver;
 mod engine;
 mod exact;
 mod handle;
+mod host;
 mod layout;
 mod library;
 mod member;
+mod presence;
 mod raw;
 mod sum;
 
@@ -53,9 +60,12 @@ use perennial_plan::tree::Node;
 
 use crate::Partial;
 
+pub use cuda::{Cuda, CudaBuffer};
 pub use device::{DeviceError, DeviceMemory, DeviceSum, Span};
+pub use host::HostMemory;
 pub use library::{NcclLibrary, Version};
 pub use member::Nccl;
+pub use presence::{Presence, all_can};
 
 /// How gradients are summed over slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

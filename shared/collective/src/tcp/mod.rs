@@ -6,7 +6,6 @@
 //! cut off.
 
 mod abort;
-#[cfg(feature = "nccl")]
 mod agreement;
 mod frame;
 mod handshake;
@@ -200,6 +199,10 @@ impl Collective for Tcp {
 
     fn world_size(&self) -> usize {
         self.links.len()
+    }
+
+    fn sent_bytes(&self) -> u64 {
+        self.sent
     }
 
     fn all_reduce(&mut self, contribution: Contribution) -> Result<Reduced, CollectiveError> {

@@ -7,9 +7,7 @@
 //! * `abort`: no answer of its own; from another thread than the one that joins and sums
 //!
 //! A fault of the stand-in that comes into play says so: `struck` and the fault. Whatever fails is answered by `failed` and why. Its first line says where it listens.
-#![allow(unsafe_code)]
 
-mod host;
 #[allow(dead_code)]
 #[path = "../support/mod.rs"]
 mod support;
@@ -20,19 +18,17 @@ use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use perennial_collective::nccl::{
-    DeviceContribution, DevicePartial, Nccl, NcclConfig, NcclLibrary, Reduction,
+    DeviceContribution, DevicePartial, HostMemory, Nccl, NcclConfig, NcclLibrary, Reduction,
 };
 use perennial_collective::{
     AbortHandle, Collective, CollectiveError, MeshConfig, Reduced, TcpEndpoint,
 };
 
-use host::Host;
-
 static ABORT: Mutex<Option<AbortHandle>> = Mutex::new(None);
 
 struct Program {
     endpoint: TcpEndpoint,
-    member: Option<Nccl<Host>>,
+    member: Option<Nccl<HostMemory>>,
 }
 
 impl Program {
@@ -77,8 +73,7 @@ impl Program {
             chunk: words[3].parse().unwrap(),
             deadline: millis(words[4]),
         };
-        let device = Host::new(library.file());
-        let device = device.map_err(|error| CollectiveError::Device(error.to_string()))?;
+        let device = HostMemory::of(&library)?;
         self.member = Some(Nccl::connect(mesh, &library, device, config)?);
         Ok("joined".to_owned())
     }

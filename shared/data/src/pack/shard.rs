@@ -19,6 +19,14 @@ pub(super) struct ShardFile {
 // === impl ShardFile ===
 
 impl ShardFile {
+    /// One that does not grow while samples with files of these sizes are added.
+    pub fn with_room_for(sizes: &[u64]) -> Self {
+        let bytes = sizes.iter().map(|size| room(*size)).sum::<u64>() + 2 * BLOCK;
+        Self {
+            bytes: Vec::with_capacity(usize::try_from(bytes).unwrap_or_default()),
+        }
+    }
+
     /// Adds a sample and returns the offset of its file. `place` is its place on its side, which is its key,
     /// for a key must not have dots in it; `name` is its file's, of which the ending is kept.
     pub fn add(&mut self, place: usize, name: &str, file: &[u8], class: u32) -> u64 {

@@ -27,6 +27,10 @@ use crate::listing::{File, is_split};
 /// What is written is compared with what is there in pieces of this many bytes.
 const PIECE: u64 = 8 << 20;
 
+/// Files that are read, decoded and hashed at a time are of up to so many bytes, or one. Beside them a shard in the making
+/// is in memory, and the one before it, which is written: so much, and not what the folder holds.
+const BATCH: u64 = 16 << 20;
+
 /// What to pack, and how.
 #[derive(Debug, Clone)]
 pub struct Packing {
@@ -329,33 +333,39 @@ impl Writer<'_> {
                 decode(&bytes, self.max_pixels).map(|picture| (picture.width, picture.height));
             Ok((bytes, sha256, size))
         };
-        let read = samples.par_iter().map(read);
-        let read = read.collect::<Result<Vec<_>, DataError>>()?;
-        let mut file = ShardFile::default();
+        let sizes: Vec<u64> = (samples.iter())
+            .map(|sample| self.file(sample).bytes)
+            .collect();
+        let mut file = ShardFile::with_room_for(&sizes);
         let mut made = Made {
             entries: Vec::with_capacity(samples.len()),
             reasons: Vec::new(),
             bytes: 0,
         };
-        for ((place, sample), (bytes, sha256, size)) in shard.places.clone().zip(samples).zip(read)
-        {
-            let name = file_name(&self.file(sample).relative);
-            let (offset, (width, height)) = match size {
-                Ok(size) => (file.add(place, name, &bytes, sample.class), size),
-                Err(reason) => {
-                    made.reasons.push(reason.to_string());
-                    (0, (0, 0))
-                }
-            };
-            made.entries.push(Entry {
-                relative: name.to_string(),
-                class: sample.class,
-                offset,
-                bytes: bytes.len() as u64,
-                width,
-                height,
-                sha256,
-            });
+        let mut places = shard.places.clone();
+        for batch in plan(&sizes, BATCH) {
+            let batch = &samples[batch];
+            let read: Result<Vec<_>, DataError> = batch.par_iter().map(read).collect();
+            let placed = batch.iter().zip(places.by_ref());
+            for ((sample, place), (bytes, sha256, size)) in placed.zip(read?) {
+                let name = file_name(&self.file(sample).relative);
+                let (offset, (width, height)) = match size {
+                    Ok(size) => (file.add(place, name, &bytes, sample.class), size),
+                    Err(reason) => {
+                        made.reasons.push(reason.to_string());
+                        (0, (0, 0))
+                    }
+                };
+                made.entries.push(Entry {
+                    relative: name.to_string(),
+                    class: sample.class,
+                    offset,
+                    bytes: bytes.len() as u64,
+                    width,
+                    height,
+                    sha256,
+                });
+            }
         }
         let bytes = file.finish();
         made.bytes = bytes.len() as u64;

@@ -110,12 +110,11 @@ pub fn backward(
 ) -> (Vec<f32>, Vec<f32>) {
     let channels = shape.channels;
     let taps = 9 * channels;
-    let rows = grad.len() / outputs;
     let grad = precision.operand(grad);
-    let grad = Matrix::new(&grad, rows, outputs);
+    let grad = Matrix::new(&grad, grad.len() / outputs, outputs);
 
     let mut buffer = patches(shape, &precision.operand(x));
-    let dw = product(grad.transposed(), Matrix::new(&buffer, rows, taps));
+    let dw = weight_gradient(channels, &buffer, grad);
 
     let weight = transposed(&precision.operand(weight), channels, 9);
     let weight = Matrix::new(&weight, outputs, taps);
@@ -129,5 +128,26 @@ pub fn backward(
             *dx += value;
         }
     });
-    (dx, transposed(&dw, channels, channels))
+    (dx, dw)
+}
+
+/// The gradient of `weight` alone, for pictures that nobody wants one of.
+pub fn weight_backward(
+    shape: Image,
+    x: &[f32],
+    grad: &[f32],
+    outputs: usize,
+    precision: Precision,
+) -> Vec<f32> {
+    let grad = precision.operand(grad);
+    let grad = Matrix::new(&grad, grad.len() / outputs, outputs);
+    let patches = patches(shape, &precision.operand(x));
+    weight_gradient(shape.channels, &patches, grad)
+}
+
+/// From the patches and the output's gradient, by rows.
+fn weight_gradient(channels: usize, patches: &[f32], grad: Matrix) -> Vec<f32> {
+    let taps = 9 * channels;
+    let patches = Matrix::new(patches, patches.len() / taps, taps);
+    transposed(&product(grad.transposed(), patches), channels, channels)
 }

@@ -6,7 +6,7 @@ use std::f32::consts::FRAC_1_SQRT_2;
 
 use super::math::{erf, exp};
 use super::matmul::{Matrix, matmul};
-use super::rounding::bf16;
+use super::rounding::{bf16, f16};
 use super::{tiled, vectorized};
 use crate::Precision;
 
@@ -32,6 +32,7 @@ fn activate(x: &[f32], out: &mut [f32], precision: Precision) {
     match precision {
         Precision::F32 => activate_as(x, out, |value| value),
         Precision::Bf16 => activate_as(x, out, bf16),
+        Precision::F16 => activate_as(x, out, f16),
     }
 }
 
@@ -52,6 +53,7 @@ fn activate_and_slope(x: &[f32], out: &mut [f32], grad: &mut [f32], precision: P
     match precision {
         Precision::F32 => activate_and_slope_as(x, out, grad, |value| value),
         Precision::Bf16 => activate_and_slope_as(x, out, grad, bf16),
+        Precision::F16 => activate_and_slope_as(x, out, grad, f16),
     }
 }
 

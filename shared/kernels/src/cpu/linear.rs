@@ -13,7 +13,7 @@ const TILE_ROWS: usize = 128;
 fn tile_rows(precision: Precision, rows: usize, width: usize) -> usize {
     match precision {
         Precision::F32 => rows.max(1),
-        Precision::Bf16 => (TILE / width).max(TILE_ROWS),
+        Precision::Bf16 | Precision::F16 => (TILE / width).max(TILE_ROWS),
     }
 }
 

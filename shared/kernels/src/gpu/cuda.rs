@@ -8,7 +8,7 @@ use cubecl::client::Client;
 use cubecl::prelude::{AddressType, BufferArg, CubeCount, CubeDim};
 
 use super::kernel::{Kernel, Machine};
-use super::operations::{self, Layer, Norm};
+use super::operations::{self, Convolution, Layer, Norm};
 use super::product::{Product, TILE, UNITS, product_kernel};
 use crate::Precision;
 use crate::cpu::Image;
@@ -114,6 +114,7 @@ impl Machine for Gpu {
                 product.piece,
                 u32::from(product.gelu[0]),
                 u32::from(product.gelu[1]),
+                product.format(),
                 product.ending as u32,
             );
         }
@@ -176,22 +177,29 @@ fn like(values: CubeTensor, tensor: &CubeTensor) -> CubeTensor {
     shaped(values, dims(tensor))
 }
 
-fn layer(x: &CubeTensor, weight: &CubeTensor, gelu: bool) -> Layer {
+fn layer(x: &CubeTensor, weight: &CubeTensor, gelu: bool, precision: Precision) -> Layer {
     Layer {
         rows: rows(x),
         inputs: channels(x),
         outputs: dims(weight)[0],
         gelu,
+        precision,
     }
 }
 
-fn linear(x: CubeTensor, weight: CubeTensor, bias: Option<CubeTensor>, gelu: bool) -> CubeTensor {
+fn linear(
+    x: CubeTensor,
+    weight: CubeTensor,
+    bias: Option<CubeTensor>,
+    gelu: bool,
+    precision: Precision,
+) -> CubeTensor {
     let (x, weight, bias) = (
         into_contiguous(x),
         into_contiguous(weight),
         bias.map(into_contiguous),
     );
-    let layer = layer(&x, &weight, gelu);
+    let layer = layer(&x, &weight, gelu, precision);
     let out = operations::linear(&Gpu::of(&x), layer, &x, &weight, bias.as_ref());
     let mut shape = dims(&x);
     *shape.last_mut().expect("an activation has axes") = layer.outputs;
@@ -203,9 +211,10 @@ fn linear_backward(
     weight: CubeTensor,
     grad: CubeTensor,
     gelu: bool,
+    precision: Precision,
 ) -> (CubeTensor, CubeTensor) {
     let [x, weight, grad] = [x, weight, grad].map(into_contiguous);
-    let layer = layer(&x, &weight, gelu);
+    let layer = layer(&x, &weight, gelu, precision);
     let [dx, dweight] = operations::linear_backward(&Gpu::of(&x), layer, &x, &weight, &grad);
     (like(dx, &x), like(dweight, &weight))
 }
@@ -231,10 +240,21 @@ fn depthwise(
     )
 }
 
-fn conv_stride2(x: CubeTensor, weight: CubeTensor, bias: CubeTensor, relu: bool) -> CubeTensor {
+fn conv_stride2(
+    x: CubeTensor,
+    weight: CubeTensor,
+    bias: CubeTensor,
+    relu: bool,
+    precision: Precision,
+) -> CubeTensor {
     let [x, weight, bias] = [x, weight, bias].map(into_contiguous);
     let (shape, outputs) = (image(&x), dims(&weight)[0]);
-    let out = operations::conv_stride2(&Gpu::of(&x), shape, outputs, &x, &weight, &bias, relu);
+    let convolution = Convolution {
+        shape,
+        outputs,
+        precision,
+    };
+    let out = operations::conv_stride2(&Gpu::of(&x), convolution, [&x, &weight, &bias], relu);
     let shape = crate::cpu::conv::output_image(shape, outputs);
     shaped(
         out,
@@ -244,23 +264,13 @@ fn conv_stride2(x: CubeTensor, weight: CubeTensor, bias: CubeTensor, relu: bool)
 
 type Tensor = FloatTensor<Cube>;
 
-fn only_f32(precision: Precision) {
-    assert_eq!(
-        precision,
-        Precision::F32,
-        "`ComputeDevice::computes` refused the job"
-    );
-}
-
 impl KernelOps for Cube {
     fn kernel_linear(x: Tensor, weight: Tensor, precision: Precision) -> Tensor {
-        only_f32(precision);
-        linear(x, weight, None, false)
+        linear(x, weight, None, false, precision)
     }
 
     fn kernel_linear_bias(x: Tensor, weight: Tensor, bias: Tensor, precision: Precision) -> Tensor {
-        only_f32(precision);
-        linear(x, weight, Some(bias), false)
+        linear(x, weight, Some(bias), false, precision)
     }
 
     fn kernel_depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: usize) -> Tensor {
@@ -277,12 +287,11 @@ impl KernelOps for Cube {
         bias: Tensor,
         precision: Precision,
     ) -> Tensor {
-        only_f32(precision);
-        conv_stride2(x, weight, bias, false)
+        conv_stride2(x, weight, bias, false, precision)
     }
 
     fn kernel_conv_stride2_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
-        conv_stride2(x, weight, bias, true)
+        conv_stride2(x, weight, bias, true, Precision::F32)
     }
 
     fn kernel_batch_norm(
@@ -305,8 +314,7 @@ impl KernelOps for Cube {
         bias: Tensor,
         precision: Precision,
     ) -> Tensor {
-        only_f32(precision);
-        linear(x, weight, Some(bias), true)
+        linear(x, weight, Some(bias), true, precision)
     }
 
     fn kernel_spatial_gate(x: Tensor, hidden: Tensor, weight: Tensor) -> Tensor {
@@ -339,8 +347,7 @@ impl KernelGradients for Cube {
         grad: Tensor,
         precision: Precision,
     ) -> (Tensor, Tensor) {
-        only_f32(precision);
-        linear_backward(x, weight, grad, false)
+        linear_backward(x, weight, grad, false, precision)
     }
 
     fn kernel_bias_backward(grad: Tensor) -> Tensor {
@@ -368,12 +375,32 @@ impl KernelGradients for Cube {
         grad: Tensor,
         precision: Precision,
     ) -> (Tensor, Tensor) {
-        only_f32(precision);
         let [x, weight, grad] = [x, weight, grad].map(into_contiguous);
-        let outputs = dims(&weight)[0];
+        let convolution = Convolution {
+            shape: image(&x),
+            outputs: dims(&weight)[0],
+            precision,
+        };
         let [dx, dweight] =
-            operations::conv_stride2_backward(&Gpu::of(&x), image(&x), outputs, &x, &weight, &grad);
+            operations::conv_stride2_backward(&Gpu::of(&x), convolution, [&x, &weight, &grad]);
         (like(dx, &x), like(dweight, &weight))
+    }
+
+    fn kernel_conv_stride2_weight_backward(
+        x: Tensor,
+        grad: Tensor,
+        precision: Precision,
+    ) -> Tensor {
+        let [x, grad] = [x, grad].map(into_contiguous);
+        let convolution = Convolution {
+            shape: image(&x),
+            outputs: image(&grad).channels,
+            precision,
+        };
+        let dweight =
+            operations::conv_stride2_weight_backward(&Gpu::of(&x), convolution, [&x, &grad]);
+        let shape = vec![convolution.outputs, convolution.shape.channels, 3, 3];
+        shaped(dweight, shape)
     }
 
     fn kernel_batch_norm_backward(
@@ -403,8 +430,7 @@ impl KernelGradients for Cube {
         grad: Tensor,
         precision: Precision,
     ) -> (Tensor, Tensor) {
-        only_f32(precision);
-        linear_backward(x, weight, grad, true)
+        linear_backward(x, weight, grad, true, precision)
     }
 
     fn kernel_spatial_gate_backward(

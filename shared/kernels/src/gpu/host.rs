@@ -77,6 +77,7 @@ fn tile(
     let [left_line, left_term] = product.left;
     let [right_line, right_term] = product.right;
     let [left_gelu, right_gelu] = product.gelu.map(u32::from);
+    let format = product.format();
     let (rows, columns, end) = (product.rows, product.columns, terms.end);
     for first in terms.step_by(DEPTH) {
         for unit in 0..UNITS {
@@ -90,6 +91,7 @@ fn tile(
                 left_line,
                 left_term,
                 left_gelu,
+                format,
                 &mut left_tile,
             );
             load(
@@ -102,6 +104,7 @@ fn tile(
                 right_line,
                 right_term,
                 right_gelu,
+                format,
                 &mut right_tile,
             );
         }

@@ -33,6 +33,10 @@ pub mod sums;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(feature = "cuda")]
+pub mod health;
+#[cfg(feature = "cuda")]
+pub mod memory;
+#[cfg(feature = "cuda")]
 pub mod probe;
 
 /// The kernel set that computed a replica on a GPU, part of its numerics class.

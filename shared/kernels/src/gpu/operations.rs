@@ -10,6 +10,7 @@ use super::kernel::Machine;
 use super::norm::{NormGamma, NormInput, NormSums, Normalize};
 use super::product::{Ending, Product, product};
 use super::sums::{GROUP, ProductGroups, SquareGroups, WeightedGroups, total};
+use crate::Precision;
 use crate::cpu::Image;
 use crate::cpu::conv::output_image;
 use crate::cpu::depthwise::Window;
@@ -22,6 +23,7 @@ pub struct Layer {
     pub outputs: usize,
     /// Whether GELU comes before it.
     pub gelu: bool,
+    pub precision: Precision,
 }
 
 /// `x @ weight^T + bias`, of `gelu(x)` where the layer says so.
@@ -37,9 +39,11 @@ pub fn linear<M: Machine>(
         inputs,
         outputs,
         gelu,
+        precision,
     } = layer;
     let shape = Product {
         gelu: [gelu, false],
+        precision,
         ending: bias.map_or(Ending::None, |_| Ending::Bias),
         ..Product::of_rows(rows, outputs, inputs)
     };
@@ -59,23 +63,36 @@ pub fn linear_backward<M: Machine>(
         inputs,
         outputs,
         gelu,
+        precision,
     } = layer;
     let (ending, extra) = match gelu {
         true => (Ending::GeluSlope, Some(x)),
         false => (Ending::None, None),
     };
     let input = Product {
+        precision,
         ending,
         ..Product::plain(rows, inputs, outputs)
     };
-    let of_weight = Product {
-        gelu: [false, gelu],
-        ..Product::of_columns(outputs, inputs, rows)
-    };
     [
         product(machine, grad, weight, extra, input),
-        product(machine, grad, x, None, of_weight),
+        weight_backward(machine, layer, x, grad),
     ]
+}
+
+/// The gradient of `weight`.
+fn weight_backward<M: Machine>(
+    machine: &M,
+    layer: Layer,
+    x: &M::Values,
+    grad: &M::Values,
+) -> M::Values {
+    let of_weight = Product {
+        gelu: [false, layer.gelu],
+        precision: layer.precision,
+        ..Product::of_columns(layer.outputs, layer.inputs, layer.rows)
+    };
+    product(machine, grad, x, None, of_weight)
 }
 
 /// The gradient of a bias from `grad` `[rows, columns]`.
@@ -142,22 +159,49 @@ pub fn depthwise_backward<M: Machine>(
     [dx, part(0, taps), part(taps, 1)]
 }
 
-/// Dense 3x3 convolution of stride 2 and the ReLU that may follow.
+/// A dense 3x3 convolution of stride 2.
+#[derive(Debug, Clone, Copy)]
+pub struct Convolution {
+    /// Of its input.
+    pub shape: Image,
+    pub outputs: usize,
+    pub precision: Precision,
+}
+
+// === impl Convolution ===
+
+impl Convolution {
+    /// The layer over its patches.
+    fn of_patches(self) -> Layer {
+        Layer {
+            rows: output_image(self.shape, 1).len(),
+            inputs: 9 * self.shape.channels,
+            outputs: self.outputs,
+            gelu: false,
+            precision: self.precision,
+        }
+    }
+}
+
+/// The convolution and the ReLU that may follow.
 pub fn conv_stride2<M: Machine>(
     machine: &M,
-    shape: Image,
-    outputs: usize,
-    x: &M::Values,
-    weight: &M::Values,
-    bias: &M::Values,
+    convolution: Convolution,
+    [x, weight, bias]: [&M::Values; 3],
     relu: bool,
 ) -> M::Values {
+    let Convolution {
+        shape,
+        outputs,
+        precision,
+    } = convolution;
     let rows = output_image(shape, 1).len();
     let of_patches = Product {
         ending: match relu {
             true => Ending::BiasRelu,
             false => Ending::Bias,
         },
+        precision,
         ..Product::of_rows(rows, outputs, 9 * shape.channels)
     };
     let patches = patches(machine, shape, x);
@@ -167,22 +211,14 @@ pub fn conv_stride2<M: Machine>(
 /// The gradients of `x` and `weight`.
 pub fn conv_stride2_backward<M: Machine>(
     machine: &M,
-    shape: Image,
-    outputs: usize,
-    x: &M::Values,
-    weight: &M::Values,
-    grad: &M::Values,
+    convolution: Convolution,
+    [x, weight, grad]: [&M::Values; 3],
 ) -> [M::Values; 2] {
-    let out = output_image(shape, outputs);
-    let (rows, inputs) = (out.len() / outputs, 9 * shape.channels);
-    let layer = Layer {
-        rows,
-        inputs,
-        outputs,
-        gelu: false,
-    };
+    let shape = convolution.shape;
     let patches = patches(machine, shape, x);
+    let layer = convolution.of_patches();
     let [dpatches, dweight] = linear_backward(machine, layer, &patches, weight, grad);
+    let out = output_image(shape, 1);
     let scalars = (
         shape.height,
         shape.width,
@@ -192,6 +228,16 @@ pub fn conv_stride2_backward<M: Machine>(
     );
     let dx = machine.run::<PatchSums>(&[&dpatches], scalars, shape.len(), shape.len());
     [dx, dweight]
+}
+
+/// The gradient of `weight` alone.
+pub fn conv_stride2_weight_backward<M: Machine>(
+    machine: &M,
+    convolution: Convolution,
+    [x, grad]: [&M::Values; 2],
+) -> M::Values {
+    let patches = patches(machine, convolution.shape, x);
+    weight_backward(machine, convolution.of_patches(), &patches, grad)
 }
 
 fn patches<M: Machine>(machine: &M, shape: Image, x: &M::Values) -> M::Values {
@@ -353,6 +399,7 @@ fn mean_layer(shape: Image) -> Layer {
         inputs: shape.channels,
         outputs: shape.channels,
         gelu: false,
+        precision: Precision::F32,
     }
 }
 

@@ -18,7 +18,8 @@ pub fn cuda() -> Cuda {
         nvrtc: nvrtc(),
         headers: headers(),
         nccl: nccl(),
-        gpus: count().and_then(|count| (0..count).map(gpu).collect()),
+        gpus: count().and_then(|count| (0..count).map(healthy).collect()),
+        links: count().and_then(links),
     }
 }
 
@@ -28,6 +29,14 @@ pub fn usable(index: usize) -> Result<(), String> {
     nvrtc()?;
     headers()?;
     Ok(())
+}
+
+/// GPU `index`, with what the driver has counted of its errors.
+fn healthy(index: usize) -> Result<Gpu, String> {
+    Ok(Gpu {
+        memory_errors: super::health::memory_errors(index),
+        ..gpu(index)?
+    })
 }
 
 /// GPU `index`.
@@ -57,7 +66,50 @@ pub fn gpu(index: usize) -> Result<Gpu, String> {
         name: device::get_name(handle).map_err(failed)?,
         capability: [major.map_err(failed)?, minor.map_err(failed)?],
         memory: memory.map_err(failed)?,
+        memory_errors: None,
     })
+}
+
+/// Where GPU `index` is in this machine: `0000:01:00.0`.
+#[allow(unsafe_code)]
+pub fn bus_id(index: usize) -> Result<String, String> {
+    gpu(index)?;
+    let failed = |error| said("cannot ask the driver where the GPU is", error);
+    let handle = device::get(index as i32).map_err(failed)?;
+    let mut text = [0; 32];
+    // SAFETY: the function writes no more bytes than it is told, the last of them zero.
+    let text = unsafe {
+        let asked = sys::cuDeviceGetPCIBusId(text.as_mut_ptr(), text.len() as i32, handle);
+        asked.result().map_err(failed)?;
+        std::ffi::CStr::from_ptr(text.as_ptr())
+    };
+    Ok(text.to_string_lossy().into_owned())
+}
+
+/// Pairs of GPUs of which each reaches the other's memory.
+fn links(count: usize) -> Result<Vec<[usize; 2]>, String> {
+    let mut links = Vec::new();
+    for from in 0..count {
+        for to in from + 1..count {
+            if reaches(from, to)? && reaches(to, from)? {
+                links.push([from, to]);
+            }
+        }
+    }
+    Ok(links)
+}
+
+/// Whether GPU `from` reaches the memory of GPU `to` without the host.
+#[allow(unsafe_code)]
+fn reaches(from: usize, to: usize) -> Result<bool, String> {
+    let failed = |error| said("cannot ask the driver which GPUs reach each other", error);
+    let handle = |index: usize| device::get(index as i32).map_err(failed);
+    let (from, to) = (handle(from)?, handle(to)?);
+    let mut reaches = 0;
+    // SAFETY: both are GPUs that the driver gave, and it writes one number.
+    let asked = unsafe { sys::cuDeviceCanAccessPeer(&mut reaches, from, to) };
+    asked.result().map_err(failed)?;
+    Ok(reaches != 0)
 }
 
 /// GPUs that the driver sees.
@@ -78,11 +130,18 @@ fn driver() -> Result<String, String> {
         ));
     }
     init().map_err(|error| said("the CUDA driver does not start", error))?;
+    let [major, minor] = driver_version()?;
+    Ok(format!("CUDA {major}.{minor}"))
+}
+
+/// Of CUDA, as far as the driver, which is loaded, knows it.
+#[allow(unsafe_code)]
+fn driver_version() -> Result<[i32; 2], String> {
     let mut version = 0;
     // SAFETY: the library is there, and writes the version to where it may.
     let asked = unsafe { sys::cuDriverGetVersion(&mut version) }.result();
     asked.map_err(|error| said("the CUDA driver does not tell its version", error))?;
-    Ok(format!("CUDA {}.{}", version / 1000, version % 1000 / 10))
+    Ok([version / 1000, version % 1000 / 10])
 }
 
 #[allow(unsafe_code)]
@@ -96,8 +155,17 @@ fn nvrtc() -> Result<String, String> {
     // SAFETY: the library is there, and writes both numbers to where it may.
     let asked = unsafe { cudarc::nvrtc::sys::nvrtcVersion(&mut major, &mut minor) };
     match asked {
-        cudarc::nvrtc::sys::nvrtcResult::NVRTC_SUCCESS => Ok(format!("{major}.{minor}")),
-        error => Err(format!("NVRTC does not tell its version: {error:?}")),
+        cudarc::nvrtc::sys::nvrtcResult::NVRTC_SUCCESS => {}
+        error => return Err(format!("NVRTC does not tell its version: {error:?}")),
+    }
+    // What it writes is text in the language of its own CUDA, and the driver compiles that further.
+    match driver().and_then(|_| driver_version()) {
+        Ok([driver_major, driver_minor]) if [driver_major, driver_minor] < [major, minor] => {
+            Err(format!(
+                "NVRTC is of CUDA {major}.{minor} and writes what the driver, which knows CUDA {driver_major}.{driver_minor}, cannot read; put an older NVRTC in front in LD_LIBRARY_PATH, or install a newer driver"
+            ))
+        }
+        _ => Ok(format!("{major}.{minor}")),
     }
 }
 

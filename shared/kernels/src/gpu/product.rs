@@ -8,7 +8,8 @@
 use cubecl::prelude::*;
 
 use super::kernel::Machine;
-use super::math::{gelu, gelu_slope, mul_add, rectified};
+use super::math::{gelu, gelu_slope, mul_add, operand, rectified};
+use crate::Precision;
 
 /// Rows and columns of a tile.
 pub const TILE: usize = 64;
@@ -55,6 +56,8 @@ pub struct Product {
     pub piece: usize,
     /// Whether GELU is applied to what is read of `left` and of `right`.
     pub gelu: [bool; 2],
+    /// What then becomes of it. Sums and the result are `f32`.
+    pub precision: Precision,
     pub ending: Ending,
 }
 
@@ -71,6 +74,7 @@ impl Product {
             right: [depth, 1],
             piece: depth,
             gelu: [false; 2],
+            precision: Precision::F32,
             ending: Ending::None,
         }
     }
@@ -89,6 +93,15 @@ impl Product {
             left: [1, rows],
             piece: PIECE,
             ..Self::plain(rows, columns, depth)
+        }
+    }
+
+    /// What [`operand()`] calls the precision.
+    pub fn format(&self) -> u32 {
+        match self.precision {
+            Precision::F32 => 0,
+            Precision::Bf16 => 1,
+            Precision::F16 => 2,
         }
     }
 
@@ -130,6 +143,7 @@ pub fn load(
     line_stride: usize,
     term_stride: usize,
     activated: u32,
+    format: u32,
     shared: &mut [f32],
 ) {
     for step in 0..OWN {
@@ -147,6 +161,7 @@ pub fn load(
             if activated == 1 {
                 value = gelu(value);
             }
+            value = operand(value, format);
         }
         shared[own_term * STRIDE + own_line] = value;
     }
@@ -228,6 +243,7 @@ pub(super) mod product_kernel {
         piece_terms: usize,
         left_gelu: u32,
         right_gelu: u32,
+        format: u32,
         ending: u32,
     ) {
         let mut left_tile = Shared::<[f32]>::new_slice(SHARED);
@@ -255,6 +271,7 @@ pub(super) mod product_kernel {
                 left_line,
                 left_term,
                 left_gelu,
+                format,
                 &mut left_tile,
             );
             load(
@@ -267,6 +284,7 @@ pub(super) mod product_kernel {
                 right_line,
                 right_term,
                 right_gelu,
+                format,
                 &mut right_tile,
             );
             sync_cube();

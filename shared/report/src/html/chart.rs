@@ -1,4 +1,4 @@
-//! A line chart over epochs as SVG: in a page, or as a part of an image.
+//! A line chart over epochs or steps as SVG: in a page, or as a part of an image.
 
 use maud::{Markup, html};
 
@@ -16,7 +16,7 @@ const TOP: f64 = 12.0;
 const BOTTOM: f64 = 36.0;
 /// Points are drawn while they are far enough apart to be seen.
 const MAX_POINTS: usize = 40;
-/// Epochs have a tooltip each while it is wide enough to be hit.
+/// Places have a tooltip each while it is wide enough to be hit.
 const MAX_TOOLTIPS: usize = 400;
 
 /// What the vertical axis measures.
@@ -36,11 +36,14 @@ pub struct Series {
     pub values: Vec<f64>,
 }
 
-/// Lines over the same epochs.
+/// Lines over the same epochs or steps.
 pub struct Chart<'a> {
     pub title: String,
     pub scale: Scale,
-    pub epochs: &'a [u32],
+    /// What is counted along the horizontal axis: `epoch` or `step`.
+    pub unit: &'static str,
+    /// Where along it values are known, ascending.
+    pub places: &'a [u32],
     pub series: Vec<Series>,
 }
 
@@ -135,7 +138,7 @@ impl Chart<'_> {
                 .filter(|it| it.is_finite())
         };
         let values: Vec<f64> = self.series.iter().flat_map(known).collect();
-        if values.is_empty() || self.epochs.is_empty() {
+        if values.is_empty() || self.places.is_empty() {
             return None;
         }
         let (mut low, ceiling) = match self.scale {
@@ -156,19 +159,19 @@ impl Chart<'_> {
 
     /// Axes, lines and tooltips; nothing when no value is known.
     fn drawing(&self) -> Option<Markup> {
-        let (&first, &last) = (self.epochs.first()?, self.epochs.last()?);
+        let (&first, &last) = (self.places.first()?, self.places.last()?);
         let ticks = self.ticks()?;
         let (bottom, top) = (ticks[0], ticks[ticks.len() - 1]);
         let y = |value: f64| {
             HEIGHT - BOTTOM - (value - bottom) / (top - bottom) * (HEIGHT - TOP - BOTTOM)
         };
         let span = f64::from(last.saturating_sub(first)).max(1.0);
-        let x = |epoch: u32| {
+        let x = |place: u32| {
             let inner = WIDTH - LEFT - RIGHT;
             if first == last {
                 LEFT + inner / 2.0
             } else {
-                LEFT + (f64::from(epoch) - f64::from(first)) / span * inner
+                LEFT + (f64::from(place) - f64::from(first)) / span * inner
             }
         };
         let (left, right, floor) = (px(LEFT), px(WIDTH - RIGHT), px(HEIGHT - BOTTOM));
@@ -180,44 +183,43 @@ impl Chart<'_> {
                     text x=(px(LEFT - 8.0)) y=(px(y(tick) + 4.0)) text-anchor="end" { (self.scale.write_tick(tick)) }
                 }
                 line.base x1=(left) x2=(right) y1=(floor) y2=(floor) {}
-                @for epoch in epoch_ticks(first, last) {
-                    line.base x1=(px(x(epoch))) x2=(px(x(epoch))) y1=(floor) y2=(px(HEIGHT - BOTTOM + 4.0)) {}
-                    text x=(px(x(epoch))) y=(px(HEIGHT - BOTTOM + 17.0)) text-anchor="middle" { (epoch) }
+                @for place in whole_ticks(first, last) {
+                    line.base x1=(px(x(place))) x2=(px(x(place))) y1=(floor) y2=(px(HEIGHT - BOTTOM + 4.0)) {}
+                    text x=(px(x(place))) y=(px(HEIGHT - BOTTOM + 17.0)) text-anchor="middle" { (place) }
                 }
-                text.name x=(px((LEFT + WIDTH - RIGHT) / 2.0)) y=(px(HEIGHT - 4.0)) text-anchor="middle" { "epoch" }
+                text.name x=(px((LEFT + WIDTH - RIGHT) / 2.0)) y=(px(HEIGHT - 4.0)) text-anchor="middle" { (self.unit) }
             }
             @for series in self.shown() {
-                path.(series.class) d=(path(self.epochs, &series.values, x, y)) {}
-                @if self.epochs.len() <= MAX_POINTS {
-                    @for (&epoch, &value) in self.epochs.iter().zip(&series.values).filter(|(_, value)| value.is_finite()) {
-                        circle.(series.class) cx=(px(x(epoch))) cy=(px(y(value))) r=(if first == last { "4" } else { "1.8" }) {}
+                path.(series.class) d=(path(self.places, &series.values, x, y)) {}
+                @if self.places.len() <= MAX_POINTS {
+                    @for (&place, &value) in self.places.iter().zip(&series.values).filter(|(_, value)| value.is_finite()) {
+                        circle.(series.class) cx=(px(x(place))) cy=(px(y(value))) r=(if first == last { "4" } else { "1.8" }) {}
                     }
                 }
             }
-            @if self.epochs.len() <= MAX_TOOLTIPS {
-                @for (index, &epoch) in self.epochs.iter().enumerate() {
+            @if self.places.len() <= MAX_TOOLTIPS {
+                @for (index, &place) in self.places.iter().enumerate() {
                     @let half = (WIDTH - LEFT - RIGHT) / span / 2.0;
                     g.hit {
-                        title { (self.tooltip(index, epoch)) }
-                        rect x=(px(x(epoch) - half)) y=(px(TOP)) width=(px(2.0 * half)) height=(px(HEIGHT - TOP - BOTTOM)) {}
-                        line x1=(px(x(epoch))) x2=(px(x(epoch))) y1=(px(TOP)) y2=(floor) {}
+                        title { (self.tooltip(index, place)) }
+                        rect x=(px(x(place) - half)) y=(px(TOP)) width=(px(2.0 * half)) height=(px(HEIGHT - TOP - BOTTOM)) {}
+                        line x1=(px(x(place))) x2=(px(x(place))) y1=(px(TOP)) y2=(floor) {}
                     }
                 }
             }
         })
     }
 
-    fn tooltip(&self, index: usize, epoch: u32) -> String {
-        self.series
-            .iter()
-            .fold(format!("Epoch {epoch}"), |text, series| {
-                let value = series.values.get(index).copied().unwrap_or(f64::NAN);
-                if value.is_finite() {
-                    format!("{text}\n{}: {}", series.label, self.scale.write(value))
-                } else {
-                    text
-                }
-            })
+    fn tooltip(&self, index: usize, place: u32) -> String {
+        let head = format!("{} {place}", super::capitalised(self.unit));
+        self.series.iter().fold(head, |text, series| {
+            let value = series.values.get(index).copied().unwrap_or(f64::NAN);
+            if value.is_finite() {
+                format!("{text}\n{}: {}", series.label, self.scale.write(value))
+            } else {
+                text
+            }
+        })
     }
 
     fn description(&self) -> String {
@@ -239,7 +241,7 @@ impl Chart<'_> {
                 ))
             })
             .collect();
-        format!("{} by epoch: {}", self.title, lines.join(", "))
+        format!("{} by {}: {}", self.title, self.unit, lines.join(", "))
     }
 }
 
@@ -253,15 +255,15 @@ fn last_known(values: &[f64]) -> f64 {
 }
 
 /// SVG path data; a new piece begins after each gap.
-fn path(epochs: &[u32], values: &[f64], x: impl Fn(u32) -> f64, y: impl Fn(f64) -> f64) -> String {
+fn path(places: &[u32], values: &[f64], x: impl Fn(u32) -> f64, y: impl Fn(f64) -> f64) -> String {
     let mut data = String::new();
     let mut pen_down = false;
-    for (&epoch, &value) in epochs.iter().zip(values) {
+    for (&place, &value) in places.iter().zip(values) {
         if value.is_finite() {
             data += &format!(
                 "{}{} {}",
                 if pen_down { "L" } else { "M" },
-                px(x(epoch)),
+                px(x(place)),
                 px(y(value))
             );
         }
@@ -306,19 +308,21 @@ fn round_step(at_least: f64) -> f64 {
         .unwrap_or(10.0 * power)
 }
 
-fn epoch_ticks(first: u32, last: u32) -> Vec<u32> {
-    let steps = [1u32, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500];
+/// The first place and round ones behind it, eight or so.
+pub fn whole_ticks(first: u32, last: u32) -> Vec<u32> {
     let spread = last.saturating_sub(first);
-    let step = steps
-        .into_iter()
-        .find(|step| spread / step <= 7)
+    let step = (0..9)
+        .flat_map(|power| [1u32, 2, 5].map(|digit| digit * 10u32.pow(power)))
+        .chain([25, 250])
+        .filter(|step| spread / step <= 7)
+        .min()
         .unwrap_or((spread / 6).max(1));
     let mut ticks = vec![first];
     let multiples = (u64::from(first / step + 1)..).map(|multiple| multiple * u64::from(step));
     let inside = multiples
-        .take_while(|&epoch| epoch <= u64::from(last))
-        .map(|epoch| epoch as u32);
-    ticks.extend(inside.filter(|epoch| epoch - first >= step.div_ceil(2)));
+        .take_while(|&place| place <= u64::from(last))
+        .map(|place| place as u32);
+    ticks.extend(inside.filter(|place| place - first >= step.div_ceil(2)));
     ticks
 }
 
@@ -354,11 +358,12 @@ mod tests {
     }
 
     #[test]
-    fn epoch_ticks_are_few_and_begin_with_the_first() {
-        assert_eq!(epoch_ticks(1, 1), [1]);
-        assert_eq!(epoch_ticks(1, 30), [1, 5, 10, 15, 20, 25, 30]);
-        assert!(epoch_ticks(0, u32::MAX).len() <= 9);
-        assert_eq!(epoch_ticks(7, 3), [7]);
+    fn whole_ticks_are_few_and_begin_with_the_first() {
+        assert_eq!(whole_ticks(1, 1), [1]);
+        assert_eq!(whole_ticks(1, 30), [1, 5, 10, 15, 20, 25, 30]);
+        assert!(whole_ticks(0, u32::MAX).len() <= 9);
+        assert_eq!(whole_ticks(1, 5000), [1, 1000, 2000, 3000, 4000, 5000]);
+        assert_eq!(whole_ticks(7, 3), [7]);
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub fn charts<'a>(records: &[EpochRecord], epochs: &'a [u32], k: u32) -> [Chart<
     let chart = |title: &str, scale, series| Chart {
         title: title.to_string(),
         scale,
-        epochs,
+        unit: "epoch",
+        places: epochs,
         series,
     };
     [
@@ -94,6 +95,10 @@ fn sentence(report: &Report) -> String {
 fn table(report: &Report) -> Markup {
     let best = report.best_epoch().map(|record| record.epoch);
     let k = report.raw.k;
+    let is_scaled = report
+        .epochs
+        .iter()
+        .any(|record| record.loss_scale.is_some());
     let optional =
         |value: Option<f64>, write: fn(f64) -> String| value.map_or(UNKNOWN.to_string(), write);
     html! {
@@ -106,7 +111,9 @@ fn table(report: &Report) -> Markup {
                         th scope="col" { "Top-" (k) }
                         @for name in ["EMA loss", "EMA top-1"] { th scope="col" { (name) } }
                         th scope="col" { "EMA top-" (k) }
-                        @for name in ["Learning rate", "Gradient norm", "Images/s", "Time", "Workers"] { th scope="col" { (name) } }
+                        @for name in ["Learning rate", "Gradient norm"] { th scope="col" { (name) } }
+                        @if is_scaled { @for name in ["Loss scale", "Skipped steps"] { th scope="col" { (name) } } }
+                        @for name in ["Images/s", "Time", "Workers"] { th scope="col" { (name) } }
                     } }
                     tbody { @for r in &report.epochs {
                         tr.best[Some(r.epoch) == best] {
@@ -115,6 +122,10 @@ fn table(report: &Report) -> Markup {
                             td { (loss(r.val_loss)) } td { (percent(r.val_top1)) } td { (percent(r.val_top5)) }
                             td { (optional(r.ema_loss, loss)) } td { (optional(r.ema_top1, percent)) } td { (optional(r.ema_top5, percent)) }
                             td { (rate(r.learning_rate)) } td { (rate(r.grad_norm)) }
+                            @if is_scaled {
+                                td { (optional(r.loss_scale, whole)) }
+                                td { (optional(r.skipped_steps.map(|steps| steps as f64), whole)) }
+                            }
                             td { (whole(r.images_per_second)) } td { (duration(r.seconds)) } td { (r.workers) }
                         }
                     } }

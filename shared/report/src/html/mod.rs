@@ -5,16 +5,21 @@
 
 pub(crate) mod chart;
 pub(crate) mod curves;
+mod live;
 mod matrix;
 mod mistakes;
 mod settings;
 
+pub use live::{Live, Stretch};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::format::{counted, date, loss, percent, thousands};
 use crate::{ClassScores, ClassificationReport, Evaluation, Overall, Report, Scores};
 
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
+
+/// Colours, and how charts look: of the report and of every page that shows its charts.
+pub const STYLE: &str = concat!(include_str!("palette.css"), include_str!("charts.css"));
 
 /// Tables with more rows scroll inside their box.
 const LONG_TABLE: usize = 40;
@@ -34,7 +39,7 @@ impl Report {
                     meta name="color-scheme" content="light dark";
                     meta name="generator" content=(format!("perennial {}", self.program_version));
                     title { (self.job) " – evaluation report" }
-                    style { (PreEscaped(include_str!("page.css"))) }
+                    style { (PreEscaped(STYLE)) (PreEscaped(include_str!("page.css"))) }
                 }
                 body {
                     (self.page_header())

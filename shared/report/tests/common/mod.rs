@@ -63,6 +63,8 @@ pub fn record(epoch: u32) -> EpochRecord {
         train_top1: 0.2 * t,
         learning_rate: 1e-3 / t,
         grad_norm: 1.0,
+        loss_scale: None,
+        skipped_steps: None,
         val_loss: 1.7 / t,
         val_top1: 0.25 * t,
         val_top5: 0.9,

@@ -1,5 +1,6 @@
 //! What goes wrong on demand: the words of `STANDIN_NCCL_FAULTS`.
 //!
+//! * `no-device`: there are no streams
 //! * `init-hang`, `init-fail`, `init-slow=MILLISECONDS`: while a communicator is being made
 //! * `hang@N`: the N-th group of this process is put on the stream and never ends
 //! * `error@N`: it fails after it was put there

@@ -73,8 +73,11 @@ impl Session {
     }
 
     pub(super) fn tick(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        if now - self.last_tick > OWN_PAUSE {
+        let pause = now - self.last_tick;
+        if pause > OWN_PAUSE {
+            // A process that did not run heard nobody, and looked for nobody.
             self.last_heard = now;
+            self.alone_since = (self.alone_since + pause).min(now);
         }
         self.last_tick = now;
         match self.link {

@@ -60,6 +60,7 @@ impl Session {
                     return self.exit(Ok(()), effects);
                 }
             }
+            Report::DeviceMemory(_) => {}
         }
         self.say(now, report, effects);
     }

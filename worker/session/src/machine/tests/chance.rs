@@ -1,8 +1,8 @@
 //! Any sequence of events, sensible or not.
 
 use perennial_proto::v1::{
-    Ack, CaughtUp, CheckpointFailed, End, Follow, FollowFailed, Heartbeat, Refused, Regroup,
-    Release, Source, Stop,
+    Ack, CaughtUp, CheckpointFailed, DeviceMemory, End, Follow, FollowFailed, Heartbeat, Refused,
+    Regroup, Release, Source, Stop,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -71,6 +71,7 @@ fn report() -> impl Strategy<Value = Report> {
         Report::Finished(finished()),
         Report::CaughtUp(CaughtUp::default()),
         Report::FollowFailed(FollowFailed::default()),
+        Report::DeviceMemory(DeviceMemory::default()),
         Report::Drain,
     ];
     prop_oneof![

@@ -178,6 +178,18 @@ fn a_coordinator_that_is_gone_for_longer_than_the_patience_ends_the_session_with
 }
 
 #[test]
+fn the_time_in_which_the_worker_itself_did_not_run_takes_nothing_from_its_patience() {
+    let mut bench = Bench::training(0);
+    bench.event(Event::Closed("connection reset".into()));
+    attempts(&mut bench, 30.0);
+    bench.now += Duration::from_secs(3600);
+    attempts(&mut bench, 30.0);
+    assert!(!bench.session.is_ended(), "a laptop that was closed");
+    let effects = bench.pass(0.1);
+    assert!(exit(&effects).unwrap_err().contains("for 60 s"));
+}
+
+#[test]
 fn refused_elsewhere_goes_to_the_next_address_and_any_other_refusal_ends_the_session() {
     let mut bench = Bench::greeted();
     assert_eq!(bench.hears(refused(true)), [Effect::Close]);
@@ -232,7 +244,7 @@ fn the_last_failure_is_the_cause_that_is_named() {
     bench.event(Event::Closed(String::new()));
     let effects = bench.pass(1.0);
     assert_eq!(effects.len(), 1);
-    bench.now = Duration::from_secs(11);
+    assert_eq!(bench.pass(10.0), []);
     bench.event(Event::Opened);
     bench.event(Event::Closed("reset".into()));
     let why = exit(&bench.pass(0.1)).unwrap_err();

@@ -1,4 +1,6 @@
-use perennial_proto::v1::{Ack, CaughtUp, CheckpointFailed, Drain, Failed, Follow, Source};
+use perennial_proto::v1::{
+    Ack, CaughtUp, CheckpointFailed, DeviceMemory, Drain, Failed, Follow, Source,
+};
 
 use super::*;
 
@@ -184,6 +186,21 @@ fn a_worker_keeps_its_name_and_its_incarnation_on_a_new_stream() {
         ..Hello::default()
     };
     assert_eq!(said(&bench.moves_on()), [Kind::Hello(hello)]);
+}
+
+#[test]
+fn what_a_gpu_holds_is_said_to_the_coordinator_at_hand_and_not_again_to_the_next_one() {
+    let memory = DeviceMemory {
+        used: 1,
+        total: 3,
+        peak: 2,
+    };
+    let mut bench = Bench::training(0);
+    let effects = bench.says(Report::DeviceMemory(memory));
+    assert_eq!(said(&effects), [Kind::DeviceMemory(memory)]);
+    assert_eq!(after_ready(bench.returns()), [at_work()]);
+    let mut alone = Bench::knocking();
+    assert_eq!(alone.says(Report::DeviceMemory(memory)), []);
 }
 
 #[test]

@@ -1,43 +1,56 @@
-//! A device that is host memory, with streams of the stand-in library.
+//! A device that is host memory, with the streams of the stand-in for NCCL: for machines without a GPU.
 
 use std::ffi::{c_int, c_void};
 
-use perennial_collective::nccl::{DeviceError, DeviceMemory, DeviceSum, Span};
+use super::device::{DeviceError, DeviceMemory, DeviceSum, Span};
+use super::library::NcclLibrary;
+use crate::error::CollectiveError;
 
 type New = unsafe extern "C" fn() -> *mut c_void;
 type Idle = unsafe extern "C" fn(*mut c_void) -> c_int;
 type Add = unsafe extern "C" fn(*mut c_void, *mut f32, *const f32, usize) -> c_int;
 
-pub struct Host {
+/// Host memory in the place of a device's. Only the stand-in for NCCL can work on it.
+#[derive(Debug)]
+pub struct HostMemory {
+    /// `cudaStream_t` of the stand-in; zero where it has none to give.
     stream: u64,
     idle: Idle,
     add: Add,
 }
 
-impl Host {
-    /// A new stream of the library in `file`, if that is the stand-in.
-    pub fn new(file: &str) -> Result<Self, libloading::Error> {
-        // SAFETY: the stand-in has no initialisers, and the functions are of these types. It stays loaded.
-        unsafe {
-            let library = Box::leak(Box::new(libloading::Library::new(file)?));
-            let new = library.get::<New>("standin_stream_new")?;
-            Ok(Self {
-                stream: new() as u64,
-                idle: *library.get::<Idle>("standin_stream_idle")?,
-                add: *library.get::<Add>("standin_stream_add")?,
-            })
-        }
+// === impl HostMemory ===
+
+impl HostMemory {
+    /// A new stream of the library, if that is the stand-in.
+    pub fn of(library: &NcclLibrary) -> Result<Self, CollectiveError> {
+        // SAFETY: only the stand-in has functions of these names, and they are of these types.
+        let functions = unsafe {
+            let new = library.function::<New>("standin_stream_new");
+            let idle = library.function::<Idle>("standin_stream_idle");
+            let add = library.function::<Add>("standin_stream_add");
+            new.zip(idle).zip(add)
+        };
+        let ((new, idle), add) = functions.ok_or_else(|| {
+            CollectiveError::Library(format!(
+                "`{}` is no stand-in for NCCL, and nothing else can sum what lies in host memory",
+                library.file()
+            ))
+        })?;
+        // SAFETY: it takes nothing.
+        let stream = unsafe { new() } as u64;
+        Ok(Self { stream, idle, add })
     }
 }
 
 // SAFETY: a vector's memory stays where it is until it is dropped, and nothing else uses it.
-unsafe impl DeviceMemory for Host {
+unsafe impl DeviceMemory for HostMemory {
     type Buffer = Vec<f32>;
 
     fn bind(&mut self) -> Result<(), DeviceError> {
-        match std::env::var("NO_DEVICE") {
-            Ok(reason) => Err(DeviceError(reason)),
-            Err(_) => Ok(()),
+        match self.stream {
+            0 => Err(DeviceError("the stand-in has no device".to_owned())),
+            _ => Ok(()),
         }
     }
 
@@ -70,7 +83,7 @@ unsafe impl DeviceMemory for Host {
 }
 
 // SAFETY: the stand-in adds the elements of the two spans.
-unsafe impl DeviceSum for Host {
+unsafe impl DeviceSum for HostMemory {
     unsafe fn add(&mut self, left: Span, right: Span) -> Result<(), DeviceError> {
         assert_eq!(left.len(), right.len());
         // SAFETY: the caller's promise.

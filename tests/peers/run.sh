@@ -26,6 +26,7 @@ trap cleanup EXIT
 cd "$work"
 
 fail() {
+    seaweedfs_explain
     echo "FAILED ${FUNCNAME[1]}: $*" >&2
     exit 1
 }

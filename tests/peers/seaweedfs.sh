@@ -28,8 +28,8 @@ seaweedfs_start() {
 EOF
     mkdir "$SEAWEEDFS_DIR/data"
     (cd "$SEAWEEDFS_DIR" && exec "${WEED:-weed}" server -dir=data -ip="$ip" \
-        -master.port="${ports[1]}" -master.port.grpc="${ports[2]}" -master.volumeSizeLimitMB=512 \
-        -volume.port="${ports[3]}" -volume.port.grpc="${ports[4]}" -volume.max=0 \
+        -master.port="${ports[1]}" -master.port.grpc="${ports[2]}" -master.volumeSizeLimitMB=64 \
+        -volume.port="${ports[3]}" -volume.port.grpc="${ports[4]}" -volume.max=0 -volume.minFreeSpace=256MiB \
         -filer -filer.port="${ports[5]}" -filer.port.grpc="${ports[6]}" -filer.localSocket="$SEAWEEDFS_DIR/filer.sock" \
         -s3 -s3.port="${ports[0]}" -s3.port.grpc="${ports[7]}" -s3.port.iceberg=0 -s3.port.lance=0 \
         -s3.localSocket="$SEAWEEDFS_DIR/s3.sock" -s3.config=s3.json) >"$SEAWEEDFS_DIR/log" 2>&1 &
@@ -39,6 +39,14 @@ EOF
         seaweedfs_stop
         return 1
     fi
+}
+
+# What the server and the disk say, for a test that failed.
+seaweedfs_explain() {
+    if [[ -n ${SEAWEEDFS_PID:-} ]]; then
+        df -h "$SEAWEEDFS_DIR"
+        grep -v '^I' "$SEAWEEDFS_DIR/log" | tail -n 10
+    fi >&2
 }
 
 # Ends the server and removes its folder. Does nothing when none runs.

@@ -1,6 +1,8 @@
-//! Dense 3x3 convolution, stride 2, padding 1: patches as rows, one matrix product.
+//! Dense 3x3 convolution, stride 2, padding 1: patches as rows, and matrix products of them.
 
-use super::matmul::{Matrix, matmul, product};
+use std::ops::Range;
+
+use super::matmul::{Matrix, append_affine, matmul};
 use super::{Image, at_least, linear, vectorized};
 use crate::Precision;
 
@@ -14,22 +16,65 @@ pub fn output_image(shape: Image, outputs: usize) -> Image {
     }
 }
 
-/// Calls `visit(patch_offset, x_offset, length)` for every row of every patch, as far as it lies inside
-/// the picture: up to three pixels that are neighbours in the patch and in the picture.
-fn for_each_patch_row(shape: Image, mut visit: impl FnMut(usize, usize, usize)) {
-    let out = output_image(shape, 1);
-    let channels = shape.channels;
-    let mut patch = 0;
-    for picture in 0..shape.batch {
-        for row in 0..out.height {
-            for column in 0..out.width {
+/// Patches as rows: those of so many rows of output pixels at a time that they stay in the second-level cache.
+struct Tiles {
+    shape: Image,
+    /// Pixels in a row of the output.
+    width: usize,
+    /// Rows of output pixels in all pictures.
+    rows: usize,
+    /// Such rows in a tile.
+    tile: usize,
+}
+
+// === impl Tiles ===
+
+impl Tiles {
+    fn of(shape: Image) -> Self {
+        let out = output_image(shape, 1);
+        let pixels = linear::tile_rows(9 * shape.channels);
+        Self {
+            shape,
+            width: out.width,
+            rows: out.batch * out.height,
+            tile: pixels.div_ceil(out.width.max(1)),
+        }
+    }
+
+    /// Calls `work(rows, pixels, patches)` for each tile with the rows of output pixels that it is of, the output pixels,
+    /// and room for their patches, `[pixels, 9 * channels]`, which are zero at first.
+    fn for_each(&self, mut work: impl FnMut(Range<usize>, Range<usize>, &mut [f32])) {
+        let patches = self.width * 9 * self.shape.channels;
+        let mut buffer = vec![0.0; self.tile.min(self.rows) * patches];
+        for first in (0..self.rows).step_by(self.tile) {
+            let rows = first..self.rows.min(first + self.tile);
+            let buffer = &mut buffer[..rows.len() * patches];
+            buffer.fill(0.0);
+            let pixels = rows.start * self.width..rows.end * self.width;
+            work(rows, pixels, buffer);
+        }
+    }
+
+    /// Calls `visit(patch_offset, x_offset, length)` for every row of every patch of a tile, as far as it lies inside
+    /// the picture: up to three pixels that are neighbours in the patch and in the picture.
+    fn for_each_patch_row(&self, rows: Range<usize>, mut visit: impl FnMut(usize, usize, usize)) {
+        let Image {
+            height,
+            width,
+            channels,
+            ..
+        } = self.shape;
+        let out_height = height.div_ceil(2);
+        let mut patch = 0;
+        for row in rows {
+            let (picture, row) = (row / out_height, row % out_height);
+            for column in 0..self.width {
                 let first = usize::from(column == 0);
-                let end = 3.min(shape.width + 1 - 2 * column);
+                let end = 3.min(width + 1 - 2 * column);
                 for dy in 0..3 {
                     let y = (2 * row + dy).wrapping_sub(1);
-                    if y < shape.height {
-                        let pixel =
-                            (picture * shape.height + y) * shape.width + 2 * column + first - 1;
+                    if y < height {
+                        let pixel = (picture * height + y) * width + 2 * column + first - 1;
                         let tap = 3 * dy + first;
                         visit(
                             patch + tap * channels,
@@ -42,16 +87,13 @@ fn for_each_patch_row(shape: Image, mut visit: impl FnMut(usize, usize, usize)) 
             }
         }
     }
-}
 
-/// The patches of `x` as rows: `[batch * out_height * out_width, 9 * channels]`.
-fn patches(shape: Image, x: &[f32]) -> Vec<f32> {
-    let out = output_image(shape, 9 * shape.channels);
-    let mut patches = vec![0.0; out.len()];
-    for_each_patch_row(shape, |patch, pixel, length| {
-        patches[patch..patch + length].copy_from_slice(&x[pixel..pixel + length]);
-    });
-    patches
+    /// Fills in the patches of a tile of `x`.
+    fn fill(&self, rows: Range<usize>, x: &[f32], patches: &mut [f32]) {
+        self.for_each_patch_row(rows, |patch, pixel, length| {
+            patches[patch..patch + length].copy_from_slice(&x[pixel..pixel + length]);
+        });
+    }
 }
 
 /// Each output's weight of `columns` columns transposed: `[outputs, inputs, 9]` (PyTorch's order) to
@@ -82,20 +124,29 @@ pub fn forward(
     relu: bool,
     precision: Precision,
 ) -> Vec<f32> {
-    let patches = patches(shape, &precision.operand(x));
+    let taps = 9 * shape.channels;
+    // Rounded here, when there is one copy of each value instead of up to four.
+    let x = precision.operand(x);
     let weight = transposed(&precision.operand(weight), shape.channels, 9);
-    // Rounded already, when there was one copy of each value instead of up to four.
-    let mut out = linear::forward(&patches, &weight, Some(bias), bias.len(), Precision::F32);
-    if relu {
-        vectorized(
-            #[inline(always)]
-            || {
-                for value in &mut out {
-                    *value = at_least(*value, 0.0);
-                }
-            },
-        );
-    }
+    let weight = Matrix::new(&weight, bias.len(), taps).transposed();
+    let mut out = Vec::with_capacity(output_image(shape, bias.len()).len());
+    let tiles = Tiles::of(shape);
+    tiles.for_each(|rows, pixels, patches| {
+        tiles.fill(rows, &x, patches);
+        let start = out.len();
+        let patches = Matrix::new(patches, pixels.len(), taps);
+        append_affine(patches, weight, Some(bias), &mut out);
+        if relu {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for value in &mut out[start..] {
+                        *value = at_least(*value, 0.0);
+                    }
+                },
+            );
+        }
+    });
     out
 }
 
@@ -108,27 +159,28 @@ pub fn backward(
     outputs: usize,
     precision: Precision,
 ) -> (Vec<f32>, Vec<f32>) {
-    let channels = shape.channels;
-    let taps = 9 * channels;
-    let grad = precision.operand(grad);
-    let grad = Matrix::new(&grad, grad.len() / outputs, outputs);
-
-    let mut buffer = patches(shape, &precision.operand(x));
-    let dw = weight_gradient(channels, &buffer, grad);
-
+    let (channels, taps) = (shape.channels, 9 * shape.channels);
+    let (grad, inputs) = (precision.operand(grad), precision.operand(x));
     let weight = transposed(&precision.operand(weight), channels, 9);
     let weight = Matrix::new(&weight, outputs, taps);
-    matmul(grad, weight, &mut buffer, false);
     let mut dx = vec![0.0; x.len()];
-    for_each_patch_row(shape, |patch, pixel, length| {
-        for (dx, value) in dx[pixel..pixel + length]
-            .iter_mut()
-            .zip(&buffer[patch..patch + length])
-        {
-            *dx += value;
-        }
+    let mut dw = vec![0.0; outputs * taps];
+    let tiles = Tiles::of(shape);
+    tiles.for_each(|rows, pixels, patches| {
+        let grad = pixel_gradients(&grad, outputs, pixels);
+        tiles.fill(rows.clone(), &inputs, patches);
+        add_weight_gradient(grad, patches, taps, &mut dw);
+        matmul(grad, weight, patches, false);
+        tiles.for_each_patch_row(rows, |patch, pixel, length| {
+            for (dx, value) in dx[pixel..pixel + length]
+                .iter_mut()
+                .zip(&patches[patch..patch + length])
+            {
+                *dx += value;
+            }
+        });
     });
-    (dx, dw)
+    (dx, transposed(&dw, channels, channels))
 }
 
 /// The gradient of `weight` alone, for pictures that nobody wants one of.
@@ -139,15 +191,26 @@ pub fn weight_backward(
     outputs: usize,
     precision: Precision,
 ) -> Vec<f32> {
-    let grad = precision.operand(grad);
-    let grad = Matrix::new(&grad, grad.len() / outputs, outputs);
-    let patches = patches(shape, &precision.operand(x));
-    weight_gradient(shape.channels, &patches, grad)
+    let (channels, taps) = (shape.channels, 9 * shape.channels);
+    let (grad, inputs) = (precision.operand(grad), precision.operand(x));
+    let mut dw = vec![0.0; outputs * taps];
+    let tiles = Tiles::of(shape);
+    tiles.for_each(|rows, pixels, patches| {
+        tiles.fill(rows, &inputs, patches);
+        let grad = pixel_gradients(&grad, outputs, pixels);
+        add_weight_gradient(grad, patches, taps, &mut dw);
+    });
+    transposed(&dw, channels, channels)
 }
 
-/// From the patches and the output's gradient, by rows.
-fn weight_gradient(channels: usize, patches: &[f32], grad: Matrix) -> Vec<f32> {
-    let taps = 9 * channels;
+fn pixel_gradients(grad: &[f32], outputs: usize, pixels: Range<usize>) -> Matrix<'_> {
+    let rows = pixels.len();
+    let grad = &grad[pixels.start * outputs..pixels.end * outputs];
+    Matrix::new(grad, rows, outputs)
+}
+
+/// Adds what the patches of a tile add to the gradient of the weight, `[outputs, 9 * channels]`.
+fn add_weight_gradient(grad: Matrix, patches: &[f32], taps: usize, dw: &mut [f32]) {
     let patches = Matrix::new(patches, patches.len() / taps, taps);
-    transposed(&product(grad.transposed(), patches), channels, channels)
+    matmul(grad.transposed(), patches, dw, true);
 }

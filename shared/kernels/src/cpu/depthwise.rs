@@ -62,14 +62,53 @@ fn by_tap(window: Window, weight: &[f32], channels: usize, flipped: bool) -> Vec
     taps
 }
 
-/// Copies a picture into the middle of `padded`, which has a border of `border` pixels.
-#[inline(always)]
-fn pad(shape: Image, border: usize, picture: &[f32], padded: &mut [f32]) {
-    let row = shape.width * shape.channels;
-    let margin = border * shape.channels;
-    let rows = padded.chunks_exact_mut(row + 2 * margin).skip(border);
-    for (padded, values) in rows.zip(picture.chunks_exact(row)) {
-        padded[margin..][..row].copy_from_slice(values);
+/// The rows of a picture that a window covers, with a border of zeros: each in the place of its number modulo `SIZE`, so that
+/// they stay in the cache while the window goes down.
+struct Rows<'a, const SIZE: usize> {
+    shape: Image,
+    /// Values in a row with its border.
+    len: usize,
+    values: Vec<f32>,
+    picture: &'a [f32],
+    /// Rows of the picture that were taken in, counted from the border above it.
+    taken: usize,
+}
+
+impl<'a, const SIZE: usize> Rows<'a, SIZE> {
+    const BORDER: usize = SIZE / 2;
+
+    fn new(shape: Image) -> Self {
+        let len = (shape.width + 2 * Self::BORDER) * shape.channels;
+        Self {
+            shape,
+            len,
+            values: vec![0.0; SIZE * len],
+            picture: &[],
+            taken: 0,
+        }
+    }
+
+    fn begin(&mut self, picture: &'a [f32]) {
+        self.picture = picture;
+        self.taken = 0;
+    }
+
+    /// Those from `first` on, which is no less than it was before.
+    #[inline(always)]
+    fn from(&mut self, first: usize) -> [&[f32]; SIZE] {
+        let margin = Self::BORDER * self.shape.channels;
+        let row = self.shape.width * self.shape.channels;
+        while self.taken < first + SIZE {
+            let values = &mut self.values[self.taken % SIZE * self.len..][margin..][..row];
+            let y = self.taken.wrapping_sub(Self::BORDER);
+            if y < self.shape.height {
+                values.copy_from_slice(&self.picture[y * row..][..row]);
+            } else {
+                values.fill(0.0);
+            }
+            self.taken += 1;
+        }
+        std::array::from_fn(|row| &self.values[(first + row) % SIZE * self.len..][..self.len])
     }
 }
 
@@ -85,10 +124,8 @@ fn convolve<const SIZE: usize, const STRIDE: usize>(
     if shape.is_empty() {
         return Vec::new();
     }
-    let border = SIZE / 2;
     let out = Window::new(SIZE, STRIDE).output_image(shape);
-    let padded_row = (shape.width + 2 * border) * channels;
-    let mut padded = vec![0.0; (shape.height + 2 * border) * padded_row];
+    let mut rows = Rows::<SIZE>::new(shape);
     let row_len = out.width * channels;
     vectorized(
         #[inline(always)]
@@ -100,10 +137,9 @@ fn convolve<const SIZE: usize, const STRIDE: usize>(
                 |at, out_row| {
                     let (picture, row) = (at / row_len / out.height, at / row_len % out.height);
                     if row == 0 {
-                        let picture = &x[picture * shape.picture()..][..shape.picture()];
-                        pad(shape, border, picture, &mut padded);
+                        rows.begin(&x[picture * shape.picture()..][..shape.picture()]);
                     }
-                    let rows = &padded[row * STRIDE * padded_row..][..SIZE * padded_row];
+                    let rows = rows.from(row * STRIDE);
                     for_blocks!(channels, first, N => {
                         convolve_lanes::<N, SIZE, STRIDE>(channels, rows, taps, (start, floor), first, out_row);
                     });
@@ -117,7 +153,7 @@ fn convolve<const SIZE: usize, const STRIDE: usize>(
 #[inline(always)]
 fn convolve_lanes<const N: usize, const SIZE: usize, const STRIDE: usize>(
     channels: usize,
-    rows: &[f32],
+    rows: [&[f32]; SIZE],
     taps: &[f32],
     (start, floor): (&[f32], f32),
     first: usize,
@@ -127,8 +163,6 @@ fn convolve_lanes<const N: usize, const SIZE: usize, const STRIDE: usize>(
         std::array::from_fn(|column| lanes(taps, (row * SIZE + column) * channels + first))
     });
     let start: [f32; N] = lanes(start, first);
-    let stride = rows.len() / SIZE;
-    let rows: [&[f32]; SIZE] = std::array::from_fn(|row| &rows[row * stride..][..stride]);
     for (column, out) in out.chunks_exact_mut(channels).enumerate() {
         let mut sum = start;
         for (row, taps) in rows.iter().zip(&taps) {

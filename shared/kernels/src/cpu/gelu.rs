@@ -5,7 +5,7 @@
 use std::f32::consts::FRAC_1_SQRT_2;
 
 use super::math::{erf, exp};
-use super::matmul::{Matrix, matmul};
+use super::matmul::{Matrix, append_affine, matmul};
 use super::rounding::{bf16, f16};
 use super::{tiled, vectorized};
 use crate::Precision;
@@ -90,21 +90,16 @@ pub fn linear(
     precision: Precision,
 ) -> Vec<f32> {
     let inputs = weight.len() / outputs;
-    let mut out = bias.repeat(x.len() / inputs);
     let weight = precision.operand(weight);
     let weight = Matrix::new(&weight, outputs, inputs).transposed();
     let rows = tile_rows(inputs);
     let mut tile = vec![0.0; x.len().min(rows * inputs)];
-    let tiles = out.chunks_mut(rows * outputs);
-    for (out, x) in tiles.zip(x.chunks(rows * inputs)) {
+    let mut out = Vec::with_capacity(x.len() / inputs * outputs);
+    for x in x.chunks(rows * inputs) {
         let tile = &mut tile[..x.len()];
         activate(x, tile, precision);
-        matmul(
-            Matrix::new(tile, x.len() / inputs, inputs),
-            weight,
-            out,
-            true,
-        );
+        let activated = Matrix::new(tile, x.len() / inputs, inputs);
+        append_affine(activated, weight, Some(bias), &mut out);
     }
     out
 }

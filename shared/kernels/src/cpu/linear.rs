@@ -1,20 +1,17 @@
 //! Fully connected layers over rows, which is what a pointwise convolution is in channels-last.
 
-use super::matmul::{Matrix, append_product, matmul};
+use super::matmul::{Matrix, append_affine, append_product, matmul};
 use super::vectorized;
 use crate::Precision;
 
-/// Values of a tile of rows, about, when operands are rounded: the tile stays in the second-level cache.
-const TILE: usize = 16 * 1024;
+/// Values of a tile of rows, about: the tile stays in the second-level cache.
+const TILE: usize = 32 * 1024;
 /// The fewest rows of a tile: a matrix product pays for reading the weight.
 const TILE_ROWS: usize = 128;
 
-/// Rows of the products that a layer over `rows` rows of `width` values is made of.
-fn tile_rows(precision: Precision, rows: usize, width: usize) -> usize {
-    match precision {
-        Precision::F32 => rows.max(1),
-        Precision::Bf16 | Precision::F16 => (TILE / width).max(TILE_ROWS),
-    }
+/// Rows of `width` values in each of the products that a layer over many rows is made of.
+pub(super) fn tile_rows(width: usize) -> usize {
+    (TILE / width).max(TILE_ROWS)
 }
 
 /// `x @ weight^T + bias`: `x` `[rows, in]`, `weight` `[outputs, in]`, `bias` `[outputs]`.
@@ -26,26 +23,15 @@ pub fn forward(
     precision: Precision,
 ) -> Vec<f32> {
     let inputs = weight.len() / outputs;
-    let rows = x.len() / inputs;
     let weight = precision.operand(weight);
     let weight = Matrix::new(&weight, outputs, inputs).transposed();
-    let tile = tile_rows(precision, rows, inputs);
-    let mut scratch = precision.scratch(x.len().min(tile * inputs));
-    let mut out = match bias {
-        Some(bias) => bias.repeat(rows),
-        None => Vec::with_capacity(rows * outputs),
-    };
-    for (index, x) in x.chunks(tile * inputs).enumerate() {
+    let tile = tile_rows(inputs.max(outputs)) * inputs;
+    let mut scratch = precision.scratch(x.len().min(tile));
+    let mut out = Vec::with_capacity(x.len() / inputs * outputs);
+    for x in x.chunks(tile) {
         let x = precision.operand_in(&mut scratch, x);
-        let rows = x.len() / inputs;
-        let x = Matrix::new(x, rows, inputs);
-        match bias {
-            Some(_) => {
-                let out = &mut out[index * tile * outputs..][..rows * outputs];
-                matmul(x, weight, out, true);
-            }
-            None => append_product(x, weight, &mut out),
-        }
+        let x = Matrix::new(x, x.len() / inputs, inputs);
+        append_affine(x, weight, bias, &mut out);
     }
     out
 }
@@ -61,19 +47,19 @@ pub fn backward(
     let inputs = weight.len() / outputs;
     let weight = precision.operand(weight);
     let weight = Matrix::new(&weight, outputs, inputs);
-    let rows = tile_rows(precision, x.len() / inputs, inputs.max(outputs));
+    let rows = tile_rows(inputs.max(outputs));
     let mut x_scratch = precision.scratch(x.len().min(rows * inputs));
     let mut grad_scratch = precision.scratch(grad.len().min(rows * outputs));
     let mut dx = Vec::with_capacity(x.len());
     let mut dw = vec![0.0; outputs * inputs];
     let tiles = x.chunks(rows * inputs).zip(grad.chunks(rows * outputs));
-    for (index, (x, grad)) in tiles.enumerate() {
+    for (x, grad) in tiles {
         let rows = x.len() / inputs;
         let x = Matrix::new(precision.operand_in(&mut x_scratch, x), rows, inputs);
         let grad = precision.operand_in(&mut grad_scratch, grad);
         let grad = Matrix::new(grad, rows, outputs);
         append_product(grad, weight, &mut dx);
-        matmul(grad.transposed(), x, &mut dw, index > 0);
+        matmul(grad.transposed(), x, &mut dw, true);
     }
     (dx, dw)
 }

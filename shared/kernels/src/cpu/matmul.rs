@@ -59,13 +59,6 @@ pub fn matmul(left: Matrix, right: Matrix, out: &mut [f32], accumulate: bool) {
     unsafe { multiply(left, right, out.as_mut_ptr(), accumulate) }
 }
 
-/// `left @ right`, stored by rows, in memory that nothing was written to before.
-pub fn product(left: Matrix, right: Matrix) -> Vec<f32> {
-    let mut out = Vec::new();
-    append_product(left, right, &mut out);
-    out
-}
-
 /// Appends `left @ right` to `out`, by rows.
 pub fn append_product(left: Matrix, right: Matrix, out: &mut Vec<f32>) {
     let (len, count) = (out.len(), left.rows * right.columns);
@@ -80,6 +73,18 @@ pub fn append_product(left: Matrix, right: Matrix, out: &mut Vec<f32>) {
         multiply(left, right, out.as_mut_ptr().add(len), false);
         out.set_len(len + count);
     }
+}
+
+/// Appends `left @ right`, and `bias` to each of its rows where there is one.
+pub fn append_affine(left: Matrix, right: Matrix, bias: Option<&[f32]>, out: &mut Vec<f32>) {
+    let Some(bias) = bias else {
+        return append_product(left, right, out);
+    };
+    let start = out.len();
+    for _ in 0..left.rows {
+        out.extend_from_slice(bias);
+    }
+    matmul(left, right, &mut out[start..], true);
 }
 
 /// # Safety

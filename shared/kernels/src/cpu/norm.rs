@@ -1,35 +1,49 @@
 //! Batch normalisation over the rows of `[rows, channels]`, and the ReLU that may follow.
 
-use super::linear::column_sums_f64;
 use super::{TILE_ROWS, at_least, floor, for_blocks, lanes, tiled, vectorized};
 
-/// The mean and the biased variance of each channel, by two passes.
+/// The mean and the biased variance of each channel, by one pass over memory: a tile's own moments, which are put together
+/// in `f64` (Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983).
 pub fn moments(x: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
-    let rows = (x.len() / channels) as f64;
-    let mean: Vec<f32> = column_sums_f64(x, channels)
-        .into_iter()
-        .map(|sum| (sum / rows) as f32)
-        .collect();
+    let mut means = vec![0.0f64; channels];
     let mut squares = vec![0.0f64; channels];
-    let mut block = vec![0.0f32; channels];
+    let mut before = 0.0;
     vectorized(
         #[inline(always)]
         || {
-            for rows in x.chunks(TILE_ROWS * channels) {
-                block.fill(0.0);
-                for row in rows.chunks_exact(channels) {
-                    for ((sum, value), mean) in block.iter_mut().zip(row).zip(&mean) {
-                        let centred = value - mean;
-                        *sum = centred.mul_add(centred, *sum);
+            for x in x.chunks(TILE_ROWS * channels) {
+                let rows = (x.len() / channels) as f64;
+                let after = before + rows;
+                for_blocks!(channels, first, N => {
+                    let mut sum = [0.0f32; N];
+                    for x in x.chunks_exact(channels) {
+                        let x: [f32; N] = lanes(x, first);
+                        for c in 0..N {
+                            sum[c] += x[c];
+                        }
                     }
-                }
-                for (sum, block) in squares.iter_mut().zip(&block) {
-                    *sum += f64::from(*block);
-                }
+                    let mean: [f32; N] = sum.map(#[inline(always)] |sum| sum / rows as f32);
+                    let mut square = [0.0f32; N];
+                    for x in x.chunks_exact(channels) {
+                        let x: [f32; N] = lanes(x, first);
+                        for c in 0..N {
+                            let centred = x[c] - mean[c];
+                            square[c] = centred.mul_add(centred, square[c]);
+                        }
+                    }
+                    for c in 0..N {
+                        let apart = f64::from(sum[c]) / rows - means[first + c];
+                        means[first + c] += apart * (rows / after);
+                        squares[first + c] += f64::from(square[c]) + apart * apart * (before * rows / after);
+                    }
+                });
+                before = after;
             }
         },
     );
-    let variance = squares.into_iter().map(|sum| (sum / rows) as f32).collect();
+    let variance = squares.iter().map(|sum| (sum / before) as f32);
+    let variance = variance.collect();
+    let mean = means.into_iter().map(|mean| mean as f32).collect();
     (mean, variance)
 }
 

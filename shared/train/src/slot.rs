@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 use perennial_kernels::DeviceError;
-use perennial_model::{Bound, DropPathKey, Gradient, Mode, Network, Pass};
+use perennial_model::{Bound, DropPathKey, GradientTensors, Mode, Network, Pass};
 
 use crate::loss::soft_target_cross_entropy;
 use crate::metrics::top_k;
@@ -19,10 +19,10 @@ pub struct SlotInput {
 }
 
 /// What a slot contributes to its step. Both add over slots.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct SlotOutcome {
-    /// That of the sum of the samples' losses, times `loss_factor`.
-    pub gradient: Gradient,
+    /// That of the sum of the samples' losses, times `loss_factor`; still where it is computed.
+    pub gradient: GradientTensors,
     /// Samples, sum of losses, top-1 and top-5 counts, then the moments of every batch normalisation.
     pub statistics: Vec<f64>,
 }
@@ -86,7 +86,7 @@ pub fn slot_gradient(
     let mut statistics = vec![samples as f64, loss, top1 as f64, top5 as f64];
     statistics.extend(moments);
     Ok(SlotOutcome {
-        gradient: leaves.take_gradients(&network.table, &mut gradients)?,
+        gradient: leaves.take_gradients(&network.table, &mut gradients),
         statistics,
     })
 }

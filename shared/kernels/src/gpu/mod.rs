@@ -35,6 +35,8 @@ pub mod cuda;
 #[cfg(feature = "cuda")]
 pub mod health;
 #[cfg(feature = "cuda")]
+pub(crate) mod lend;
+#[cfg(feature = "cuda")]
 pub mod memory;
 #[cfg(feature = "cuda")]
 pub mod probe;

@@ -10,7 +10,7 @@ use perennial_plan::{Cursor, Spec};
 use perennial_proto::rules::{checkpoint_due, control};
 use perennial_proto::v1::{EpochDone, Finished, StepDone};
 use perennial_session::{Assignment, Report};
-use perennial_train::{SlotInput, StepDelta, StepOutcome, loss_factor, slot_gradient};
+use perennial_train::{StepDelta, StepOutcome, loss_factor, slot_gradient};
 
 use crate::checkpointing::Part;
 use crate::error::WorkerError;
@@ -18,6 +18,7 @@ use crate::member::{Member, slot_failure};
 use crate::numerics::operands;
 use crate::own_slots::{Clock, OwnSlots};
 use crate::phases::Phases;
+use crate::pictures;
 use crate::slots::SlotSums;
 
 /// What a step did, and what the members agreed on with it.
@@ -163,17 +164,13 @@ impl Member<'_> {
         let generation = self.generation.clone();
         let sums = SlotSums::new(network, spec.train.slots, owned, self.device_slots());
         let work = |(slot, batch): (u32, SlotBatch)| {
-            let input = SlotInput {
-                images: batch.images,
-                targets: batch.targets,
-                labels: batch.labels,
-            };
+            let input = pictures::input(batch, size, &worker.device);
             let key = DropPathKey {
                 seed: spec.seed,
                 global_step,
                 slot,
             };
-            let outcome = slot_gradient(network, &bound, input, size, key, factor)?;
+            let outcome = slot_gradient(network, &bound, input, key, factor)?;
             sums.add(slot, outcome)
         };
         let failed = |error| slot_failure(worker, error, &generation);

@@ -15,6 +15,7 @@ pub mod gpu;
 mod lend;
 pub mod memory;
 pub mod ops;
+pub mod pictures;
 
 pub use device::{ComputeDevice, DeviceError};
 pub use lend::lend;

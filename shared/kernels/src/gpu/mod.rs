@@ -27,6 +27,7 @@ pub mod kernel;
 pub mod math;
 pub mod norm;
 pub mod operations;
+pub mod pictures;
 pub mod product;
 pub mod sums;
 

@@ -124,7 +124,7 @@ impl Worker {
     ) -> Result<Self, WorkerError> {
         let transport = Transport::open(options.device, spec.train.reduction)?;
         let job = Arc::new(JobContext::open(spec, store_url, options.device)?);
-        let replica = Arc::new(SharedReplica::default());
+        let replica = Arc::new(SharedReplica::new(options.threads));
         let (sums, copies) = (&options.collective, &options.replica);
         let tls = MeshTls::of(&options.security)?;
         let (endpoint, collective_address) = TcpEndpoint::bind(&sums.listen(&options.host))?;

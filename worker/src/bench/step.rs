@@ -166,7 +166,7 @@ impl StepBench {
         let _span = span("optimizer and hash");
         let rate = self.spec.optimizer.learning_rate;
         for (gradient, statistics) in roots {
-            replica.apply(&network.table, gradient, statistics, rate)?;
+            replica.apply(&network.table, gradient, statistics, rate, self.threads)?;
         }
         Ok(())
     }

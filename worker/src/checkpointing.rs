@@ -344,7 +344,7 @@ mod tests {
             learning_rate: 1e-3,
         };
         let (gradient, statistics) = (&delta.gradient, &delta.statistics);
-        replica.apply(table, gradient, statistics, 1e-3).unwrap();
+        replica.apply(table, gradient, statistics, 1e-3, 1).unwrap();
         kinds.iter().for_each(|kind| used.take(&replica, kind));
         assert_eq!(used.model.as_ref(), Some(&replica.weights));
         assert_eq!(used.ema, replica.ema);

@@ -22,6 +22,7 @@ use crate::error::WorkerError;
 use crate::evaluation::rows;
 use crate::member::Member;
 use crate::own_slots::OwnSlots;
+use crate::pictures::tensor;
 use crate::training::Stepped;
 
 /// What an evaluation measures, and on which classes.
@@ -131,8 +132,9 @@ impl Member<'_> {
         let own = OwnSlots::new(self, cursor, batches);
         let work = |(slot, batch): (u32, SlotBatch)| {
             let mut found = vec![0.0; batch.labels.len() * width];
+            let images = tensor(batch.images, size, &worker.device);
             for (which, bound) in weights.iter().enumerate() {
-                let logits = infer(network, bound, batch.images.clone(), size)?;
+                let logits = infer(network, bound, images.clone())?;
                 let rows = rows(&logits, &batch.targets, &batch.labels, classes);
                 for (picture, row) in found.chunks_exact_mut(width).zip(rows.chunks_exact(FIELDS)) {
                     picture[which * FIELDS..][..FIELDS].copy_from_slice(row);

@@ -14,6 +14,7 @@ use perennial_train::{infer, loss, metrics};
 
 use crate::error::WorkerError;
 use crate::member::Member;
+use crate::pictures::tensor;
 use crate::shared::State;
 use crate::slots::Cores;
 
@@ -130,7 +131,8 @@ pub(crate) fn evaluate_places(
     let work = |portion: Range<usize>| {
         let samples: Vec<u32> = portion.clone().map(|place| place as u32).collect();
         let batch = pipeline.eval_batch(side, &samples)?;
-        let logits = infer(network, bound, batch.images, size)?;
+        let images = tensor(batch.images, size, bound.device());
+        let logits = infer(network, bound, images)?;
         Ok((
             portion.start,
             rows(&logits, &batch.targets, &batch.labels, classes),

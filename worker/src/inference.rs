@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use perennial_data::augment::Transform;
-use perennial_data::{DataError, DataSet, Picture, Pipeline, Sample, Side, read_picture};
+use perennial_data::{DataError, DataSet, Images, Picture, Pipeline, Sample, Side, read_picture};
 use perennial_model::{Bound, ModelCard, Network, Weights, files, onnx};
 use perennial_plan::Spec;
 use perennial_plan::order::{batch_range, slot_range, steps_per_epoch};
@@ -18,6 +18,7 @@ use perennial_train::{infer, loss};
 use crate::error::WorkerError;
 use crate::evaluating::pictures;
 use crate::evaluation::{PORTION, evaluate_places, summarize};
+use crate::pictures::tensor;
 use crate::slots::Cores;
 
 /// A network with its weights and what they say of themselves.
@@ -146,7 +147,8 @@ impl Classifier {
                 let logits = if images.is_empty() {
                     Vec::new()
                 } else {
-                    infer(&self.network, &bound, images, size)?
+                    let images = tensor(Images::Ready(images), size, bound.device());
+                    infer(&self.network, &bound, images)?
                 };
                 let mut rows = logits.chunks_exact(classes);
                 let predictions: Vec<Result<Prediction, WorkerError>> = portion

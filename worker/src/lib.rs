@@ -15,6 +15,7 @@ mod nccl;
 mod numerics;
 mod own_slots;
 mod phases;
+mod pictures;
 mod prepare;
 mod self_test;
 mod shared;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use perennial_collective::{Collective, CollectiveError, Contribution, MeshConfig, Reduced};
+use perennial_collective::{
+    Collective, CollectiveError, Contribution, DeviceSlots, MeshConfig, Reduced,
+};
 use perennial_plan::Generation;
 use perennial_proto::rules::LEASE;
 use perennial_proto::v1::{Lost, Standing};
@@ -96,6 +98,11 @@ impl<'a> Member<'a> {
         })
     }
 
+    /// Where the gradients of the own slots are summed, where that is not the host.
+    pub fn device_slots(&mut self) -> Option<&mut dyn DeviceSlots> {
+        self.connected.collective.device_slots()
+    }
+
     /// Bytes of sums that went to other members over TCP in this generation.
     pub fn sent_bytes(&self) -> u64 {
         self.connected.collective.sent_bytes()
@@ -110,6 +117,18 @@ impl<'a> Member<'a> {
             worker.transport.summed();
         }
         Ok(reduced)
+    }
+}
+
+/// What an error of an own slot means, whose sum may have failed.
+pub(crate) fn slot_failure(
+    worker: &Worker,
+    error: WorkerError,
+    generation: &Generation,
+) -> WorkerError {
+    match error {
+        WorkerError::Collective(error) => failure(worker, error, generation),
+        error => error,
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use perennial_collective::{MeshTls, ReplicaServer, TcpEndpoint};
 use perennial_data::{DataSet, Pipeline};
+use perennial_kernels::ComputeDevice;
 use perennial_model::Network;
 use perennial_plan::order::steps_per_epoch;
 use perennial_plan::{Cursor, Spec};
@@ -54,12 +55,14 @@ pub(crate) struct Worker {
 // === impl JobContext ===
 
 impl JobContext {
-    fn open(spec: Spec, store_url: &str) -> Result<Self, WorkerError> {
+    fn open(spec: Spec, store_url: &str, device: ComputeDevice) -> Result<Self, WorkerError> {
         let store = Store::open(store_url)?;
         let pipeline = match &spec.evaluate {
             None => Pipeline::open(&spec)?.0,
             Some(evaluate) => Pipeline::new(pictures(evaluate, &spec.data)?, &spec),
         };
+        // To a GPU go the bytes, a quarter of the values.
+        let pipeline = pipeline.raw(device.is_gpu());
         let network = Network::new(&spec.model, pipeline.data().classes.len())?;
         let evaluated = match &spec.evaluate {
             None => None,
@@ -120,8 +123,8 @@ impl Worker {
         reporter: &Reporter,
     ) -> Result<Self, WorkerError> {
         let transport = Transport::open(options.device, spec.train.reduction)?;
-        let job = Arc::new(JobContext::open(spec, store_url)?);
-        let replica = Arc::new(SharedReplica::default());
+        let job = Arc::new(JobContext::open(spec, store_url, options.device)?);
+        let replica = Arc::new(SharedReplica::new(options.threads));
         let (sums, copies) = (&options.collective, &options.replica);
         let tls = MeshTls::of(&options.security)?;
         let (endpoint, collective_address) = TcpEndpoint::bind(&sums.listen(&options.host))?;

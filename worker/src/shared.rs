@@ -39,6 +39,8 @@ pub(crate) enum State {
 /// that a member one step behind catches up without a copy.
 #[derive(Default)]
 pub(crate) struct SharedReplica {
+    /// That share a step.
+    threads: usize,
     held: RwLock<Option<Held>>,
     // Locked after `held`, never before.
     history: Mutex<History>,
@@ -87,13 +89,19 @@ impl Held {
 
 impl State {
     /// On an error nothing has changed.
-    fn apply(&mut self, table: &Table, delta: &StepDelta) -> Result<StepOutcome, TrainError> {
+    fn apply(
+        &mut self,
+        table: &Table,
+        delta: &StepDelta,
+        threads: usize,
+    ) -> Result<StepOutcome, TrainError> {
         match self {
             Self::Training(replica) => replica.apply(
                 table,
                 &delta.gradient,
                 &delta.statistics,
                 delta.learning_rate,
+                threads,
             ),
             Self::Evaluating(scores) => scores.apply(&delta.statistics),
         }
@@ -110,6 +118,14 @@ impl State {
 // === impl SharedReplica ===
 
 impl SharedReplica {
+    /// Without a replica yet; steps are shared by so many threads.
+    pub fn new(threads: usize) -> Self {
+        Self {
+            threads,
+            ..Self::default()
+        }
+    }
+
     /// Looks at the replica, which cannot change meanwhile.
     pub fn read<T>(&self, look: impl FnOnce(Option<&Held>) -> T) -> T {
         look(self.held().as_ref())
@@ -142,7 +158,7 @@ impl SharedReplica {
         let mut guard = self.held_mut();
         let waited = asked.elapsed();
         let held = guard.as_mut().expect("only who holds a replica steps");
-        let outcome = held.state.apply(table, &delta)?;
+        let outcome = held.state.apply(table, &delta, self.threads)?;
         let before = held.global_step;
         held.global_step += 1;
         held.hash = outcome.hash;

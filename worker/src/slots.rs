@@ -1,11 +1,11 @@
 //! Slots side by side, each on one core, and their sums.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use perennial_collective::{CollectiveError, Contribution, Partial, SlotSum};
+use perennial_collective::{CollectiveError, Contribution, DeviceSlots, Partial, SlotSum};
 use perennial_kernels::ComputeDevice;
 use perennial_model::{Gradient, Network};
 use perennial_train::{SlotOutcome, statistics_len};
@@ -54,15 +54,12 @@ impl Cores {
                 scope.spawn(move || {
                     pool.install(|| {
                         loop {
-                            let item =
-                                (next.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))();
+                            let item = (lock(next))();
                             let result = match item {
                                 None => return,
                                 Some(item) => item.map(work),
                             };
-                            let mut results = results
-                                .lock()
-                                .unwrap_or_else(|poisoned| poisoned.into_inner());
+                            let mut results = lock(results);
                             match result {
                                 Ok(value) => {
                                     if let Ok(values) = results.as_mut() {
@@ -79,9 +76,7 @@ impl Cores {
                 });
             }
         });
-        results
-            .into_inner()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        into_inner(results)
     }
 
     /// [`Cores::for_each`] on all of `items`, none of which can fail to come.
@@ -97,32 +92,51 @@ impl Cores {
 
 /// The sums over the slots that a member owns. Each slot is added as soon as it is computed, by the thread that did
 /// it: fewer gradients are held at once than there are slots, and the order of arrival does not matter.
-pub(crate) struct SlotSums {
+pub(crate) struct SlotSums<'a> {
     slots: u32,
     owned: Range<u32>,
     gradient_len: usize,
     statistics_len: usize,
-    sums: Mutex<Sums>,
+    gradients: Gradients<'a>,
+    statistics: Mutex<Statistics>,
 }
 
-struct Sums {
-    gradients: SlotSum<f32>,
-    statistics: SlotSum<f64>,
+/// Where gradients are summed.
+enum Gradients<'a> {
+    Host(Mutex<SlotSum<f32>>),
+    Device(Mutex<&'a mut dyn DeviceSlots>),
+}
+
+struct Statistics {
+    sum: SlotSum<f64>,
     added: BTreeSet<u32>,
 }
 
 // === impl SlotSums ===
 
-impl SlotSums {
-    /// For the owner of the slots `owned` of `slots`.
-    pub fn new(network: &Network, slots: u32, owned: Range<u32>) -> Self {
+impl<'a> SlotSums<'a> {
+    /// For the owner of the slots `owned` of `slots`. Gradients stay on the device where that can sum them.
+    pub fn new(
+        network: &Network,
+        slots: u32,
+        owned: Range<u32>,
+        on_device: Option<&'a mut dyn DeviceSlots>,
+    ) -> Self {
+        let gradient_len = network.table.parameters_len();
+        let gradients = match on_device {
+            None => Gradients::Host(Mutex::new(SlotSum::new(slots, owned.clone()))),
+            Some(device) => {
+                device.begin(slots, owned.clone(), gradient_len);
+                Gradients::Device(Mutex::new(device))
+            }
+        };
         Self {
             slots,
-            gradient_len: network.table.parameters_len(),
+            gradient_len,
             statistics_len: statistics_len(network),
-            sums: Mutex::new(Sums {
-                gradients: SlotSum::new(slots, owned.clone()),
-                statistics: SlotSum::new(slots, owned.clone()),
+            gradients,
+            statistics: Mutex::new(Statistics {
+                sum: SlotSum::new(slots, owned.clone()),
                 added: BTreeSet::new(),
             }),
             owned,
@@ -130,43 +144,68 @@ impl SlotSums {
     }
 
     /// Adds what a slot computed.
-    pub fn add(&self, slot: u32, outcome: SlotOutcome) -> Result<(), CollectiveError> {
-        let mut sums = self
-            .sums
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        let Gradient { len, parts } = outcome.gradient;
-        sums.gradients.add_parts(slot, len, parts)?;
-        sums.statistics.add(slot, Some(outcome.statistics))?;
-        sums.added.insert(slot);
+    pub fn add(&self, slot: u32, outcome: SlotOutcome) -> Result<(), WorkerError> {
+        match &self.gradients {
+            Gradients::Host(sum) => {
+                let Gradient { len, parts } = outcome.gradient.read()?;
+                lock(sum).add_parts(slot, len, parts)?;
+            }
+            Gradients::Device(sum) => {
+                let parts = outcome.gradient.lend()?;
+                lock(sum).add(slot, Some(parts))?;
+            }
+        }
+        let mut statistics = lock(&self.statistics);
+        statistics.sum.add(slot, Some(outcome.statistics))?;
+        statistics.added.insert(slot);
         Ok(())
     }
 
     /// What the member brings to the step. A slot that was not added is empty.
     pub fn finish(self) -> Result<Contribution, CollectiveError> {
-        let mut sums = self
-            .sums
-            .into_inner()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        for slot in self.owned {
-            if !sums.added.contains(&slot) {
-                sums.gradients.add(slot, None)?;
-                sums.statistics.add(slot, None)?;
-            }
+        let Statistics { mut sum, added } = into_inner(self.statistics);
+        let empty: Vec<u32> = self.owned.filter(|slot| !added.contains(slot)).collect();
+        for slot in &empty {
+            sum.add(*slot, None)?;
         }
+        let nodes = match self.gradients {
+            Gradients::Host(gradients) => {
+                let mut gradients = into_inner(gradients);
+                for slot in empty {
+                    gradients.add(slot, None)?;
+                }
+                gradients.finish()?
+            }
+            Gradients::Device(gradients) => {
+                let gradients = into_inner(gradients);
+                for slot in empty {
+                    gradients.add(slot, None)?;
+                }
+                // They stay where they are.
+                BTreeMap::new()
+            }
+        };
         Ok(Contribution {
             slots: self.slots,
             gradients: Partial {
                 len: self.gradient_len,
-                nodes: sums.gradients.finish()?,
+                nodes,
             },
             statistics: Partial {
                 len: self.statistics_len,
-                nodes: sums.statistics.finish()?,
+                nodes: sum.finish()?,
             },
             control: 0,
         })
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn into_inner<T>(mutex: Mutex<T>) -> T {
+    mutex.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -10,14 +10,15 @@ use perennial_plan::{Cursor, Spec};
 use perennial_proto::rules::{checkpoint_due, control};
 use perennial_proto::v1::{EpochDone, Finished, StepDone};
 use perennial_session::{Assignment, Report};
-use perennial_train::{SlotInput, StepDelta, StepOutcome, loss_factor, slot_gradient};
+use perennial_train::{StepDelta, StepOutcome, loss_factor, slot_gradient};
 
 use crate::checkpointing::Part;
 use crate::error::WorkerError;
-use crate::member::Member;
+use crate::member::{Member, slot_failure};
 use crate::numerics::operands;
 use crate::own_slots::{Clock, OwnSlots};
 use crate::phases::Phases;
+use crate::pictures;
 use crate::slots::SlotSums;
 
 /// What a step did, and what the members agreed on with it.
@@ -160,24 +161,23 @@ impl Member<'_> {
         });
         let batch = batch_range(samples, spec.train.batch_size as usize, cursor.step);
         let factor = loss_factor(loss_scale, batch.len());
-        let sums = SlotSums::new(network, spec.train.slots, owned);
+        let generation = self.generation.clone();
+        let sums = SlotSums::new(network, spec.train.slots, owned, self.device_slots());
         let work = |(slot, batch): (u32, SlotBatch)| {
-            let input = SlotInput {
-                images: batch.images,
-                targets: batch.targets,
-                labels: batch.labels,
-            };
+            let input = pictures::input(batch, size, &worker.device);
             let key = DropPathKey {
                 seed: spec.seed,
                 global_step,
                 slot,
             };
-            let outcome = slot_gradient(network, &bound, input, size, key, factor)?;
-            Ok(sums.add(slot, outcome)?)
+            let outcome = slot_gradient(network, &bound, input, key, factor)?;
+            sums.add(slot, outcome)
         };
-        let (clock, _) = own.compute(&worker.cores, work)?;
+        let failed = |error| slot_failure(worker, error, &generation);
+        let (clock, _) = own.compute(&worker.cores, work).map_err(failed)?;
         drop(bound);
-        self.conclude(cursor, clock, sums.finish()?, learning_rate)
+        let contribution = sums.finish().map_err(|error| failed(error.into()))?;
+        self.conclude(cursor, clock, contribution, learning_rate)
     }
 
     /// The rest of a step, once the own slots are computed: the sum over all slots, the change of the replica.

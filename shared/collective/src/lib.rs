@@ -10,7 +10,8 @@
 //! A member sums the slots it owns with [`SlotSum`] and hands the resulting nodes to
 //! [`Collective::all_reduce`]: [`Local`] between threads of one process, [`Tcp`] between processes. One that
 //! is new or behind first gets the replica from a [`ReplicaServer`], beside training. A third
-//! one is for members with a GPU each: [`nccl`].
+//! one is for members with a GPU each: [`nccl`]. There gradients are summed where they were computed, through
+//! [`DeviceSlots`].
 
 mod element;
 mod error;
@@ -22,11 +23,13 @@ pub mod nccl;
 mod silence;
 mod slice;
 mod slot_sum;
+mod slot_tree;
 mod stream;
 mod tcp;
 mod transfer;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use perennial_plan::tree::Node;
 
@@ -76,6 +79,11 @@ pub trait Collective: Send {
 
     fn world_size(&self) -> usize;
 
+    /// Where this member's gradients are summed on its device; none: on the host, with [`SlotSum`].
+    fn device_slots(&mut self) -> Option<&mut dyn DeviceSlots> {
+        None
+    }
+
     /// Sums over all slots by the fixed tree; every member gets the identical result.
     fn all_reduce(&mut self, contribution: Contribution) -> Result<Reduced, CollectiveError>;
 
@@ -85,6 +93,21 @@ pub trait Collective: Send {
     }
 }
 
+/// [`SlotSum`] for gradients that lie on the member's device and stay there. The next [`Collective::all_reduce`] takes
+/// what was added, in place of the nodes of its contribution's gradients, of which there must be none.
+pub trait DeviceSlots: Send {
+    /// Begins the sums of a step, of vectors of `len` elements, for the owner of the slots `owned` of `slots`.
+    fn begin(&mut self, slots: u32, owned: Range<u32>, len: usize);
+
+    /// Adds what a slot computed: parts where their ranges say, and zero elsewhere; `None` for an empty slot, which
+    /// contributes nothing.
+    fn add(
+        &mut self,
+        slot: u32,
+        parts: Option<Vec<(Range<usize>, nccl::Lent)>>,
+    ) -> Result<(), CollectiveError>;
+}
+
 impl<C: Collective + ?Sized> Collective for Box<C> {
     fn rank(&self) -> usize {
         (**self).rank()
@@ -92,6 +115,10 @@ impl<C: Collective + ?Sized> Collective for Box<C> {
 
     fn world_size(&self) -> usize {
         (**self).world_size()
+    }
+
+    fn device_slots(&mut self) -> Option<&mut dyn DeviceSlots> {
+        (**self).device_slots()
     }
 
     fn all_reduce(&mut self, contribution: Contribution) -> Result<Reduced, CollectiveError> {

@@ -7,16 +7,14 @@ use perennial_plan::tree::Node;
 
 use crate::element::{Element, add};
 use crate::error::CollectiveError;
+use crate::slot_tree::SlotTree;
 
 /// Sums the slots of one member up to the maximal nodes of the tree inside them. Siblings are merged
 /// as soon as both are there, so slots that arrive in order take O(log slots) vectors of memory. The
 /// result does not depend on the order of arrival.
 #[derive(Debug)]
 pub struct SlotSum<T> {
-    owned: Range<u32>,
-    maximal: Vec<Node>,
-    /// Complete nodes waiting for their sibling; none: all of its slots are empty.
-    done: BTreeMap<Node, Option<Vec<T>>>,
+    tree: SlotTree<Vec<T>>,
     len: Option<usize>,
 }
 
@@ -26,9 +24,7 @@ impl<T: Element> SlotSum<T> {
     /// For the member that owns the slots `owned` of `slots`.
     pub fn new(slots: u32, owned: Range<u32>) -> Self {
         Self {
-            maximal: Node::root(slots).maximal_within(&owned),
-            owned,
-            done: BTreeMap::new(),
+            tree: SlotTree::new(slots, owned),
             len: None,
         }
     }
@@ -63,17 +59,6 @@ impl<T: Element> SlotSum<T> {
         len: Option<usize>,
         with: impl FnOnce(Option<Vec<T>>) -> Option<Vec<T>>,
     ) -> Result<(), CollectiveError> {
-        let Some(top) = (self.maximal.iter().copied()).find(|top| covers(*top, slot)) else {
-            let owned = &self.owned;
-            return Err(CollectiveError::Input(format!(
-                "slot `{slot}` is not among the owned slots `{owned:?}`"
-            )));
-        };
-        if self.done.keys().any(|node| covers(*node, slot)) {
-            return Err(CollectiveError::Input(format!(
-                "slot `{slot}` was added twice"
-            )));
-        }
         if let Some(len) = len {
             let expected = *self.len.get_or_insert(len);
             if len != expected {
@@ -82,66 +67,18 @@ impl<T: Element> SlotSum<T> {
                 )));
             }
         }
-
-        let leaf = Node {
-            start: slot,
-            end: slot + 1,
-        };
-        let mut node = leaf;
-        let mut path = ancestors(top, node).into_iter().rev();
-        let mut sibling_of = |done: &mut BTreeMap<_, _>| {
-            let (parent, sibling) = path.next()?;
-            Some((parent, done.remove(&sibling)?))
-        };
-        let mut value = match sibling_of(&mut self.done) {
-            Some((parent, sibling)) => {
-                node = parent;
-                with(sibling)
-            }
-            None => with(None),
-        };
-        while node != leaf
-            && let Some((parent, sibling)) = sibling_of(&mut self.done)
-        {
-            node = parent;
-            value = merge(value, sibling);
-        }
-        self.done.insert(node, value);
+        let climb = self.tree.take(slot)?;
+        let sum = with(climb.first);
+        let rest = climb.rest.into_iter();
+        let sum = rest.fold(sum, |sum, sibling| merge(sum, Some(sibling)));
+        self.tree.put(climb.node, sum);
         Ok(())
     }
 
     /// The maximal nodes inside the owned slots, without those whose slots are all empty.
     pub fn finish(self) -> Result<BTreeMap<Node, Vec<T>>, CollectiveError> {
-        for slot in self.maximal.iter().flat_map(|node| node.start..node.end) {
-            if !self.done.keys().any(|node| covers(*node, slot)) {
-                return Err(CollectiveError::MissingSlot(slot));
-            }
-        }
-        let sums = self.done.into_iter();
-        Ok(sums
-            .filter_map(|(node, value)| Some((node, value?)))
-            .collect())
+        self.tree.finish()
     }
-}
-
-fn covers(node: Node, slot: u32) -> bool {
-    node.start <= slot && slot < node.end
-}
-
-/// The nodes from `top` down to the parent of `leaf`, each with the child that does not hold `leaf`.
-fn ancestors(top: Node, leaf: Node) -> Vec<(Node, Node)> {
-    let mut path = Vec::new();
-    let mut node = top;
-    while let Some((left, right)) = node.children() {
-        let (next, other) = if covers(left, leaf.start) {
-            (left, right)
-        } else {
-            (right, left)
-        };
-        path.push((node, other));
-        node = next;
-    }
-    path
 }
 
 fn merge<T: Element>(left: Option<Vec<T>>, right: Option<Vec<T>>) -> Option<Vec<T>> {
@@ -212,7 +149,7 @@ mod tests {
         let mut sum = SlotSum::new(1024, 0..1024);
         for slot in 0..1024 {
             sum.add(slot, Some(vec![1.0f32])).unwrap();
-            assert!(sum.done.len() <= 11);
+            assert!(sum.tree.held() <= 11);
         }
         let finished = sum.finish().unwrap();
         assert_eq!(finished[&Node::root(1024)], vec![1024.0]);

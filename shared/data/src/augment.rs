@@ -1,6 +1,8 @@
 //! What happens to a picture on its way to the network. Everything random about a training picture is
 //! drawn from its own stream, keyed by (seed, epoch, sample).
 
+use std::sync::Arc;
+
 use perennial_plan::random::Draw;
 use perennial_plan::spec::{AugmentSpec, DataSpec, Interpolation};
 
@@ -18,14 +20,17 @@ pub struct Transform {
     filter: Interpolation,
     augment: AugmentSpec,
     /// Normalised value of each byte, a channel: `(byte / 255 - mean) / std`.
-    normalised: Box<[[f32; 256]; 3]>,
+    normalised: Arc<ByteValues>,
 }
+
+/// The value of each byte, a channel.
+pub type ByteValues = [[f32; 256]; 3];
 
 // === impl Transform ===
 
 impl Transform {
     pub fn new(data: &DataSpec, augment: &AugmentSpec) -> Self {
-        let mut normalised = Box::new([[0.0; 256]; 3]);
+        let mut normalised = [[0.0; 256]; 3];
         for (channel, values) in normalised.iter_mut().enumerate() {
             for (byte, value) in values.iter_mut().enumerate() {
                 *value = (byte as f32 / 255.0 - data.mean[channel]) / data.std[channel];
@@ -35,7 +40,7 @@ impl Transform {
             size: data.image_size,
             filter: data.resize,
             augment: augment.clone(),
-            normalised,
+            normalised: Arc::new(normalised),
         }
     }
 
@@ -73,6 +78,11 @@ impl Transform {
             cut_out(&mut out, random);
         }
         out
+    }
+
+    /// What [`Self::normalise`] makes of a byte.
+    pub fn byte_values(&self) -> &Arc<ByteValues> {
+        &self.normalised
     }
 
     /// Appends the normalised values of a picture, `[height, width, 3]`.

@@ -30,7 +30,7 @@ pub use data_set::{DataSet, Sample, Side, Skipped};
 pub use decode::{Picture, PictureError, read_picture};
 pub use error::{DataError, SplitError};
 pub use listing::is_picture;
-pub use loader::{Pipeline, Request, SlotBatch};
+pub use loader::{Images, Pipeline, RawImages, Request, SlotBatch};
 pub use mix::Mixer;
 pub use prefetch::Prefetcher;
 pub use stats::{MeanStd, mean_std};

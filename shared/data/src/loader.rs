@@ -6,23 +6,42 @@ use bytes::Bytes;
 use perennial_plan::Spec;
 use perennial_plan::random::{Domain, Stream};
 
-use crate::augment::Transform;
+use crate::augment::{ByteValues, Transform};
 use crate::cache::PictureCache;
 use crate::data_set::{DataSet, Sample, Side, Skipped};
 use crate::decode::Picture;
 use crate::error::DataError;
-use crate::mix::Mixer;
+use crate::mix::{MixPlan, Mixer};
 use crate::prefetch::Prefetcher;
 
 /// The samples of one slot, or of one portion of an evaluation.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SlotBatch {
-    /// `[n, size, size, 3]`, normalised.
-    pub images: Vec<f32>,
+    pub images: Images,
     /// `[n, classes]`: what the loss is taken against; each row sums to 1.
     pub targets: Vec<f32>,
     /// `[n]`: each sample's own class.
     pub labels: Vec<u32>,
+}
+
+/// The pictures of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Images {
+    /// `[n, size, size, 3]`, normalised and mixed.
+    Ready(Vec<f32>),
+    /// Of a pipeline that [leaves that](Pipeline::raw) to others.
+    Raw(RawImages),
+}
+
+/// Pictures that are neither normalised nor mixed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RawImages {
+    /// `[n, size, size, 3]`.
+    pub bytes: Vec<u8>,
+    /// What normalising makes of a byte.
+    pub values: Arc<ByteValues>,
+    /// As [`Mixer::apply`] does it; none: they are not mixed.
+    pub plan: Option<MixPlan>,
 }
 
 /// What to prepare.
@@ -63,6 +82,25 @@ pub struct Pipeline {
     cache: PictureCache,
     /// Samples of a slot, at most.
     slot_samples: u64,
+    /// Whether pictures are left as they are before they are normalised.
+    raw: bool,
+}
+
+// === impl Images ===
+
+impl Images {
+    fn push(&mut self, transform: &Transform, picture: &Picture) {
+        match self {
+            Self::Ready(values) => transform.normalise(picture, values),
+            Self::Raw(raw) => raw.bytes.extend_from_slice(&picture.pixels),
+        }
+    }
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Self::Ready(Vec::new())
+    }
 }
 
 // === impl Pipeline ===
@@ -94,7 +132,14 @@ impl Pipeline {
             mixer: Mixer::new(&spec.mix, data.classes.len()),
             cache: PictureCache::new(count, spec.data.cache_mib.saturating_mul(1 << 20)),
             data,
+            raw: false,
         }
+    }
+
+    /// Leaves it to whoever takes the batches to normalise and mix the pictures, if `raw` is set.
+    #[must_use]
+    pub fn raw(self, raw: bool) -> Self {
+        Self { raw, ..self }
     }
 
     pub fn data(&self) -> &DataSet {
@@ -142,16 +187,21 @@ impl Pipeline {
             let key = [u64::from(epoch), u64::from(*place)];
             let mut random = Stream::new(self.seed, Domain::Augment, &key);
             let augmented = self.transform.augmented(&picture, &mut random);
-            self.transform.normalise(&augmented, &mut batch.images);
+            batch.images.push(&self.transform, &augmented);
             batch.labels.push(sample.class);
         }
         let size = self.transform.size() as usize;
         let key = [global_step, u64::from(slot)];
         let mut random = Stream::new(self.seed, Domain::Mix, &key);
         let plan = self.mixer.draw(&mut random, size, size);
-        batch.targets = self
-            .mixer
-            .apply(&plan, &mut batch.images, size, &batch.labels);
+        batch.targets = match &mut batch.images {
+            Images::Ready(values) => self.mixer.apply(&plan, values, size, &batch.labels),
+            Images::Raw(raw) => {
+                let targets = self.mixer.targets(&plan, &batch.labels);
+                raw.plan = (plan.sampled_lam < 1.0).then_some(plan);
+                targets
+            }
+        };
         Ok(batch)
     }
 
@@ -176,7 +226,7 @@ impl Pipeline {
             let sample = &self.data.side(side)[*place as usize];
             let picture = self.picture(sample, side, file)?;
             let resized = self.transform.resized(&picture);
-            self.transform.normalise(&resized, &mut batch.images);
+            batch.images.push(&self.transform, &resized);
             batch.labels.push(sample.class);
             let one_hot = (0..classes).map(|class| if class == sample.class { 1.0 } else { 0.0 });
             batch.targets.extend(one_hot);
@@ -256,8 +306,16 @@ impl Pipeline {
 
     fn empty_batch(&self, samples: usize) -> SlotBatch {
         let size = self.transform.size() as usize;
+        let values = samples * size * size * 3;
         SlotBatch {
-            images: Vec::with_capacity(samples * size * size * 3),
+            images: match self.raw {
+                false => Images::Ready(Vec::with_capacity(values)),
+                true => Images::Raw(RawImages {
+                    bytes: Vec::with_capacity(values),
+                    values: self.transform.byte_values().clone(),
+                    plan: None,
+                }),
+            },
             targets: Vec::new(),
             labels: Vec::with_capacity(samples),
         }

@@ -55,6 +55,15 @@ pub struct MixPlan {
     pub patch: Option<Patch>,
 }
 
+// === impl MixPlan ===
+
+impl MixPlan {
+    /// What a picture and its partner are multiplied by where they are blended.
+    pub fn shares(&self) -> [f32; 2] {
+        [self.sampled_lam as f32, (1.0 - self.sampled_lam) as f32]
+    }
+}
+
 /// Mixes slots as a job's `[mix]` says.
 #[derive(Debug, Clone)]
 pub struct Mixer {
@@ -149,18 +158,19 @@ impl Mixer {
             for (one, other) in front.chunks_exact_mut(size).zip(partners) {
                 match &plan.patch {
                     Some(patch) => swap_patch(one, other, patch, width),
-                    None => blend(one, other, plan.sampled_lam),
+                    None => blend(one, other, plan.shares()),
                 }
             }
         }
-        self.targets(plan.lam, labels)
+        self.targets(plan, labels)
     }
 
-    fn targets(&self, lam: f64, labels: &[u32]) -> Vec<f32> {
+    /// The targets of a slot alone.
+    pub(crate) fn targets(&self, plan: &MixPlan, labels: &[u32]) -> Vec<f32> {
         let off = self.spec.label_smoothing / self.classes as f64;
         let on = 1.0 - self.spec.label_smoothing + off;
         let (off, on) = (off as f32, on as f32);
-        let (own, other) = (lam as f32, (1.0 - lam) as f32);
+        let (own, other) = (plan.lam as f32, (1.0 - plan.lam) as f32);
         let mut targets = Vec::with_capacity(labels.len() * self.classes);
         for (label, partner) in labels.iter().zip(labels.iter().rev()) {
             targets.extend((0..self.classes as u32).map(|class| {
@@ -191,8 +201,7 @@ fn sized_patch(random: &mut impl Draw, minmax: [f64; 2], height: usize, width: u
     }
 }
 
-fn blend(one: &mut [f32], other: &mut [f32], lam: f64) {
-    let (own, rest) = (lam as f32, (1.0 - lam) as f32);
+fn blend(one: &mut [f32], other: &mut [f32], [own, rest]: [f32; 2]) {
     for (a, b) in one.iter_mut().zip(other) {
         (*a, *b) = (*a * own + *b * rest, *b * own + *a * rest);
     }

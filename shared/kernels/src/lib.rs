@@ -12,10 +12,14 @@ pub mod cpu;
 pub mod device;
 mod flex;
 pub mod gpu;
+mod lend;
 pub mod memory;
 pub mod ops;
+pub mod pictures;
 
 pub use device::{ComputeDevice, DeviceError};
+pub use lend::lend;
+pub use perennial_collective::nccl::Lent;
 
 /// What may follow a batch normalisation in the same pass over memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,7 @@ mod support;
 use burn::tensor::{Device, Tensor, TensorData};
 use perennial_kernels::cpu::Image;
 use perennial_kernels::cpu::rounding::{bf16, f16};
+use perennial_kernels::pictures::{Mixing, Pictures};
 use perennial_kernels::{Activation, ComputeDevice, Precision, ops};
 
 use support::*;
@@ -37,6 +38,55 @@ macro_rules! check {
         let found = [$(values($leaf.grad_remove(&mut gradients).unwrap())),*];
         assert_gradients(&what, &[$($values),*], grad, &found, reference);
     }};
+}
+
+#[test]
+fn pictures_are_what_their_bytes_and_their_partners_are_worth_to_the_bit() {
+    const SIZE: usize = 5;
+    const PICTURE: usize = SIZE * SIZE * 3;
+    let mut source = Source::new("pictures");
+    let mut table = [[0.0; 256]; 3];
+    for values in &mut table {
+        values.copy_from_slice(&source.values(256));
+    }
+    let (own, partner) = (0.3, 0.7);
+    let patch = Mixing::Patch {
+        top: 1,
+        bottom: 4,
+        left: 0,
+        right: 3,
+    };
+    for samples in 1..=5usize {
+        let bytes: Vec<u8> = (0..samples * PICTURE)
+            .map(|at| (at * 37 % 256) as u8)
+            .collect();
+        for mixing in [Mixing::Alone, Mixing::Blend { own, partner }, patch] {
+            let value = |at: usize| table[at % 3][usize::from(bytes[at])];
+            let expected = (0..bytes.len()).map(|at| {
+                let (picture, place) = (at / PICTURE, at % PICTURE);
+                let other = (samples - 1 - picture) * PICTURE + place;
+                let (row, column) = (place / 3 / SIZE, place / 3 % SIZE);
+                let middle = other == at;
+                match mixing {
+                    Mixing::Blend { .. } if !middle => value(at) * own + value(other) * partner,
+                    Mixing::Patch { .. } if (1..4).contains(&row) && column < 3 => value(other),
+                    _ => value(at),
+                }
+            });
+            let pictures = Pictures {
+                bytes: &bytes,
+                size: SIZE,
+                values: &table,
+                mixing,
+            };
+            let found = pictures.tensor(&device());
+            assert_eq!(found.dims(), [samples, SIZE, SIZE, 3]);
+            let bits = |value: f32| value.to_bits();
+            let found: Vec<u32> = values(found).into_iter().map(bits).collect();
+            let expected: Vec<u32> = expected.map(bits).collect();
+            assert_eq!(found, expected, "{samples} pictures, {mixing:?}");
+        }
+    }
 }
 
 fn dims(shape: Image) -> [usize; 4] {

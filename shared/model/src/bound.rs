@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use burn::tensor::{Device, Gradients, Tensor, TensorData, Transaction};
-use perennial_kernels::{DeviceError, Precision};
+use perennial_kernels::{DeviceError, Lent, Precision};
 use perennial_plan::random::{Domain, Draw, Stream};
 
 use crate::table::{Fold, NormId, Parameter, ParameterId, Table, Weights};
@@ -33,14 +33,21 @@ enum BoundParameter {
     Parts(Vec<Tensor<4>>),
 }
 
-/// The gradient of a loss by all parameters.
+/// The gradient of a loss by all parameters: of each, or of a part of it, the values and their place in
+/// [`Weights::parameters`]. What had no part in the loss is left out; its gradient is zero.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gradient {
     /// Of [`Weights::parameters`], as it is laid out.
     pub len: usize,
-    /// Each parameter's values, or those of a part of it, and their place in [`Weights::parameters`]. What had no part
-    /// in the loss is left out; its gradient is zero.
     pub parts: Vec<(Range<usize>, Vec<f32>)>,
+}
+
+/// A [`Gradient`] where it was computed, and perhaps before it is.
+#[derive(Debug)]
+pub struct GradientTensors {
+    len: usize,
+    places: Vec<Range<usize>>,
+    tensors: Vec<Tensor<1>>,
 }
 
 /// Weights for inference: each batch normalisation's work is done by the layer before or after it.
@@ -126,38 +133,27 @@ impl Bound {
     }
 
     /// Takes the gradients out of `gradients`.
-    pub fn take_gradients(
-        &self,
-        table: &Table,
-        gradients: &mut Gradients,
-    ) -> Result<Gradient, DeviceError> {
-        let mut places = Vec::new();
-        let mut reading = Transaction::default();
+    pub fn take_gradients(&self, table: &Table, gradients: &mut Gradients) -> GradientTensors {
+        let mut taken = GradientTensors {
+            len: table.parameters_len(),
+            places: Vec::new(),
+            tensors: Vec::new(),
+        };
         for (parameter, bound) in table.parameters().iter().zip(&self.parameters) {
             let range = parameter.range.clone();
             match bound {
-                BoundParameter::Vector(tensor) => {
-                    reading = take(tensor, gradients, reading, range, &mut places);
-                }
-                BoundParameter::Matrix(tensor) => {
-                    reading = take(tensor, gradients, reading, range, &mut places);
-                }
-                BoundParameter::Kernel(tensor) => {
-                    reading = take(tensor, gradients, reading, range, &mut places);
-                }
+                BoundParameter::Vector(tensor) => taken.take(tensor, gradients, range),
+                BoundParameter::Matrix(tensor) => taken.take(tensor, gradients, range),
+                BoundParameter::Kernel(tensor) => taken.take(tensor, gradients, range),
                 BoundParameter::Parts(parts) => {
                     let length = range.len() / parts.len();
                     for (part, start) in parts.iter().zip(range.step_by(length)) {
-                        reading =
-                            take(part, gradients, reading, start..start + length, &mut places);
+                        taken.take(part, gradients, start..start + length);
                     }
                 }
             }
         }
-        Ok(Gradient {
-            len: table.parameters_len(),
-            parts: places.into_iter().zip(read(reading)?).collect(),
-        })
+        taken
     }
 
     pub(crate) fn vector(&self, id: ParameterId) -> Tensor<1> {
@@ -205,6 +201,40 @@ impl Gradient {
             flat[place.clone()].copy_from_slice(values);
         }
         flat
+    }
+}
+
+// === impl GradientTensors ===
+
+impl GradientTensors {
+    /// Takes a leaf's gradient for its place, unless the leaf had no part in the loss.
+    fn take<const D: usize>(
+        &mut self,
+        leaf: &Tensor<D>,
+        gradients: &mut Gradients,
+        place: Range<usize>,
+    ) {
+        if let Some(gradient) = leaf.grad_remove(gradients) {
+            self.tensors.push(gradient.reshape([place.len()]));
+            self.places.push(place);
+        }
+    }
+
+    /// Copies it to the host.
+    pub fn read(self) -> Result<Gradient, DeviceError> {
+        let tensors = self.tensors.into_iter();
+        let reading = tensors.fold(Transaction::default(), Transaction::register);
+        let values = read(reading)?;
+        Ok(Gradient {
+            len: self.len,
+            parts: self.places.into_iter().zip(values).collect(),
+        })
+    }
+
+    /// Its parts, once they are computed, to be read where they are.
+    pub fn lend(self) -> Result<Vec<(Range<usize>, Lent)>, DeviceError> {
+        let lent = perennial_kernels::lend(self.tensors)?;
+        Ok(self.places.into_iter().zip(lent).collect())
     }
 }
 
@@ -286,21 +316,6 @@ fn fold_into_layer(table: &Table, fold: &Fold, weights: &mut Weights) -> Vec<f32
         }
     }
     bias
-}
-
-/// Lets a leaf's gradient be read for its place, unless the leaf had no part in the loss.
-fn take<const D: usize>(
-    leaf: &Tensor<D>,
-    gradients: &mut Gradients,
-    reading: Transaction,
-    place: Range<usize>,
-    places: &mut Vec<Range<usize>>,
-) -> Transaction {
-    let Some(gradient) = leaf.grad_remove(gradients) else {
-        return reading;
-    };
-    places.push(place);
-    reading.register(gradient)
 }
 
 /// The values of what was registered, all at once: a GPU is waited for a single time.

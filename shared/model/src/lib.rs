@@ -15,7 +15,7 @@ mod names;
 pub mod onnx;
 mod table;
 
-pub use bound::{Bound, DropPathKey, Gradient, Mode, Pass};
+pub use bound::{Bound, DropPathKey, Gradient, GradientTensors, Mode, Pass};
 pub use card::ModelCard;
 pub use names::NameMismatch;
 pub use table::{Norm, Parameter, Table, Weights};

@@ -309,7 +309,8 @@ fn training(case_of: &Case, name: &str, case: &Value, tolerance: &Tolerance) {
 
     let mut gradients = surrogate.unwrap().backward();
     let moments = pass.into_moments().unwrap();
-    let gradient = leaves.take_gradients(table, &mut gradients).unwrap();
+    let gradient = leaves.take_gradients(table, &mut gradients);
+    let gradient = gradient.read().unwrap();
     let flat = gradient.flat();
     let official_norm = case["grad_norm"]["f64"].as_f64().unwrap();
     let kinks = case["relu_kinks_train"]["below_1e-6"].as_u64().unwrap_or(0);

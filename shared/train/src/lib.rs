@@ -2,8 +2,9 @@
 //!
 //! All parameters of a network lie in one flat `f32` slice, described by a table of [`segment::Segment`]s.
 //! [`slot`] computes the gradient of one slot with the network, [`replica`] applies the sum over all slots.
-//! Everything else runs over such slices in ascending order on one thread without fused multiply-add, so
-//! the bits depend neither on the number of threads nor on the vector width of the processor.
+//! Everything else runs over such slices without fused multiply-add: each value is computed by itself, and each tensor's
+//! sum of squares in ascending order. So the bits depend neither on the number of threads nor on the vector width of
+//! the processor.
 
 pub mod clip;
 pub mod ema;
@@ -18,6 +19,7 @@ pub mod schedule;
 pub mod scores;
 pub mod segment;
 pub mod slot;
+mod threads;
 
 pub use encoding::StepDelta;
 pub use error::TrainError;

@@ -1,5 +1,7 @@
 //! AdamW and SGD with momentum over flat parameters, operation by operation as PyTorch computes them.
 
+use std::ops::Range;
+
 use perennial_model::Table;
 use perennial_plan::LossScale;
 use perennial_plan::spec::{OptimizerName, OptimizerSpec};
@@ -7,7 +9,7 @@ use perennial_plan::tensors::{HostTensor, NamedTensors};
 
 use crate::ema::{self, lerp};
 use crate::scaling::scale_to_named;
-use crate::{Segment, TrainError};
+use crate::{Segment, TrainError, threads};
 
 /// Elements that one pass takes through everything before the next: all slices together stay in the
 /// first-level cache.
@@ -51,6 +53,26 @@ struct SgdStep {
     minus_learning_rate: f32,
 }
 
+/// A step, the same for all elements.
+struct Pass<'a> {
+    spec: &'a OptimizerSpec,
+    segments: &'a [Segment],
+    adamw: AdamwStep,
+    sgd: SgdStep,
+    learning_rate: f64,
+    /// Of the average, where there is one.
+    decay: f64,
+}
+
+/// Elements from `start` on, with all that belongs to them.
+struct Stretch<'a> {
+    start: usize,
+    parameters: &'a mut [f32],
+    gradients: &'a [f32],
+    moments: Vec<&'a mut [f32]>,
+    average: Option<&'a mut [f32]>,
+}
+
 // === impl Optimizer ===
 
 impl Optimizer {
@@ -82,18 +104,26 @@ impl Optimizer {
         gradient_scale: f32,
         learning_rate: f64,
     ) {
-        self.step_with_ema(parameters, gradients, gradient_scale, learning_rate, None);
+        self.step_with_ema(
+            parameters,
+            gradients,
+            gradient_scale,
+            learning_rate,
+            None,
+            1,
+        );
     }
 
-    /// One step, and in the same pass over memory an [`ema::update`] of the average with that decay. The bits
-    /// are those of the two calls one after the other.
+    /// One step, and in the same pass over memory an [`ema::update`] of the average with that decay, shared by `threads`
+    /// threads. The bits are those of the two calls one after the other, on one thread.
     pub fn step_with_ema(
         &mut self,
         parameters: &mut [f32],
         gradients: &[f32],
         gradient_scale: f32,
         learning_rate: f64,
-        mut ema: Option<(&mut [f32], f64)>,
+        ema: Option<(&mut [f32], f64)>,
+        threads: usize,
     ) {
         let length = self.segments.last().map_or(0, |segment| segment.range.end);
         assert_eq!(
@@ -104,41 +134,27 @@ impl Optimizer {
         assert_eq!(gradients.len(), length, "one gradient for each parameter");
         self.step += 1;
 
-        let adamw = AdamwStep::new(&self.spec, self.step, gradient_scale, learning_rate);
-        let sgd = SgdStep {
-            gradient_scale,
-            momentum: self.spec.momentum as f32,
-            minus_learning_rate: -learning_rate as f32,
+        let (average, decay) = ema.unzip();
+        let pass = Pass {
+            spec: &self.spec,
+            segments: &self.segments,
+            adamw: AdamwStep::new(&self.spec, self.step, gradient_scale, learning_rate),
+            sgd: SgdStep {
+                gradient_scale,
+                momentum: self.spec.momentum as f32,
+                minus_learning_rate: -learning_rate as f32,
+            },
+            learning_rate,
+            decay: decay.unwrap_or_default(),
         };
-        for segment in &self.segments {
-            let weight_decay = if segment.decay {
-                self.spec.weight_decay
-            } else {
-                0.0
-            };
-            for start in segment.range.clone().step_by(BLOCK) {
-                let block = start..segment.range.end.min(start + BLOCK);
-                let values = &mut parameters[block.clone()];
-                let gradients = &gradients[block.clone()];
-                match (self.spec.name, self.moments.as_mut_slice()) {
-                    (OptimizerName::Adamw, [first, second]) => adamw.apply(
-                        values,
-                        gradients,
-                        &mut first[block.clone()],
-                        &mut second[block.clone()],
-                        (1.0 - learning_rate * weight_decay) as f32,
-                    ),
-                    (OptimizerName::Sgd, [buffer]) => {
-                        let buffer = &mut buffer[block.clone()];
-                        sgd.apply_with_momentum(values, gradients, buffer, weight_decay as f32);
-                    }
-                    _ => sgd.apply(values, gradients, weight_decay as f32),
-                }
-                if let Some((average, decay)) = &mut ema {
-                    ema::update(&mut average[block], values, *decay);
-                }
-            }
-        }
+        let whole = Stretch {
+            start: 0,
+            parameters,
+            gradients,
+            moments: self.moments.iter_mut().map(Vec::as_mut_slice).collect(),
+            average,
+        };
+        threads::map(whole.shares(threads), |share| pass.over(share));
     }
 
     /// Steps taken.
@@ -220,6 +236,88 @@ fn moment_names(spec: &OptimizerSpec) -> &'static [&'static str] {
         OptimizerName::Adamw => &["exp_avg", "exp_avg_sq"],
         OptimizerName::Sgd if spec.momentum > 0.0 => &["momentum_buffer"],
         OptimizerName::Sgd => &[],
+    }
+}
+
+// === impl Pass ===
+
+impl Pass<'_> {
+    /// Each element is computed by itself, so it does not matter how they are cut into stretches.
+    fn over(&self, mut stretch: Stretch<'_>) {
+        let (start, end) = (stretch.start, stretch.start + stretch.parameters.len());
+        for segment in self.segments {
+            let within = segment.range.start.max(start)..segment.range.end.min(end);
+            for first in within.clone().step_by(BLOCK) {
+                let last = within.end.min(first + BLOCK);
+                self.over_block(&mut stretch, first - start..last - start, segment.decay);
+            }
+        }
+    }
+
+    fn over_block(&self, stretch: &mut Stretch<'_>, block: Range<usize>, decays: bool) {
+        let weight_decay = if decays { self.spec.weight_decay } else { 0.0 };
+        let values = &mut stretch.parameters[block.clone()];
+        let gradients = &stretch.gradients[block.clone()];
+        match (self.spec.name, stretch.moments.as_mut_slice()) {
+            (OptimizerName::Adamw, [first, second]) => self.adamw.apply(
+                values,
+                gradients,
+                &mut first[block.clone()],
+                &mut second[block.clone()],
+                (1.0 - self.learning_rate * weight_decay) as f32,
+            ),
+            (OptimizerName::Sgd, [buffer]) => {
+                let buffer = &mut buffer[block.clone()];
+                self.sgd
+                    .apply_with_momentum(values, gradients, buffer, weight_decay as f32);
+            }
+            _ => self.sgd.apply(values, gradients, weight_decay as f32),
+        }
+        if let Some(average) = &mut stretch.average {
+            ema::update(&mut average[block], values, self.decay);
+        }
+    }
+}
+
+// === impl Stretch ===
+
+impl Stretch<'_> {
+    /// In `count` shares of about the same length.
+    fn shares(self, count: usize) -> Vec<Self> {
+        let mut shares = Vec::new();
+        let mut rest = self;
+        for left in (2..=count).rev() {
+            let middle = rest.parameters.len().div_ceil(left);
+            let (share, others) = rest.split_at(middle);
+            shares.push(share);
+            rest = others;
+        }
+        shares.push(rest);
+        shares
+    }
+
+    fn split_at(self, middle: usize) -> (Self, Self) {
+        let (parameters, other_parameters) = self.parameters.split_at_mut(middle);
+        let (gradients, other_gradients) = self.gradients.split_at(middle);
+        let moments = self.moments.into_iter();
+        let (moments, other_moments) = moments.map(|values| values.split_at_mut(middle)).unzip();
+        let average = self.average.map(|values| values.split_at_mut(middle));
+        let (average, other_average) = average.unzip();
+        let first = Self {
+            start: self.start,
+            parameters,
+            gradients,
+            moments,
+            average,
+        };
+        let second = Self {
+            start: self.start + middle,
+            parameters: other_parameters,
+            gradients: other_gradients,
+            moments: other_moments,
+            average: other_average,
+        };
+        (first, second)
     }
 }
 

@@ -42,6 +42,9 @@ pub struct StepOutcome {
     pub hash: u64,
 }
 
+/// Parameters for which another thread is worth while.
+const SHARE: usize = 1 << 17;
+
 /// PyTorch's momentum of running statistics.
 const MOMENTUM: f32 = 0.1;
 
@@ -73,13 +76,17 @@ impl Replica {
     /// Where the gradient of a scaled loss is not finite, the step is skipped: weights, running statistics, average
     /// and optimizer stay what they are, and the scale is lowered. That is a function of the sums, so members skip
     /// alike. With a scale of 1 that is an error, since no smaller one would help.
+    ///
+    /// `threads` threads share the work, fewer where there is little; the bits do not depend on it.
     pub fn apply(
         &mut self,
         table: &Table,
         gradient: &[f32],
         statistics: &[f64],
         learning_rate: f64,
+        threads: usize,
     ) -> Result<StepOutcome, TrainError> {
+        let threads = threads.min(gradient.len() / SHARE).max(1);
         let samples = statistics[0];
         let mut outcome = StepOutcome {
             samples: samples as u64,
@@ -95,7 +102,7 @@ impl Replica {
         let divisor = self
             .loss_scale
             .map_or(samples, |state| f64::from(state.scale));
-        let grad_norm = global_norm(gradient, &self.segments) / divisor;
+        let grad_norm = global_norm(gradient, &self.segments, threads) / divisor;
         if let Some(state) = self.loss_scale {
             let skipped = !grad_norm.is_finite();
             if skipped && state.scale <= 1.0 {
@@ -128,6 +135,7 @@ impl Replica {
             scale,
             learning_rate,
             average,
+            threads,
         );
         self.merge_moments(table, &statistics[COUNTS..]);
         if let Some((ema, decay)) = self.ema.as_mut().zip(decay) {

@@ -2,16 +2,16 @@
 
 use burn::tensor::{Tensor, TensorData};
 use perennial_kernels::DeviceError;
-use perennial_model::{Bound, DropPathKey, Gradient, Mode, Network, Pass};
+use perennial_model::{Bound, DropPathKey, GradientTensors, Mode, Network, Pass};
 
 use crate::loss::soft_target_cross_entropy;
 use crate::metrics::top_k;
 
 /// The samples of one slot: `n` pictures and what the loss is taken against.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct SlotInput {
-    /// `[n, size, size, 3]`, normalised.
-    pub images: Vec<f32>,
+    /// `[n, size, size, 3]`, normalised, where the weights are.
+    pub images: Tensor<4>,
     /// `[n, classes]`, each row sums to one.
     pub targets: Vec<f32>,
     /// `[n]`, each sample's own class.
@@ -19,10 +19,10 @@ pub struct SlotInput {
 }
 
 /// What a slot contributes to its step. Both add over slots.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct SlotOutcome {
-    /// That of the sum of the samples' losses, times `loss_factor`.
-    pub gradient: Gradient,
+    /// That of the sum of the samples' losses, times `loss_factor`; still where it is computed.
+    pub gradient: GradientTensors,
     /// Samples, sum of losses, top-1 and top-5 counts, then the moments of every batch normalisation.
     pub statistics: Vec<f64>,
 }
@@ -35,14 +35,12 @@ pub fn statistics_len(network: &Network) -> usize {
     COUNTS + network.table.moments_len()
 }
 
-/// Forward and backward of one slot on the calling thread, or the GPU where `bound` is. `size` is the pictures' height
-/// and width. With two heads the loss is the mean of theirs. The gradient is that of the loss times `loss_factor`, see
-/// [`loss_factor`]; the loss that is told is not.
+/// Forward and backward of one slot on the calling thread, or the GPU where `bound` is. With two heads the loss is the mean of
+/// theirs. The gradient is that of the loss times `loss_factor`, see [`loss_factor`]; the loss that is told is not.
 pub fn slot_gradient(
     network: &Network,
     bound: &Bound,
     input: SlotInput,
-    size: usize,
     key: DropPathKey,
     loss_factor: f32,
 ) -> Result<SlotOutcome, DeviceError> {
@@ -50,9 +48,7 @@ pub fn slot_gradient(
     let classes = input.targets.len() / samples;
     let leaves = bound.with_gradients();
     let pass = Pass::new(&leaves, Mode::Training(key));
-    let images = TensorData::new(input.images, [samples, size, size, 3]);
-    let images = Tensor::<4>::from_data(images, bound.device()).autodiff();
-    let heads = network.forward(images, &pass);
+    let heads = network.forward(input.images.autodiff(), &pass);
 
     let share = 1.0 / heads.len() as f32;
     let mut loss = 0.0;
@@ -86,7 +82,7 @@ pub fn slot_gradient(
     let mut statistics = vec![samples as f64, loss, top1 as f64, top5 as f64];
     statistics.extend(moments);
     Ok(SlotOutcome {
-        gradient: leaves.take_gradients(&network.table, &mut gradients)?,
+        gradient: leaves.take_gradients(&network.table, &mut gradients),
         statistics,
     })
 }
@@ -99,16 +95,8 @@ pub fn loss_factor(loss_scale: Option<f32>, samples: usize) -> f32 {
     loss_scale.map_or(1.0, |scale| scale / samples as f32)
 }
 
-/// Logits for inference, `[n, classes]`, where `bound` is. `images`: `[n, size, size, 3]`.
-pub fn infer(
-    network: &Network,
-    bound: &Bound,
-    images: Vec<f32>,
-    size: usize,
-) -> Result<Vec<f32>, DeviceError> {
-    let samples = images.len() / (size * size * 3);
-    let images = TensorData::new(images, [samples, size, size, 3]);
-    let images = Tensor::<4>::from_data(images, bound.device());
+/// Logits for inference, `[n, classes]`. `images`: `[n, size, size, 3]`, where `bound` is.
+pub fn infer(network: &Network, bound: &Bound, images: Tensor<4>) -> Result<Vec<f32>, DeviceError> {
     read(network.logits(images, &Pass::new(bound, Mode::Evaluation)))
 }
 

@@ -52,7 +52,13 @@ impl CheckpointBench {
         let mut copied = Copied::default();
         let mut times = CheckpointTimes::default();
         for round in 0..=self.rounds as u64 {
-            replica.apply(table, &step.gradient, &step.statistics, step.learning_rate)?;
+            replica.apply(
+                table,
+                &step.gradient,
+                &step.statistics,
+                step.learning_rate,
+                1,
+            )?;
             let began = Instant::now();
             kinds.iter().for_each(|kind| copied.take(&replica, kind));
             let copy = began.elapsed();

@@ -3,15 +3,17 @@
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
+use perennial_data::{Images, RawImages, SlotBatch, Transform};
 use perennial_kernels::{ComputeDevice, PROFILE};
 use perennial_model::{Bound, DropPathKey, Network};
 use perennial_plan::Spec;
 use perennial_plan::order::slot_range;
 use perennial_plan::random::{Domain, Draw, Stream};
-use perennial_train::{Replica, SlotInput, infer, loss_factor, slot_gradient};
+use perennial_train::{Replica, infer, loss_factor, slot_gradient};
 
 use crate::error::WorkerError;
 use crate::numerics::operands;
+use crate::pictures;
 use crate::slots::{Cores, SlotSums};
 
 /// Steps that are not counted: caches and memory fill.
@@ -44,10 +46,10 @@ impl StepBench {
         let device = self.device.open()?;
         let cores = Cores::of(self.device, self.threads)?;
         let batch = spec.train.batch_size as usize;
-        let slots: Vec<(u32, SlotInput)> = (0..spec.train.slots)
+        let slots: Vec<(u32, SlotBatch)> = (0..spec.train.slots)
             .map(|slot| (slot, slot_range(0..batch, spec.train.slots, slot).len()))
             .filter(|(_, samples)| *samples > 0)
-            .map(|(slot, samples)| (slot, self.input(slot, samples)))
+            .map(|(slot, samples)| (slot, self.batch(slot, samples)))
             .collect();
         // A run binds once and infers all its pictures.
         let bound = self
@@ -56,7 +58,7 @@ impl StepBench {
         let mut times = Vec::new();
         let mut faults_before = None;
         for step in 0..WARM_UP + self.steps {
-            let inputs = slots.clone();
+            let batches = slots.clone();
             let timed = step >= WARM_UP;
             if step == WARM_UP {
                 faults_before = page_faults();
@@ -64,8 +66,15 @@ impl StepBench {
             let began = Instant::now();
             let span = timed.then(|| span("step"));
             match &bound {
-                Some(bound) => self.infer(&network, bound, &cores, inputs)?,
-                None => self.step(&network, &mut replica, &device, &cores, inputs, step as u64)?,
+                Some(bound) => self.infer(&network, bound, &cores, batches)?,
+                None => self.step(
+                    &network,
+                    &mut replica,
+                    &device,
+                    &cores,
+                    batches,
+                    step as u64,
+                )?,
             }
             drop(span);
             if timed {
@@ -83,7 +92,7 @@ impl StepBench {
         Ok(usage.map(|usage| usage.bytes_reserved))
     }
 
-    fn input(&self, slot: u32, samples: usize) -> SlotInput {
+    fn batch(&self, slot: u32, samples: usize) -> SlotBatch {
         let size = self.spec.data.image_size as usize;
         let mut stream = Stream::new(self.spec.seed, Domain::Init, &[u64::from(slot)]);
         let labels = (0..samples).map(|_| stream.below(self.classes as u64) as u32);
@@ -93,10 +102,22 @@ impl StepBench {
             row[*label as usize] = 1.0;
         }
         let values = 0..samples * size * size * 3;
-        SlotInput {
-            images: values
-                .map(|_| stream.uniform() as f32 * 2.0 - 1.0)
-                .collect(),
+        let images = match self.device.is_gpu() {
+            false => Images::Ready(
+                values
+                    .map(|_| stream.uniform() as f32 * 2.0 - 1.0)
+                    .collect(),
+            ),
+            true => Images::Raw(RawImages {
+                bytes: values.map(|_| stream.below(256) as u8).collect(),
+                values: Transform::new(&self.spec.data, &self.spec.augment)
+                    .byte_values()
+                    .clone(),
+                plan: None,
+            }),
+        };
+        SlotBatch {
+            images,
             targets,
             labels,
         }
@@ -108,7 +129,7 @@ impl StepBench {
         replica: &mut Replica,
         device: &Device,
         cores: &Cores,
-        inputs: Vec<(u32, SlotInput)>,
+        batches: Vec<(u32, SlotBatch)>,
         global_step: u64,
     ) -> Result<(), WorkerError> {
         let (seed, slots) = (self.spec.seed, self.spec.train.slots);
@@ -120,18 +141,19 @@ impl StepBench {
         };
         let samples = self.spec.train.batch_size as usize;
         let factor = loss_factor(replica.loss_scale(), samples);
-        let sums = SlotSums::new(network, slots, 0..slots);
-        let done = cores.for_all(inputs, |(slot, input)| {
+        let sums = SlotSums::new(network, slots, 0..slots, None);
+        let done = cores.for_all(batches, |(slot, batch)| {
             let slot_span = span("slot");
+            let input = pictures::input(batch, size, device);
             let key = DropPathKey {
                 seed,
                 global_step,
                 slot,
             };
-            let outcome = slot_gradient(network, &bound, input, size, key, factor)?;
+            let outcome = slot_gradient(network, &bound, input, key, factor)?;
             drop(slot_span);
             let _span = span("sum of slots");
-            Ok(sums.add(slot, outcome)?)
+            sums.add(slot, outcome)
         });
         done.into_iter().collect::<Result<(), WorkerError>>()?;
         drop(bound);
@@ -144,7 +166,7 @@ impl StepBench {
         let _span = span("optimizer and hash");
         let rate = self.spec.optimizer.learning_rate;
         for (gradient, statistics) in roots {
-            replica.apply(&network.table, gradient, statistics, rate)?;
+            replica.apply(&network.table, gradient, statistics, rate, self.threads)?;
         }
         Ok(())
     }
@@ -154,12 +176,13 @@ impl StepBench {
         network: &Network,
         bound: &Bound,
         cores: &Cores,
-        inputs: Vec<(u32, SlotInput)>,
+        batches: Vec<(u32, SlotBatch)>,
     ) -> Result<(), WorkerError> {
         let size = self.spec.data.image_size as usize;
-        let logits = cores.for_all(inputs, |(_, input)| {
+        let logits = cores.for_all(batches, |(_, batch)| {
             let _span = span("slot");
-            infer(network, bound, input.images, size)
+            let images = pictures::tensor(batch.images, size, bound.device());
+            infer(network, bound, images)
         });
         for of_slot in logits {
             of_slot?;

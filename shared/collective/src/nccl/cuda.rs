@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_void};
 use std::fmt;
 use std::sync::Arc;
 
-use super::device::{DeviceError, DeviceMemory, DeviceSum, Span};
+use super::device::{DeviceError, DeviceMemory, DeviceSum, Place, Span};
 use super::driver::{Context, Kernel, Memory, Stream};
 
 /// The addition, in the driver's own language: it needs no compiler. Without `.ftz`, subnormal numbers are kept.
@@ -50,6 +50,7 @@ const THREADS: usize = 256;
 
 /// A GPU.
 pub struct Cuda {
+    index: usize,
     context: Arc<Context>,
     stream: Stream,
     add: Kernel,
@@ -68,6 +69,7 @@ impl Cuda {
     pub fn open(index: usize) -> Result<Self, DeviceError> {
         let context = Context::new(index)?;
         Ok(Self {
+            index,
             stream: Stream::new(&context)?,
             add: Kernel::new(&context, PTX, ADD)?,
             context,
@@ -89,6 +91,10 @@ unsafe impl DeviceMemory for Cuda {
         self.context.set_current()
     }
 
+    fn place(&self) -> Place {
+        Place::Cuda(self.index)
+    }
+
     fn allocate(&mut self, len: usize) -> Result<CudaBuffer, DeviceError> {
         let memory = self.context.allocate(len * size_of::<f32>())?;
         Ok(CudaBuffer { memory, len })
@@ -101,6 +107,11 @@ unsafe impl DeviceMemory for Cuda {
     fn upload(&mut self, values: &[f32], to: &mut CudaBuffer) -> Result<(), DeviceError> {
         assert_eq!(values.len(), to.len, "a buffer is as long as its values");
         self.stream.upload(values, &to.memory)
+    }
+
+    fn clear(&mut self, buffer: &mut CudaBuffer) -> Result<(), DeviceError> {
+        let bytes = buffer.len * size_of::<f32>();
+        self.stream.clear(&buffer.memory, bytes)
     }
 
     fn download(&mut self, from: &CudaBuffer, values: &mut [f32]) -> Result<(), DeviceError> {

@@ -3,7 +3,7 @@
 //! All of it is in every driver since CUDA 11. The context is the device's primary one, which CUDA's runtime, NCCL and
 //! CubeCL use as well: what one of them allocates the others may use.
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint, c_void};
 use std::sync::{Arc, OnceLock};
 
 use super::device::DeviceError;
@@ -42,6 +42,7 @@ functions! { Functions {
     free = "cuMemFree_v2": unsafe extern "C" fn(Address) -> Status,
     upload = "cuMemcpyHtoDAsync_v2": unsafe extern "C" fn(Address, *const c_void, usize, Handle) -> Status,
     download = "cuMemcpyDtoHAsync_v2": unsafe extern "C" fn(*mut c_void, Address, usize, Handle) -> Status,
+    set = "cuMemsetD8Async": unsafe extern "C" fn(Address, c_uchar, usize, Handle) -> Status,
     module_load = "cuModuleLoadData": unsafe extern "C" fn(*mut Handle, *const c_void) -> Status,
     module_unload = "cuModuleUnload": unsafe extern "C" fn(Handle) -> Status,
     module_function = "cuModuleGetFunction": unsafe extern "C" fn(*mut Handle, Handle, *const c_char) -> Status,
@@ -247,6 +248,14 @@ impl Stream {
             )
         };
         functions.check("cuMemcpyHtoDAsync", status)
+    }
+
+    /// Makes the first `bytes` of `memory` zero.
+    pub fn clear(&self, memory: &Memory, bytes: usize) -> Result<(), DeviceError> {
+        let functions = self.context.functions;
+        // SAFETY: the memory has so many bytes, which its owner has checked.
+        let status = unsafe { (functions.set)(memory.address, 0, bytes, self.handle()) };
+        functions.check("cuMemsetD8Async", status)
     }
 
     /// Copies from the device, and waits for that: to be called when nothing else is on the stream.

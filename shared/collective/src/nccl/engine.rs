@@ -57,9 +57,29 @@ impl<D: DeviceMemory> Works<D> {
         }
     }
 
-    /// Keeps buffers that nothing on the stream uses any more, instead of all kept so far.
+    /// Keeps buffers that nothing on the stream uses any more. A generation's sums need few lengths, so not many are
+    /// kept.
     pub fn keep(&mut self, buffers: Vec<D::Buffer>) {
-        self.spare = buffers;
+        self.spare.extend(buffers);
+    }
+
+    /// Waits for what was put on the stream, which uses `held`. When that fails, `held` is let go behind the abort and
+    /// the end of the stream, or never.
+    pub fn settle<T>(&mut self, put: Result<(), Fault>, held: T) -> Result<T, Fault> {
+        let Self {
+            communicator,
+            device,
+            ..
+        } = self;
+        let Err(fault) = put.and_then(|()| communicator.wait(device)) else {
+            return Ok(held);
+        };
+        let failed = communicator.failed(fault);
+        if !communicator.is_drained(device) {
+            // Something on the stream may still use it.
+            std::mem::forget(held);
+        }
+        failed
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, c_void};
 
-use super::device::{DeviceError, DeviceMemory, DeviceSum, Span};
+use super::device::{DeviceError, DeviceMemory, DeviceSum, Place, Span};
 use super::library::NcclLibrary;
 use crate::error::CollectiveError;
 
@@ -54,6 +54,10 @@ unsafe impl DeviceMemory for HostMemory {
         }
     }
 
+    fn place(&self) -> Place {
+        Place::Host
+    }
+
     fn allocate(&mut self, len: usize) -> Result<Vec<f32>, DeviceError> {
         Ok(vec![f32::NAN; len])
     }
@@ -64,6 +68,11 @@ unsafe impl DeviceMemory for HostMemory {
 
     fn upload(&mut self, values: &[f32], to: &mut Vec<f32>) -> Result<(), DeviceError> {
         to.copy_from_slice(values);
+        Ok(())
+    }
+
+    fn clear(&mut self, buffer: &mut Vec<f32>) -> Result<(), DeviceError> {
+        buffer.fill(0.0);
         Ok(())
     }
 

@@ -1,18 +1,22 @@
 //! A member of a generation: the mesh for what is small, the communicator for gradients.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::device::DeviceSum;
+use super::device::{DeviceSum, Place};
 use super::engine::{Engine, Works};
 use super::handle::Fault;
 use super::layout::{Layout, Offer};
 use super::library::{NcclLibrary, Version};
+use super::slots::{self, Parts};
 use super::{DeviceContribution, DeviceReduced, NcclConfig, raw, sum};
 use crate::error::CollectiveError;
 use crate::message::Reader;
+use crate::slot_tree::SlotTree;
 use crate::tcp::Tcp;
-use crate::{Collective, Contribution, Partial, Reduced, exchange};
+use crate::{Collective, Contribution, DeviceSlots, Partial, Reduced, exchange};
 
 use perennial_plan::tree::Node;
 
@@ -23,9 +27,25 @@ const CLOSING: Duration = Duration::from_secs(5);
 pub struct Nccl<D: DeviceSum> {
     mesh: Tcp,
     engine: Engine<D>,
+    /// Of the device.
+    place: Place,
     config: NcclConfig,
+    /// The sums of the step's own slots, where they are left on the device.
+    own: Option<OwnSlots<D::Buffer>>,
     /// The peers' word that they are done with the call before is still to be read.
     unread: bool,
+}
+
+/// What this member has of a step so far, on its device.
+struct OwnSlots<B> {
+    tree: SlotTree<B>,
+    len: usize,
+}
+
+/// The own nodes of a step.
+enum Gradients<B> {
+    Host(BTreeMap<Node, Vec<f32>>),
+    Device(BTreeMap<Node, B>),
 }
 
 /// What a sum is about besides gradients.
@@ -47,11 +67,14 @@ impl<D: DeviceSum> Nccl<D> {
         config: NcclConfig,
     ) -> Result<Self, CollectiveError> {
         let alone = mesh.world_size() == 1;
+        let place = device.place();
         let engine = Engine::start(library, device, alone)?;
         let mut member = Self {
             mesh,
             engine,
+            place,
             config,
+            own: None,
             unread: false,
         };
         let met = member.meet(library);
@@ -123,13 +146,29 @@ impl<D: DeviceSum> Nccl<D> {
             gradients: Partial::default(),
             ..contribution
         };
-        let agreed = self.agree(nodes.keys().copied().collect(), len, statistics)?;
+        let own = match self.own.take() {
+            None => Gradients::Host(nodes),
+            Some(own) if own.len == len && nodes.is_empty() => {
+                Gradients::Device(own.tree.finish()?)
+            }
+            Some(own) => {
+                let expected = own.len;
+                return Err(CollectiveError::Input(format!(
+                    "gradients of `{len}` elements on the host where `{expected}` lie on the device"
+                )));
+            }
+        };
+        let agreed = self.agree(own.nodes(), len, statistics)?;
         let (rank, config, layout) = (self.rank(), self.config.clone(), agreed.layout);
         let gradients = match len {
             // An evaluation has statistics alone.
             0 => Vec::new(),
-            _ => self.on_device(self.mesh.timeout(), move |works| {
-                sum::from_host(works, &layout, rank, &config, nodes)
+            _ => self.on_device(self.mesh.timeout(), move |works| match own {
+                Gradients::Host(nodes) => sum::from_host(works, &layout, rank, &config, nodes),
+                Gradients::Device(nodes) => {
+                    let result = vec![0.0; layout.len];
+                    sum::to_host(works, &layout, rank, &config, nodes, result)
+                }
             })?,
         };
         self.done()?;
@@ -138,6 +177,24 @@ impl<D: DeviceSum> Nccl<D> {
             statistics: agreed.statistics,
             control: agreed.control,
         })
+    }
+
+    fn add_slot(&mut self, slot: u32, parts: Option<Parts>) -> Result<(), CollectiveError> {
+        let Some(mut own) = self.own.take() else {
+            let reason = format!("slot `{slot}` is added before the sums are begun");
+            return Err(CollectiveError::Input(reason));
+        };
+        if let Some(parts) = &parts {
+            slots::check(slot, parts, own.len, self.place)?;
+        }
+        let (climb, len) = (own.tree.take(slot)?, own.len);
+        let node = climb.node;
+        let sum = self.on_device(self.mesh.timeout(), move |works| {
+            slots::add(works, len, climb, parts)
+        })?;
+        own.tree.put(node, sum);
+        self.own = Some(own);
+        Ok(())
     }
 
     /// Begins a sum: what the members tell each other of it, and all of it that is no gradient.
@@ -208,9 +265,27 @@ impl<D: DeviceSum> Collective for Nccl<D> {
         self.mesh.world_size()
     }
 
+    fn device_slots(&mut self) -> Option<&mut dyn DeviceSlots> {
+        Some(self)
+    }
+
     fn all_reduce(&mut self, contribution: Contribution) -> Result<Reduced, CollectiveError> {
         let reduced = self.reduce(contribution);
         self.checked(reduced)
+    }
+}
+
+impl<D: DeviceSum> DeviceSlots for Nccl<D> {
+    fn begin(&mut self, slots: u32, owned: Range<u32>, len: usize) {
+        self.own = Some(OwnSlots {
+            tree: SlotTree::new(slots, owned),
+            len,
+        });
+    }
+
+    fn add(&mut self, slot: u32, parts: Option<Parts>) -> Result<(), CollectiveError> {
+        let added = self.add_slot(slot, parts);
+        self.checked(added)
     }
 }
 
@@ -225,6 +300,17 @@ impl<D: DeviceSum> Drop for Nccl<D> {
         let abort = |works: &mut Works<D>| works.communicator.abort();
         if let Err(error) = self.on_device(CLOSING, abort) {
             tracing::debug!(%error, "a communicator was not aborted in peace");
+        }
+    }
+}
+
+// === impl Gradients ===
+
+impl<B> Gradients<B> {
+    fn nodes(&self) -> Vec<Node> {
+        match self {
+            Self::Host(nodes) => nodes.keys().copied().collect(),
+            Self::Device(nodes) => nodes.keys().copied().collect(),
         }
     }
 }

@@ -21,7 +21,7 @@
 //! | Abort while another thread is in a call | that thread aborts; another one only when it does not come back: `Engine::run` |
 //! | Abort hangs unless all living members abort | whoever fails leaves the mesh without waiting for its abort, and all others see that: `Engine::run` |
 //! | An abort that hangs all the same | nobody waits for it longer than a few seconds: `Engine::run` |
-//! | Buffers of a sum that failed may still be written to | they are dropped behind the abort and the end of the stream, or never: `sum::on_device` |
+//! | Buffers of a sum that failed may still be written to | they are dropped behind the abort and the end of the stream, or never: `Works::settle` |
 //! | `ncclCommDestroy` waits for dead members of the machine | never called: once all say that they are done, aborting loses nothing: `Nccl::drop` |
 //! | A unique id used twice, or left from before | one a generation, over its mesh; `NCCL_COMM_ID` is refused: `Nccl::meet`, `NcclLibrary::load` |
 //! | Members with different versions, or two on one GPU | told to each other before they meet: [`all_can`], `Nccl::meet` |
@@ -51,6 +51,7 @@ mod library;
 mod member;
 mod presence;
 mod raw;
+mod slots;
 mod sum;
 
 use std::collections::BTreeMap;
@@ -61,7 +62,7 @@ use perennial_plan::tree::Node;
 use crate::Partial;
 
 pub use cuda::{Cuda, CudaBuffer};
-pub use device::{DeviceError, DeviceMemory, DeviceSum, Span};
+pub use device::{DeviceError, DeviceMemory, DeviceSum, Lent, Place, Span};
 pub use host::HostMemory;
 pub use library::{NcclLibrary, Version};
 pub use member::Nccl;

@@ -34,13 +34,25 @@ pub(super) fn from_host<D: DeviceSum>(
         buffers.insert(node, buffer);
         memory = Some(values);
     }
-    let mut summed = on_device(works, layout, rank, config, buffers)?;
-    let mut values = memory.unwrap_or_default();
-    values.resize(layout.len, 0.0);
-    works.device.download(&summed.result, &mut values)?;
+    let mut result = memory.unwrap_or_default();
+    result.resize(layout.len, 0.0);
+    to_host(works, layout, rank, config, buffers, result)
+}
+
+/// Sums what lies on the device, and copies the sum into `result`, which is as long.
+pub(super) fn to_host<D: DeviceSum>(
+    works: &mut Works<D>,
+    layout: &Layout,
+    rank: usize,
+    config: &NcclConfig,
+    nodes: BTreeMap<Node, D::Buffer>,
+    mut result: Vec<f32>,
+) -> Result<Vec<f32>, Fault> {
+    let mut summed = on_device(works, layout, rank, config, nodes)?;
+    works.device.download(&summed.result, &mut result)?;
     summed.spent.push(summed.result);
     works.keep(summed.spent);
-    Ok(values)
+    Ok(result)
 }
 
 /// Sums what lies on the device.
@@ -88,7 +100,7 @@ pub(super) fn on_device<D: DeviceSum>(
         ..
     } = works;
     if first.is_none() {
-        device.upload(&vec![0.0; layout.len], &mut summed.result)?;
+        device.clear(&mut summed.result)?;
     }
     let nothing = Span::new(0, 0);
     let places = Places {
@@ -110,14 +122,7 @@ pub(super) fn on_device<D: DeviceSum>(
             (Reduction::Fast, Some(_)) => fast(communicator, device, layout, config.chunk, &places),
         }
     };
-    if let Err(fault) = put.and_then(|()| communicator.wait(device)) {
-        let failed = communicator.failed(fault);
-        if !communicator.is_drained(device) {
-            // Something on the stream may still write to them.
-            std::mem::forget((summed, staging));
-        }
-        return failed;
-    }
+    let (mut summed, staging) = works.settle(put, (summed, staging))?;
     summed.spent.extend(staging);
     Ok(summed)
 }

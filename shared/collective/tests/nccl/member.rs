@@ -2,7 +2,7 @@
 //! answers each with a line:
 //!
 //! * `join GENERATION RANK exact|fast CHUNK DEADLINE TIMEOUT ADDRESS,...` (times in milliseconds): `joined`
-//! * `sum SLOTS START END STEP LENGTH host|device`: `sum` and all bits of it
+//! * `sum SLOTS START END STEP LENGTH host|device|slots`: `sum` and all bits of it
 //! * `leave`: `left`
 //! * `abort`: no answer of its own; from another thread than the one that joins and sums
 //!
@@ -14,6 +14,7 @@ mod support;
 mod work;
 
 use std::io::BufRead;
+use std::ops::Range;
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
@@ -21,7 +22,8 @@ use perennial_collective::nccl::{
     DeviceContribution, DevicePartial, HostMemory, Nccl, NcclConfig, NcclLibrary, Reduction,
 };
 use perennial_collective::{
-    AbortHandle, Collective, CollectiveError, MeshConfig, Reduced, TcpEndpoint,
+    AbortHandle, Collective, CollectiveError, Contribution, MeshConfig, Partial, Reduced,
+    TcpEndpoint,
 };
 
 static ABORT: Mutex<Option<AbortHandle>> = Mutex::new(None);
@@ -89,8 +91,10 @@ impl Program {
         let member = self.member.as_mut().unwrap();
         let mut contribution = work::contribution(slots, start..end, step, len as usize);
         contribution.control = 1 << member.rank();
-        if words[5] == "host" {
-            return member.all_reduce(contribution);
+        match words[5] {
+            "host" => return member.all_reduce(contribution),
+            "slots" => return sum_slots(member, start..end, step, contribution),
+            _ => {}
         }
         let reduced = member.all_reduce_on_device(DeviceContribution {
             slots,
@@ -107,6 +111,34 @@ impl Program {
             control: reduced.control,
         })
     }
+}
+
+/// The same, slot by slot on the device and from the last one, each in parts.
+fn sum_slots(
+    member: &mut Nccl<HostMemory>,
+    owned: Range<u32>,
+    step: u32,
+    contribution: Contribution,
+) -> Result<Reduced, CollectiveError> {
+    let len = contribution.gradients.len;
+    let on_device = member.device_slots().unwrap();
+    on_device.begin(contribution.slots, owned.clone(), len);
+    for slot in owned.rev() {
+        let parts = work::values(slot, step, len).map(|values| {
+            let ranges = [len / 3..len, 0..len / 3];
+            let part = |range: Range<usize>| (range.clone(), values[range].to_vec().into());
+            ranges.map(part).into()
+        });
+        on_device.add(slot, parts)?;
+    }
+    let gradients = Partial {
+        len,
+        ..Partial::default()
+    };
+    member.all_reduce(Contribution {
+        gradients,
+        ..contribution
+    })
 }
 
 fn main() {

@@ -6,16 +6,19 @@ use perennial_collective::{Contribution, Reduced};
 
 use crate::support::contribution_of;
 
-/// What the owner of the slots `owned` brings to a step: vectors of `len` numbers whose sum depends on the order.
+/// What the owner of the slots `owned` brings to a step.
 pub fn contribution(slots: u32, owned: Range<u32>, step: u32, len: usize) -> Contribution {
-    let value = |slot: u32, index: usize| {
+    contribution_of(slots, owned, len, |slot| values(slot, step, len))
+}
+
+/// What a slot computes in a step: `len` numbers whose sum depends on the order, or nothing.
+pub fn values(slot: u32, step: u32, len: usize) -> Option<Vec<f32>> {
+    let value = |index: usize| {
         let seed = slot as usize * 31 + step as usize * 7 + index;
         (seed as f32).sin() * 10f32.powi((slot % 7) as i32)
     };
-    contribution_of(slots, owned, len, |slot| {
-        let empty = (slot + step) % 5 == 3;
-        (!empty).then(|| (0..len).map(|index| value(slot, index)).collect())
-    })
+    let empty = (slot + step) % 5 == 3;
+    (!empty).then(|| (0..len).map(value).collect())
 }
 
 /// All bits of a sum, as text.

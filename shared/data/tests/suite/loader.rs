@@ -2,7 +2,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use perennial_data::{DataError, DataSet, Pipeline, Prefetcher, Request, Side, SlotBatch};
+use perennial_data::{DataError, DataSet, Images, Pipeline, Prefetcher, Request, Side, SlotBatch};
 use perennial_plan::Spec;
 
 use crate::support::picture_folder;
@@ -73,7 +73,10 @@ fn a_batch_has_the_shapes_it_promises() {
     let (pipeline, skipped) = Pipeline::open(&spec(dir.path())).unwrap();
     assert!(skipped.is_empty());
     let batch = pipeline.train_slot(0, 0, 0, &[3, 1, 4, 1, 5]).unwrap();
-    assert_eq!(batch.images.len(), 5 * 32 * 32 * 3);
+    let Images::Ready(images) = batch.images else {
+        panic!("the pipeline was not asked for raw pictures");
+    };
+    assert_eq!(images.len(), 5 * 32 * 32 * 3);
     assert_eq!((batch.targets.len(), batch.labels.len()), (15, 5));
     assert_eq!(
         pipeline.train_slot(0, 0, 0, &[]).unwrap(),

@@ -14,6 +14,7 @@ use crate::Precision;
 use crate::cpu::Image;
 use crate::cpu::depthwise::Window;
 use crate::ops::{KernelGradients, KernelOps};
+use crate::pictures::Pictures;
 
 /// Units of a cube, for kernels whose units are independent.
 const CUBE: usize = 256;
@@ -260,6 +261,13 @@ fn conv_stride2(
         out,
         vec![shape.batch, shape.height, shape.width, shape.channels],
     )
+}
+
+/// [`Pictures::tensor`] on the GPU that has the words of their bytes, and the tables of these.
+pub(crate) fn pictures(pictures: &Pictures, words: &CubeTensor, tables: &CubeTensor) -> CubeTensor {
+    let values = operations::pictures(&Gpu::of(words), pictures, words, tables);
+    let size = pictures.size;
+    shaped(values, vec![pictures.samples(), size, size, 3])
 }
 
 type Tensor = FloatTensor<Cube>;

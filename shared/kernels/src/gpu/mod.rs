@@ -27,6 +27,7 @@ pub mod kernel;
 pub mod math;
 pub mod norm;
 pub mod operations;
+pub mod pictures;
 pub mod product;
 pub mod sums;
 
@@ -34,6 +35,8 @@ pub mod sums;
 pub mod cuda;
 #[cfg(feature = "cuda")]
 pub mod health;
+#[cfg(feature = "cuda")]
+pub(crate) mod lend;
 #[cfg(feature = "cuda")]
 pub mod memory;
 #[cfg(feature = "cuda")]

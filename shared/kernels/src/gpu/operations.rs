@@ -8,12 +8,14 @@ use super::elementwise::{
 use super::gates::{DotLanes, LANES, SpatialGate, SpatialSlope};
 use super::kernel::Machine;
 use super::norm::{NormGamma, NormInput, NormSums, Normalize};
+use super::pictures::PictureValues;
 use super::product::{Ending, Product, product};
 use super::sums::{GROUP, ProductGroups, SquareGroups, WeightedGroups, total};
 use crate::Precision;
 use crate::cpu::Image;
 use crate::cpu::conv::output_image;
 use crate::cpu::depthwise::Window;
+use crate::pictures::{Mixing, Pictures};
 
 /// A fully connected layer: `rows` of `inputs` values to `outputs`.
 #[derive(Debug, Clone, Copy)]
@@ -436,4 +438,27 @@ pub fn channel_gate_backward<M: Machine>(
     let scalars = (shape.picture(), channels);
     let dx = machine.run::<ShiftColumns>(&[grad, &gate, &share], scalars, shape.len(), shape.len());
     [dx, dweight]
+}
+
+/// Pictures as a network sees them, from their bytes in words and the tables of these.
+pub fn pictures<M: Machine>(
+    machine: &M,
+    pictures: &Pictures,
+    words: &M::Values,
+    tables: &M::Values,
+) -> M::Values {
+    let [top, bottom, left, right] = match pictures.mixing {
+        Mixing::Patch {
+            top,
+            bottom,
+            left,
+            right,
+        } => [top, bottom, left, right],
+        _ => [0; 4],
+    };
+    let blend = u32::from(matches!(pictures.mixing, Mixing::Blend { .. }));
+    let (samples, size) = (pictures.samples(), pictures.size);
+    let len = samples * size * size * 3;
+    let scalars = (samples, size, blend, top, bottom, left, right);
+    machine.run::<PictureValues>(&[words, tables], scalars, len, len)
 }

@@ -32,6 +32,7 @@ fn apply(replica: &mut Replica, table: &Table, delta: &StepDelta) -> u64 {
         &delta.gradient,
         &delta.statistics,
         delta.learning_rate,
+        1,
     );
     outcome.unwrap().hash
 }

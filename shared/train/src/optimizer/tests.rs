@@ -35,13 +35,34 @@ fn the_average_taken_along_has_the_bits_of_the_average_taken_afterwards() {
             let gradients = wave(4500, 0.1 * step as f32);
             let decay = 1.0 - 0.8 / f64::from(step);
             let ema = Some((average.as_mut_slice(), decay));
-            fused.step_with_ema(&mut parameters, &gradients, 0.25, 1e-2, ema);
+            fused.step_with_ema(&mut parameters, &gradients, 0.25, 1e-2, ema, 1);
             separate.step(&mut same, &gradients, 0.25, 1e-2);
             ema::update(&mut same_average, &same, decay);
         }
         assert_eq!(parameters, same);
         assert_eq!(average, same_average);
         assert_ne!(average, parameters);
+    }
+}
+
+#[test]
+fn the_bits_do_not_depend_on_the_threads() {
+    for spec in specs() {
+        let trained = |threads: usize| {
+            let mut optimizer = Optimizer::new(&spec, segments());
+            let mut parameters = wave(4500, 0.37);
+            let mut average = parameters.clone();
+            for step in 1..4 {
+                let gradients = wave(4500, 0.1 * step as f32);
+                let ema = Some((average.as_mut_slice(), 0.7));
+                optimizer.step_with_ema(&mut parameters, &gradients, 0.25, 1e-2, ema, threads);
+            }
+            (parameters, average, optimizer.state())
+        };
+        let alone = trained(1);
+        for threads in [0, 2, 3, 7, 5000] {
+            assert_eq!(trained(threads), alone, "{threads} threads");
+        }
     }
 }
 

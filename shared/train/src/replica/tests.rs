@@ -34,7 +34,7 @@ fn apply(
     table: &Table,
     gradient: &[f32],
 ) -> Result<StepOutcome, TrainError> {
-    replica.apply(table, gradient, &statistics(table), 1e-3)
+    replica.apply(table, gradient, &statistics(table), 1e-3, 1)
 }
 
 /// What a skipped step leaves alone.
@@ -79,7 +79,9 @@ fn a_loss_that_is_not_a_number_is_the_same_one_on_every_member() {
         statistics[1] = loss;
         let gradient = vec![f32::NAN; table.parameters_len()];
         let mut replica = fresh(&spec, table);
-        let outcome = replica.apply(table, &gradient, &statistics, 1e-3).unwrap();
+        let outcome = replica
+            .apply(table, &gradient, &statistics, 1e-3, 1)
+            .unwrap();
         outcome.loss_sum.to_bits()
     });
     assert_eq!(losses[0], losses[1]);

@@ -22,19 +22,23 @@ pub fn moments(x: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
                             sum[c] += x[c];
                         }
                     }
-                    let mean: [f32; N] = sum.map(#[inline(always)] |sum| sum / rows as f32);
-                    let mut square = [0.0f32; N];
+                    // Sums of large values are rounded much: what the centre is off by is summed as well.
+                    let centre: [f32; N] = sum.map(#[inline(always)] |sum| sum / rows as f32);
+                    let (mut rest, mut square) = ([0.0f32; N], [0.0f32; N]);
                     for x in x.chunks_exact(channels) {
                         let x: [f32; N] = lanes(x, first);
                         for c in 0..N {
-                            let centred = x[c] - mean[c];
+                            let centred = x[c] - centre[c];
+                            rest[c] += centred;
                             square[c] = centred.mul_add(centred, square[c]);
                         }
                     }
                     for c in 0..N {
-                        let apart = f64::from(sum[c]) / rows - means[first + c];
+                        let rest = f64::from(rest[c]);
+                        let apart = f64::from(centre[c]) + rest / rows - means[first + c];
                         means[first + c] += apart * (rows / after);
-                        squares[first + c] += f64::from(square[c]) + apart * apart * (before * rows / after);
+                        squares[first + c] += f64::from(square[c]) - rest * rest / rows
+                            + apart * apart * (before * rows / after);
                     }
                 });
                 before = after;

@@ -62,7 +62,9 @@ def ddp(python, workers):
     command = [python, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}", TORCH]
     command += ["--threads", "1", "--batch", str(BATCH // workers), "--steps", "20"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
-    return workers * json.loads(done.stdout.splitlines()[-1])["images_per_second"]
+    # Each process writes a record; two that come at once may share a line.
+    record = done.stdout[done.stdout.index('{"event": "bench"') :]
+    return workers * json.JSONDecoder().raw_decode(record)[0]["images_per_second"]
 
 
 def main():

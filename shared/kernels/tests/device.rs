@@ -97,12 +97,8 @@ fn dims(shape: Image) -> [usize; 4] {
 fn linear_layers_agree_with_the_reference() {
     for (rows, inputs, outputs) in [(1, 1, 1), (33, 48, 31), (70, 130, 65), (4100, 9, 3)] {
         let what = format!("linear {rows}x{inputs} to {outputs}");
-        let mut source = Source::new(&what);
-        let (x_values, weight_values) = (
-            source.values(rows * inputs),
-            source.values(outputs * inputs),
-        );
-        let (bias_values, grad) = (source.values(outputs), source.values(rows * outputs));
+        let counts = [rows * inputs, outputs * inputs, outputs, rows * outputs];
+        let [x_values, weight_values, bias_values, grad] = Source::new(&what).all(counts);
         let x = leaf(&x_values, [rows, inputs]);
         let weight = leaf(&weight_values, [outputs, inputs]);
         let bias = leaf(&bias_values, [outputs]);
@@ -123,11 +119,8 @@ fn linear_layers_agree_with_the_reference() {
             [x: &x_values, weight: &weight_values],
             unbiased
         );
-        let activated = |point: &[Vec<f64>]| {
-            let gelu = |x: &f64| 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
-            let activated: Vec<f64> = point[0].iter().map(gelu).collect();
-            linear_reference(&activated, &point[1], &point[2])
-        };
+        let activated =
+            |point: &[Vec<f64>]| linear_reference(&gelu_reference(&point[0]), &point[1], &point[2]);
         check!(
             format!("gelu and {what}"),
             ops::gelu_linear_bias(x.clone(), weight.clone(), bias.clone(), Precision::F32),
@@ -148,13 +141,10 @@ fn products_round_their_operands() {
     ] {
         let (rows, inputs, outputs) = (70, 130, 65);
         let shape = image(2, 9, 7, 5);
-        let mut source = Source::new("rounded");
-        let near = |values: &[f32]| -> Vec<f32> { values.iter().map(|it| round(*it)).collect() };
-        let x = source.values(rows * inputs);
-        let weight = source.values(outputs * inputs);
-        let pictures = source.values(shape.len());
-        let taps = source.values(9 * shape.channels * outputs);
-        let bias = source.values(outputs);
+        let taps = 9 * shape.channels;
+        let layer = [rows * inputs, outputs * inputs];
+        let counts = [layer[0], layer[1], shape.len(), taps * outputs, outputs];
+        let [x, weight, pictures, taps, bias] = Source::new("rounded").all(counts);
         let run = |x: &[f32], weight: &[f32], pictures: &[f32], taps: &[f32], precision| {
             let x = leaf(x, [rows, inputs]);
             let weight = leaf(weight, [outputs, inputs]);
@@ -178,7 +168,7 @@ fn products_round_their_operands() {
         };
         let found = run(&x, &weight, &pictures, &taps, precision);
         let [near_x, near_weight, near_pictures, near_taps] =
-            [&x, &weight, &pictures, &taps].map(|values| near(values));
+            rounded([&x, &weight, &pictures, &taps], round);
         let expected = run(
             &near_x,
             &near_weight,

@@ -49,12 +49,8 @@ fn linear_and_its_gradients_agree_with_the_reference() {
         (GROUP * GROUP + 5, 1, 1),
     ] {
         let what = format!("linear {rows}x{inputs} to {outputs}");
-        let mut source = Source::new(&what);
-        let (x, weight) = (
-            source.values(rows * inputs),
-            source.values(outputs * inputs),
-        );
-        let (bias, grad) = (source.values(outputs), source.values(rows * outputs));
+        let counts = [rows * inputs, outputs * inputs, outputs, rows * outputs];
+        let [x, weight, bias, grad] = Source::new(&what).all(counts);
         let layer = Layer {
             rows,
             inputs,
@@ -82,12 +78,9 @@ fn linear_and_its_gradients_agree_with_the_reference() {
 fn a_linear_layer_after_gelu_and_its_gradients_agree_with_the_reference() {
     for (rows, inputs, outputs) in [(1, 1, 1), (3, 7, 5), (33, 48, 31), (200, 70, 3)] {
         let what = format!("gelu and linear {rows}x{inputs} to {outputs}");
-        let mut source = Source::new(&what);
-        let x: Vec<f32> = (source.values(rows * inputs).iter())
-            .map(|x| 3.0 * x)
-            .collect();
-        let (weight, bias) = (source.values(outputs * inputs), source.values(outputs));
-        let grad = source.values(rows * outputs);
+        let counts = [rows * inputs, outputs * inputs, outputs, rows * outputs];
+        let [x, weight, bias, grad] = Source::new(&what).all(counts);
+        let x: Vec<f32> = x.iter().map(|x| 3.0 * x).collect();
         let layer = Layer {
             rows,
             inputs,
@@ -96,9 +89,7 @@ fn a_linear_layer_after_gelu_and_its_gradients_agree_with_the_reference() {
             precision: Precision::F32,
         };
         let reference = |point: &[Vec<f64>]| -> Vec<f64> {
-            let gelu = |x: &f64| 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
-            let activated: Vec<f64> = point[0].iter().map(gelu).collect();
-            linear_reference(&activated, &point[1], &wide(&bias))
+            linear_reference(&gelu_reference(&point[0]), &point[1], &wide(&bias))
         };
         let expected = reference(&[wide(&x), wide(&weight)]);
         let found = operations::linear(&Host, layer, &x, &weight, Some(&bias));
@@ -113,21 +104,14 @@ type Rounding = fn(f32) -> f32;
 
 const ROUNDED: [(Precision, Rounding); 2] = [(Bf16, bf16), (F16, f16)];
 
-fn rounded(values: &[f32], round: fn(f32) -> f32) -> Vec<f32> {
-    values.iter().map(|value| round(*value)).collect()
-}
-
 #[test]
 fn products_of_rounded_operands_are_those_of_operands_that_were_rounded_before() {
     for (precision, round) in ROUNDED {
         for (rows, inputs, outputs) in [(1, 1, 1), (33, 48, 31), (3, 65, 130), (PIECE + 1, 3, 2)] {
             let what = format!("{precision:?} linear {rows}x{inputs} to {outputs}");
-            let mut source = Source::new(&what);
-            let x = source.values(rows * inputs);
-            let weight = source.values(outputs * inputs);
-            let (bias, grad) = (source.values(outputs), source.values(rows * outputs));
-            let [near_x, near_weight, near_grad] =
-                [&x, &weight, &grad].map(|values| rounded(values, round));
+            let counts = [rows * inputs, outputs * inputs, outputs, rows * outputs];
+            let [x, weight, bias, grad] = Source::new(&what).all(counts);
+            let [near_x, near_weight, near_grad] = rounded([&x, &weight, &grad], round);
             let [layer, plain] = [precision, Precision::F32].map(|precision| Layer {
                 rows,
                 inputs,
@@ -166,13 +150,11 @@ fn products_of_rounded_operands_are_those_of_operands_that_were_rounded_before()
         }
         for (shape, outputs) in [(image(1, 2, 3, 1), 5), (image(2, 9, 7, 3), 24)] {
             let what = format!("{precision:?} convolution of {shape:?}");
-            let mut source = Source::new(&what);
-            let x = source.values(shape.len());
-            let weight = source.values(9 * shape.channels * outputs);
-            let bias = source.values(outputs);
-            let grad = source.values(output_image(shape, outputs).len());
-            let [near_x, near_weight, near_grad] =
-                [&x, &weight, &grad].map(|values| rounded(values, round));
+            let taps = 9 * shape.channels;
+            let out = output_image(shape, outputs).len();
+            let counts = [shape.len(), taps * outputs, outputs, out];
+            let [x, weight, bias, grad] = Source::new(&what).all(counts);
+            let [near_x, near_weight, near_grad] = rounded([&x, &weight, &grad], round);
             let [convolution, plain] = [precision, Precision::F32].map(|precision| Convolution {
                 shape,
                 outputs,
@@ -200,11 +182,9 @@ fn depthwise_and_its_gradients_agree_with_the_reference() {
             let what = format!("depthwise {size}x{size} of stride {stride} of {shape:?}");
             let window = Window::new(size, stride);
             let out = window.output_image(shape);
-            let mut source = Source::new(&what);
             let channels = shape.channels;
-            let x = source.values(shape.len());
-            let weight = source.values(size * size * channels);
-            let (bias, grad) = (source.values(channels), source.values(out.len()));
+            let counts = [shape.len(), size * size * channels, channels, out.len()];
+            let [x, weight, bias, grad] = Source::new(&what).all(counts);
             let geometry = Geometry {
                 size,
                 stride,
@@ -240,13 +220,10 @@ fn the_convolution_of_stride_two_and_its_gradients_agree_with_the_reference() {
         (image(2, 2, 1, 33), 70),
     ] {
         let what = format!("convolution of {shape:?} to {outputs}");
-        let mut source = Source::new(&what);
-        let (x, weight) = (
-            source.values(shape.len()),
-            source.values(9 * shape.channels * outputs),
-        );
+        let taps = 9 * shape.channels;
         let out = output_image(shape, outputs);
-        let (bias, grad) = (source.values(outputs), source.values(out.len()));
+        let counts = [shape.len(), taps * outputs, outputs, out.len()];
+        let [x, weight, bias, grad] = Source::new(&what).all(counts);
         let reference = |point: &[Vec<f64>]| {
             conv_reference(shape, Geometry::dense(2), &point[0], &point[1], &point[2])
         };

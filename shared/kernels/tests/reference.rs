@@ -72,12 +72,8 @@ fn linear_and_its_gradients_agree_with_the_reference() {
         (300, 56, 112),
     ] {
         let what = format!("linear {rows}x{inputs} to {outputs}");
-        let mut source = Source::new(&what);
-        let (x, weight) = (
-            source.values(rows * inputs),
-            source.values(outputs * inputs),
-        );
-        let (bias, grad) = (source.values(outputs), source.values(rows * outputs));
+        let counts = [rows * inputs, outputs * inputs, outputs, rows * outputs];
+        let [x, weight, bias, grad] = Source::new(&what).all(counts);
 
         let expected = linear_reference(&wide(&x), &wide(&weight), &wide(&bias));
         assert_close(
@@ -108,11 +104,9 @@ fn depthwise_and_its_gradients_agree_with_the_reference() {
             let what = format!("depthwise {size}x{size} of stride {stride} of {shape:?}");
             let window = depthwise::Window::new(size, stride);
             let out = window.output_image(shape);
-            let mut source = Source::new(&what);
             let channels = shape.channels;
-            let x = source.values(shape.len());
-            let weight = source.values(size * size * channels);
-            let (bias, grad) = (source.values(channels), source.values(out.len()));
+            let counts = [shape.len(), size * size * channels, channels, out.len()];
+            let [x, weight, bias, grad] = Source::new(&what).all(counts);
             let geometry = Geometry {
                 size,
                 stride,
@@ -149,9 +143,10 @@ fn the_convolution_of_stride_two_and_its_gradients_agree_with_the_reference() {
         (image(1, 3, 5, 48), 17),
         (image(2, 2, 1, 112), 220),
         (image(2, 16, 16, 24), 48),
+        // Its patches are several tiles, one of which has the end of a picture and the beginning of the next.
+        (image(3, 35, 18, 48), 2),
     ] {
         let what = format!("convolution of {shape:?} to {outputs}");
-        let mut source = Source::new(&what);
         let out = conv::output_image(shape, outputs);
         assert_eq!(
             out,
@@ -162,11 +157,9 @@ fn the_convolution_of_stride_two_and_its_gradients_agree_with_the_reference() {
                 outputs
             )
         );
-        let (x, weight) = (
-            source.values(shape.len()),
-            source.values(9 * shape.channels * outputs),
-        );
-        let (bias, grad) = (source.values(outputs), source.values(out.len()));
+        let taps = 9 * shape.channels;
+        let counts = [shape.len(), taps * outputs, outputs, out.len()];
+        let [x, weight, bias, grad] = Source::new(&what).all(counts);
         let reference = |point: &[Vec<f64>]| {
             conv_reference(shape, Geometry::dense(2), &point[0], &point[1], &point[2])
         };
@@ -182,6 +175,8 @@ fn the_convolution_of_stride_two_and_its_gradients_agree_with_the_reference() {
         assert_close(&what, &found, &relu(&expected), FORWARD);
 
         let (dx, dweight) = conv::backward(shape, &x, &weight, &grad, outputs, F32);
+        let alone = conv::weight_backward(shape, &x, &grad, outputs, F32);
+        assert_eq!(alone, dweight, "{what}");
         let gradients = [dx, dweight, linear::column_sums(&grad, outputs)];
         assert_gradients(&what, &[&x, &weight, &bias], &grad, &gradients, reference);
     }
@@ -285,16 +280,11 @@ fn a_linear_layer_after_gelu_and_its_gradients_agree_with_the_reference() {
         (1030, 33, 2),
     ] {
         let what = format!("gelu and linear {rows}x{inputs} to {outputs}");
-        let mut source = Source::new(&what);
-        let x: Vec<f32> = (source.values(rows * inputs).iter())
-            .map(|x| 3.0 * x)
-            .collect();
-        let (weight, bias) = (source.values(outputs * inputs), source.values(outputs));
-        let grad = source.values(rows * outputs);
+        let counts = [rows * inputs, outputs * inputs, outputs, rows * outputs];
+        let [x, weight, bias, grad] = Source::new(&what).all(counts);
+        let x: Vec<f32> = x.iter().map(|x| 3.0 * x).collect();
         let reference = |point: &[Vec<f64>]| -> Vec<f64> {
-            let gelu = |x: &f64| 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
-            let activated: Vec<f64> = point[0].iter().map(gelu).collect();
-            linear_reference(&activated, &point[1], &wide(&bias))
+            linear_reference(&gelu_reference(&point[0]), &point[1], &wide(&bias))
         };
         let expected = reference(&[wide(&x), wide(&weight)]);
         let found = gelu::linear(&x, &weight, &bias, outputs, F32);

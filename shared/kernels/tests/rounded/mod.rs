@@ -12,10 +12,6 @@ type Case = (Precision, fn(f32) -> f32, f64);
 
 const CASES: [Case; 2] = [(Bf16, bf16, 4e-3), (F16, f16, 5e-4)];
 
-fn rounded(values: &[f32], round: fn(f32) -> f32) -> Vec<f32> {
-    values.iter().map(|value| round(*value)).collect()
-}
-
 /// `grad^T @ x`: `grad` `[rows, outputs]`, `x` `[rows, inputs]`.
 fn weight_gradient(grad: &[f32], x: &[f32], outputs: usize) -> Vec<f64> {
     let rows = grad.len() / outputs;
@@ -50,17 +46,9 @@ fn check_linear((precision, round, _): Case) {
         (700, 12, 101),
     ] {
         let what = format!("{precision:?} linear {rows}x{inputs} to {outputs}");
-        let mut source = Source::new(&what);
-        let (x, weight) = (
-            source.values(rows * inputs),
-            source.values(outputs * inputs),
-        );
-        let (bias, grad) = (source.values(outputs), source.values(rows * outputs));
-        let (near_x, near_weight, near_grad) = (
-            rounded(&x, round),
-            rounded(&weight, round),
-            rounded(&grad, round),
-        );
+        let counts = [rows * inputs, outputs * inputs, outputs, rows * outputs];
+        let [x, weight, bias, grad] = Source::new(&what).all(counts);
+        let [near_x, near_weight, near_grad] = rounded([&x, &weight, &grad], round);
         assert_ne!(near_x, x);
 
         for bias in [Some(bias.as_slice()), None] {
@@ -94,16 +82,11 @@ fn check_convolution((precision, round, _): Case) {
         (image(2, 2, 1, 112), 220),
     ] {
         let what = format!("{precision:?} convolution of {shape:?} to {outputs}");
-        let mut source = Source::new(&what);
-        let count = conv::output_image(shape, outputs).len();
-        let x = source.values(shape.len());
-        let weight = source.values(9 * shape.channels * outputs);
-        let (bias, grad) = (source.values(outputs), source.values(count));
-        let (near_x, near_weight, near_grad) = (
-            rounded(&x, round),
-            rounded(&weight, round),
-            rounded(&grad, round),
-        );
+        let taps = 9 * shape.channels;
+        let out = conv::output_image(shape, outputs).len();
+        let counts = [shape.len(), taps * outputs, outputs, out];
+        let [x, weight, bias, grad] = Source::new(&what).all(counts);
+        let [near_x, near_weight, near_grad] = rounded([&x, &weight, &grad], round);
         let reference = |point: &[Vec<f64>]| {
             conv_reference(
                 shape,
@@ -132,15 +115,12 @@ fn a_linear_layer_after_gelu_rounds_the_activated_values() {
 fn check_gelu((precision, round, one_rounding): Case) {
     for (rows, inputs, outputs) in [(1, 1, 1), (3, 7, 5), (33, 48, 31), (1030, 33, 2)] {
         let what = format!("{precision:?} gelu and linear {rows}x{inputs} to {outputs}");
-        let mut source = Source::new(&what);
-        let x: Vec<f32> = (source.values(rows * inputs).iter())
-            .map(|x| 3.0 * x)
-            .collect();
-        let (weight, bias) = (source.values(outputs * inputs), source.values(outputs));
-        let grad = source.values(rows * outputs);
-        let (near_weight, near_grad) = (rounded(&weight, round), rounded(&grad, round));
-        let gelu = |x: &f64| 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
-        let activated: Vec<f32> = wide(&x).iter().map(|x| round(gelu(x) as f32)).collect();
+        let counts = [rows * inputs, outputs * inputs, outputs, rows * outputs];
+        let [x, weight, bias, grad] = Source::new(&what).all(counts);
+        let x: Vec<f32> = x.iter().map(|x| 3.0 * x).collect();
+        let [near_weight, near_grad] = rounded([&weight, &grad], round);
+        let activated = gelu_reference(&wide(&x));
+        let activated: Vec<f32> = activated.iter().map(|x| round(*x as f32)).collect();
 
         // A value between two numbers may go to the other one here, in one term.
         let expected = linear_reference(&wide(&activated), &wide(&near_weight), &wide(&bias));
@@ -152,8 +132,11 @@ fn check_gelu((precision, round, one_rounding): Case) {
         assert_close(&what, &dweight, &expected, one_rounding);
         // The slope is that of the value before it was rounded.
         let reference = |point: &[Vec<f64>]| {
-            let activated: Vec<f64> = point[0].iter().map(gelu).collect();
-            linear_reference(&activated, &wide(&near_weight), &wide(&bias))
+            linear_reference(
+                &gelu_reference(&point[0]),
+                &wide(&near_weight),
+                &wide(&bias),
+            )
         };
         assert_gradients(&what, &[&x], &near_grad, &[dx], reference);
     }

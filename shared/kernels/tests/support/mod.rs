@@ -36,6 +36,15 @@ impl Source {
     pub fn values(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.0.normal() as f32).collect()
     }
+
+    /// One after the other, so many values each.
+    pub fn all<const N: usize>(&mut self, counts: [usize; N]) -> [Vec<f32>; N] {
+        counts.map(|count| self.values(count))
+    }
+}
+
+pub fn rounded<const N: usize>(operands: [&[f32]; N], round: fn(f32) -> f32) -> [Vec<f32>; N] {
+    operands.map(|values| values.iter().map(|value| round(*value)).collect())
 }
 
 pub fn wide(values: &[f32]) -> Vec<f64> {
@@ -130,6 +139,11 @@ pub fn erf(x: f64) -> f64 {
         sum += term;
     }
     std::f64::consts::FRAC_2_SQRT_PI * (-x * x).exp() * sum
+}
+
+pub fn gelu_reference(x: &[f64]) -> Vec<f64> {
+    let gelu = |x: &f64| 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
+    x.iter().map(gelu).collect()
 }
 
 /// `x`: `[rows, in]`, `weight`: `[outputs, in]`, `bias`: `[outputs]`.

@@ -4,6 +4,7 @@
 
 use std::f32::consts::FRAC_1_SQRT_2;
 
+use super::linear::tile_rows;
 use super::math::{erf, exp};
 use super::matmul::{Matrix, append_affine, matmul};
 use super::rounding::{bf16, f16};
@@ -12,11 +13,6 @@ use crate::Precision;
 
 /// `1 / sqrt(2 pi)`.
 const INVERSE_SQRT_TAU: f32 = 0.398_942_3;
-
-/// Values of a tile, about: it stays in the second-level cache.
-const TILE: usize = 32 * 1024;
-/// The fewest rows of a tile: a matrix product pays for reading the weight.
-const ROWS: usize = 64;
 
 /// `Phi(x)`, the cumulative normal distribution.
 #[inline(always)]
@@ -75,10 +71,6 @@ fn activate_and_slope_as(
             }
         },
     );
-}
-
-fn tile_rows(inputs: usize) -> usize {
-    (TILE / inputs).max(ROWS)
 }
 
 /// `gelu(x) @ weight^T + bias`: `x` `[rows, in]`, `weight` `[outputs, in]`, `bias` `[outputs]`.

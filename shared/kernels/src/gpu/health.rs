@@ -1,14 +1,12 @@
 //! Whether a GPU is still to be trusted. The driver tells of failures that no call of a program returns, or returns too late.
 
-use std::thread;
-
 use nvml_wrapper::Nvml;
 use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError};
 use nvml_wrapper::enums::event::XidError;
 use nvml_wrapper::error::NvmlError;
 
-use super::probe;
+use super::{in_background, probe};
 
 /// How long to wait for an event before asking again, in milliseconds.
 const TURN: u32 = 10_000;
@@ -24,12 +22,7 @@ pub fn watch(index: usize, told: impl FnOnce(String) + Send + 'static) -> Result
         Ok(failure) => told(failure),
         Err(error) => tracing::warn!(%error, "nobody watches the GPU any more"),
     };
-    let started = thread::Builder::new()
-        .name("gpu-health".into())
-        .spawn(watching);
-    started
-        .map(drop)
-        .map_err(|error| format!("no thread can be started: {error}"))
+    in_background("gpu-health", watching)
 }
 
 /// Errors of GPU `index`'s memory that were not corrected since the driver was loaded; none where it does not count them.

@@ -7,7 +7,7 @@ use cudarc::driver::DriverError;
 use cudarc::driver::result::{ctx, device, mem_get_info, primary_ctx};
 use cudarc::driver::sys::CUdevice;
 
-use super::probe;
+use super::{in_background, probe};
 use crate::device::DeviceMemory;
 
 /// The context of a GPU in which kernels are computed as well, current on the thread that has it.
@@ -40,12 +40,7 @@ pub fn watch(
         let told: Result<(), DriverError> = watched;
         tracing::debug!(?told, "nobody looks at the GPU's memory any more");
     };
-    let started = thread::Builder::new()
-        .name("gpu-memory".into())
-        .spawn(watching);
-    started
-        .map(drop)
-        .map_err(|error| format!("no thread can be started: {error}"))
+    in_background("gpu-memory", watching)
 }
 
 // === impl Context ===

@@ -42,5 +42,14 @@ pub mod memory;
 #[cfg(feature = "cuda")]
 pub mod probe;
 
+/// Runs `work` on a thread of its own; the error is why there is none.
+#[cfg(feature = "cuda")]
+fn in_background(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let started = std::thread::Builder::new().name(name.into()).spawn(work);
+    started
+        .map(drop)
+        .map_err(|error| format!("no thread can be started: {error}"))
+}
+
 /// The kernel set that computed a replica on a GPU, part of its numerics class.
 pub const KERNEL_SET: &str = "cuda-f32-1";

@@ -17,11 +17,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "network"))
 
+from cluster import Failed, wait_until  # noqa: E402
 from compose import load  # noqa: E402
 from namespaces import CANNOT_RUN, Network, refuse_where_impossible  # noqa: E402
 
@@ -48,10 +48,6 @@ done <"$mounts"
 test "$read_only" != True || mount -o remount,ro "$root"
 exec chroot "$root" sh -c 'cd /work && exec "$@"' sh "$@"
 """
-
-
-class Failed(Exception):
-    pass
 
 
 class Image:
@@ -174,14 +170,7 @@ class Services:
             raise Failed(f"{name} ended with {status}")
 
     def wait_until(self, holds, what):
-        deadline = time.monotonic() + PATIENCE
-        while not holds():
-            for name, process in self.running.items():
-                if process.poll() is not None:
-                    raise Failed(f"{name} ended with {process.returncode} before {what}")
-            if time.monotonic() > deadline:
-                raise Failed(f"not within {PATIENCE} s: {what}")
-            time.sleep(0.2)
+        wait_until(holds, what, self.running, PATIENCE)
 
     def last_words(self):
         files = sorted(self.folder.glob("*/err"))

@@ -8,12 +8,11 @@ import signal
 import ssl
 import subprocess
 import sys
-import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "network"))
 
-from cluster import PORT, Failed  # noqa: E402 (its folder is known only now)
+from cluster import PORT, Failed, wait_until  # noqa: E402 (its folder is known only now)
 
 PATIENCE = 90  # seconds for anything
 SEAWEEDFS = HERE.parent / "peers" / "seaweedfs.sh"
@@ -146,15 +145,7 @@ class Hosts:
         return events
 
     def wait_until(self, holds, what, patience=PATIENCE):
-        deadline = time.monotonic() + patience
-        while not (found := holds()):
-            for name, process in self.processes.items():
-                if process.poll() is not None:
-                    raise Failed(f"{name} ended with {process.returncode} before {what}")
-            if time.monotonic() > deadline:
-                raise Failed(f"{what} did not come within {patience} s")
-            time.sleep(0.05)
-        return found
+        return wait_until(holds, what, self.processes, patience)
 
     def end(self):
         for process in self.processes.values():

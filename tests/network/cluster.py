@@ -13,6 +13,19 @@ class Failed(Exception):
     """What a scenario asks for did not come true; the words say what."""
 
 
+def wait_until(holds, what, processes, patience):
+    """What `holds()` is once that is something: within `patience` seconds, and before any of `processes` ends."""
+    deadline = time.monotonic() + patience
+    while not (found := holds()):
+        for name, process in processes.items():
+            if process.poll() is not None:
+                raise Failed(f"{name} ended with {process.returncode} before {what}")
+        if time.monotonic() > deadline:
+            raise Failed(f"{what} did not come within {patience} s")
+        time.sleep(0.05)
+    return found
+
+
 class Cluster:
     """A job that runs: the coordinator on machine 1, workers on the machines after it. A context manager, at whose end
     no process is left.

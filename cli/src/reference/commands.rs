@@ -90,22 +90,22 @@ fn spelled(argument: &Arg) -> String {
 fn meaning(argument: &Arg) -> String {
     let help = argument.get_long_help().or(argument.get_help());
     let mut text = help.map_or_else(String::new, |help| cell(&help.to_string()));
-    let is_switch = matches!(argument.get_action(), ArgAction::SetTrue);
-    let possible: Vec<String> = argument
-        .get_possible_values()
-        .iter()
-        .map(|value| format!("`{}`", value.get_name()))
-        .collect();
-    if !possible.is_empty() && !is_switch {
+    if matches!(argument.get_action(), ArgAction::SetTrue) {
+        return text;
+    }
+    let possible = argument.get_possible_values().into_iter();
+    let possible: Vec<_> = possible.map(|it| quoted(it.get_name())).collect();
+    if !possible.is_empty() {
         text += &format!("; one of {}", possible.join(", "));
     }
-    let defaults: Vec<String> = argument
-        .get_default_values()
-        .iter()
-        .map(|value| format!("`{}`", value.to_string_lossy()))
-        .collect();
-    if !defaults.is_empty() && !is_switch {
+    let defaults = argument.get_default_values().iter();
+    let defaults: Vec<_> = defaults.map(|it| quoted(&it.to_string_lossy())).collect();
+    if !defaults.is_empty() {
         text += &format!("; {} where it is left out", defaults.join(" "));
     }
     text
+}
+
+fn quoted(value: &str) -> String {
+    format!("`{value}`")
 }

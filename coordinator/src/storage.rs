@@ -17,7 +17,7 @@ use crate::report::build_report;
 use crate::server::ServeConfig;
 use crate::{CoordinatorError, JobEvent, Told, check_resume, check_same_job};
 
-/// How long events are gathered before they are written.
+/// How long events are gathered after some were written.
 const JOURNAL: Duration = Duration::from_secs(1);
 
 /// What a run finds in the store.
@@ -141,20 +141,21 @@ impl Storage {
         }
     }
 
-    /// Keeps what is told for people, but for single steps, which are in the log. What comes within a second
-    /// is one object. It is no part of the job: what cannot be written is lost.
+    /// Keeps what is told for people, but for single steps, which are in the log: at once, and what comes within a
+    /// second of that as one object after it. It is no part of the job: what cannot be written is lost.
     pub async fn keep_events(self, term: u64, mut told: UnboundedReceiver<Told>) {
         let mut batch = 0;
+        let mut close = Instant::now();
         while let Some(first) = told.recv().await {
             let mut lines = Vec::new();
             add_line(&mut lines, &first);
-            let close = Instant::now() + JOURNAL;
             while let Ok(Some(next)) = timeout_at(close, told.recv()).await {
                 add_line(&mut lines, &next);
             }
             if lines.is_empty() {
                 continue;
             }
+            close = Instant::now() + JOURNAL;
             if let Err(error) = self.job.create_events(term, batch, lines).await {
                 tracing::warn!(%error, "events of the job could not be kept");
             }

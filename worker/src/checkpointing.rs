@@ -180,9 +180,14 @@ fn copy_all(
             }
             Some(())
         });
-        if found.is_none() {
+        let why_not = match found {
+            Ok(Some(())) => None,
+            Ok(None) => Some("the replica no longer stands there".to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(why_not) = why_not {
             lock(desk).done(copied);
-            reporter.send(part.failed("the replica no longer stands there"));
+            reporter.send(part.failed(&why_not));
         } else if copies.send((part, copied)).is_err() {
             return;
         }

@@ -2,6 +2,7 @@ use perennial_collective::CollectiveError;
 use perennial_data::DataError;
 use perennial_proto::v1::{Failed, Lost};
 use perennial_session::{Report, SessionError};
+use perennial_train::TrainError;
 
 /// Why a worker ended, or a generation did.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +33,7 @@ pub enum WorkerError {
     #[error(transparent)]
     Collective(#[from] CollectiveError),
     #[error(transparent)]
-    Train(#[from] perennial_train::TrainError),
+    Train(#[from] TrainError),
     #[error(transparent)]
     Invariant(#[from] perennial_plan::invariants::Violation),
     #[error(
@@ -68,7 +69,8 @@ impl WorkerError {
     pub(crate) fn is_fatal(&self) -> bool {
         match self {
             Self::Data(error) => !error.may_be_local(),
-            Self::Collective(CollectiveError::Library(_) | CollectiveError::Device(_)) => false,
+            Self::Collective(CollectiveError::Library(_) | CollectiveError::Device(_))
+            | Self::Train(TrainError::Device(_)) => false,
             Self::Network(_)
             | Self::Weights { .. }
             | Self::Train(_)

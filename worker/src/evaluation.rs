@@ -28,13 +28,12 @@ const THUMBNAIL: u32 = 96;
 impl Member<'_> {
     /// Evaluates raw and averaged weights; the JSON `{"raw": ..., "ema": ...}` that the report is made of.
     pub fn evaluate(&mut self) -> Result<Vec<u8>, WorkerError> {
-        let state =
-            self.worker.replica.read(
-                |held| match &held.expect("a member holds a replica").state {
-                    State::Training(replica) => Ok((replica.weights.clone(), replica.ema.clone())),
-                    State::Evaluating(scores) => Err(scores.rows()),
-                },
-            );
+        let state = self.worker.replica.read(|held| {
+            match &held.expect("a member holds a replica").state {
+                State::Training(replica) => Ok((replica.weights.clone(), replica.ema.clone())),
+                State::Evaluating(scores) => Err(scores.rows()),
+            }
+        })?;
         let mut rows = match state {
             Ok((raw, average)) => std::iter::once(raw)
                 .chain(average)

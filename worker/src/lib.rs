@@ -37,7 +37,7 @@ use tracing::field::Empty;
 
 pub use error::WorkerError;
 pub use numerics::numerics_class;
-pub use perennial_kernels::device::{ComputeDevice, Cuda, DeviceError};
+pub use perennial_kernels::device::{ComputeDevice, Cuda, DeviceError, is_gpu_class};
 pub use self_test::{SumSpeed, test_sums};
 pub use starting::refuse_weights;
 pub use transport::refuse_reduction;

@@ -44,6 +44,8 @@ pub(crate) struct Worker {
     pub tls: Option<MeshTls>,
     /// Where slots are computed.
     pub device: Device,
+    /// Whether what a step changes lives there, rather than on the host.
+    pub resides: bool,
     pub cores: Cores,
     pub threads: usize,
     pub checkpoints: CheckpointWriter,
@@ -157,6 +159,7 @@ impl Worker {
             transport,
             tls,
             device,
+            resides: options.device.is_gpu(),
             cores,
             threads: options.threads,
             checkpoints,

@@ -7,6 +7,7 @@ use std::sync::{
 };
 use std::time::{Duration, Instant};
 
+use burn::tensor::Device;
 use perennial_collective::{Delta, ReplicaSource, Snapshot};
 use perennial_model::Table;
 use perennial_train::{Replica, Scores, StepDelta, StepOutcome, TrainError};
@@ -64,15 +65,27 @@ struct Kept {
 // === impl Held ===
 
 impl Held {
-    pub fn of(state: State) -> Self {
+    /// `state` as it is, or where `device` has what training changes, once it is there.
+    pub fn of(mut state: State, device: Option<&Device>) -> Result<Self, TrainError> {
+        if let (State::Training(replica), Some(device)) = (&mut state, device) {
+            replica.reside(device)?;
+        }
         let (global_step, hash) = match &state {
             State::Training(replica) => (replica.steps(), replica.hash()),
             State::Evaluating(scores) => (scores.steps(), scores.hash()),
         };
-        Self {
+        Ok(Self {
             global_step,
             hash,
             state,
+        })
+    }
+
+    /// Whether the host has all of it.
+    fn is_fetched(&self) -> bool {
+        match &self.state {
+            State::Training(replica) => replica.is_fetched(),
+            State::Evaluating(_) => true,
         }
     }
 
@@ -126,14 +139,19 @@ impl SharedReplica {
         }
     }
 
-    /// Looks at the replica, which cannot change meanwhile.
-    pub fn read<T>(&self, look: impl FnOnce(Option<&Held>) -> T) -> T {
+    /// Looks at the replica, which cannot change meanwhile. What a device has is copied to the host before.
+    pub fn read<T>(&self, look: impl FnOnce(Option<&Held>) -> T) -> Result<T, TrainError> {
+        Ok(look(self.fetched()?.as_ref()))
+    }
+
+    /// Looks at the replica where it is: what the host has of it may be older than what a device has.
+    pub fn glance<T>(&self, look: impl FnOnce(Option<&Held>) -> T) -> T {
         look(self.held().as_ref())
     }
 
     /// The step at which it stands, and its hash.
     pub fn standing(&self) -> Option<(u64, u64)> {
-        self.read(|held| held.map(|held| (held.global_step, held.hash)))
+        self.glance(|held| held.map(|held| (held.global_step, held.hash)))
     }
 
     /// Puts another replica, or none, in its place.
@@ -171,6 +189,19 @@ impl SharedReplica {
         Ok((outcome, waited))
     }
 
+    fn fetched(&self) -> Result<RwLockReadGuard<'_, Option<Held>>, TrainError> {
+        let held = self.held();
+        if held.as_ref().is_none_or(Held::is_fetched) {
+            return Ok(held);
+        }
+        drop(held);
+        let mut held = self.held_mut();
+        if let Some(State::Training(replica)) = held.as_mut().map(|held| &mut held.state) {
+            replica.fetch()?;
+        }
+        Ok(RwLockWriteGuard::downgrade(held))
+    }
+
     fn held(&self) -> RwLockReadGuard<'_, Option<Held>> {
         self.held.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -186,7 +217,12 @@ impl SharedReplica {
 
 impl ReplicaSource for SharedReplica {
     fn snapshot(&self) -> Option<Snapshot> {
-        let held = self.held();
+        let fetched = self.fetched();
+        let held = fetched
+            .inspect_err(
+                |error| tracing::warn!(%error, "the replica cannot be copied from its device"),
+            )
+            .ok()?;
         let held = held.as_ref()?;
         self.history().followed = Some(Instant::now());
         Some(Snapshot {

@@ -36,7 +36,7 @@ impl Worker {
                     State::Evaluating(starting_scores(&self.job, evaluated, checkpoint, turn)?)
                 }
             };
-            self.replica.replace(Some(Held::of(state)));
+            self.replica.replace(Some(self.held(state)?));
             return Ok(());
         };
         if self.replica.standing().map(|(at, _)| at) != Some(step) {
@@ -48,6 +48,11 @@ impl Worker {
             format!("at {start} worker `{worker}` has replica {theirs:016x}, this one {hash:016x}")
         })?;
         Ok(())
+    }
+
+    /// `state` where it is trained.
+    fn held(&self, state: State) -> Result<Held, TrainError> {
+        Held::of(state, self.resides.then_some(&self.device))
     }
 
     /// Copies a replica and keeps up with it until the turn is over.
@@ -85,7 +90,7 @@ impl Worker {
                 Update::Idle => 0,
                 Update::Snapshot(snapshot) => {
                     let state = job.state_of(&snapshot.bytes);
-                    let held = Held::of(state.map_err(|error| damaged(&error, source))?);
+                    let held = self.held(state.map_err(|error| damaged(&error, source))?)?;
                     self.same(source, held.hash, snapshot.hash)?;
                     self.replica.replace(Some(held));
                     // How far the source has gone meanwhile shows with the next step.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use perennial_collective::Contribution;
 use perennial_data::{DataError, Prefetcher, Request, Side, SlotBatch};
-use perennial_model::{Bound, DropPathKey};
+use perennial_model::DropPathKey;
 use perennial_plan::order::{batch_range, slot_range, steps_per_epoch, visiting_order};
 use perennial_plan::{Cursor, Spec};
 use perennial_proto::rules::{checkpoint_due, control};
@@ -149,15 +149,11 @@ impl Member<'_> {
         let owned = self.generation.members[self.rank].slots.clone();
         let samples = job.pipeline.data().train.len();
         let own = OwnSlots::new(self, cursor, batches);
-        let (bound, loss_scale) = worker.replica.read(|held| {
-            let held = held.expect("a member holds a replica");
-            let bound = Bound::new(
-                &network.table,
-                &held.replica().weights,
-                &worker.device,
-                operands(spec.train.precision),
-            );
-            (bound, held.replica().loss_scale())
+        let (bound, loss_scale) = worker.replica.glance(|held| {
+            let replica = held.expect("a member holds a replica").replica();
+            let precision = operands(spec.train.precision);
+            let bound = replica.bound(&network.table, &worker.device, precision);
+            (bound, replica.loss_scale())
         });
         let batch = batch_range(samples, spec.train.batch_size as usize, cursor.step);
         let factor = loss_factor(loss_scale, batch.len());

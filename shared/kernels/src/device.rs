@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use burn::tensor::Device;
 
+/// How the numerics class of every CUDA GPU begins.
+const CUDA_CLASS: &str = "cuda sm_";
+
 /// A processor of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ComputeDevice {
@@ -36,6 +39,11 @@ pub enum DeviceError {
     OutOfMemory,
     #[error("the device failed: {0}")]
     Failed(String),
+}
+
+/// Whether replicas of this numerics class were trained on GPUs.
+pub fn is_gpu_class(numerics: &str) -> bool {
+    numerics.starts_with(CUDA_CLASS)
 }
 
 // === impl DeviceError ===
@@ -232,7 +240,7 @@ fn cuda_class(device: ComputeDevice, index: usize) -> Result<String, DeviceError
     let gpu = gpu.map_err(|reason| DeviceError::Unusable { device, reason })?;
     let [major, minor] = gpu.capability;
     Ok(format!(
-        "cuda sm_{major}{minor} ({}), {}",
+        "{CUDA_CLASS}{major}{minor} ({}), {}",
         gpu.name,
         crate::gpu::KERNEL_SET
     ))

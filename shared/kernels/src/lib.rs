@@ -16,6 +16,7 @@ mod lend;
 pub mod memory;
 pub mod ops;
 pub mod pictures;
+pub mod resident;
 
 pub use device::{ComputeDevice, DeviceError};
 pub use lend::lend;

@@ -1,7 +1,5 @@
 //! Pictures as a network's input, from bytes. A GPU normalises and mixes them by itself.
 
-#[cfg(feature = "cuda")]
-use burn::backend::Cube;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::gpu::host::Host;
@@ -48,19 +46,21 @@ impl Pictures<'_> {
     /// What a network sees, `[n, size, size, 3]`, where `device` is: the bytes go there.
     pub fn tensor(&self, device: &Device) -> Tensor<4> {
         let (words, tables) = (self.words(), self.tables());
+        let shape = [self.samples(), self.size, self.size, 3];
         #[cfg(feature = "cuda")]
         {
-            let tensor = |values: &Vec<f32>| {
-                let data = TensorData::new(values.clone(), [values.len()]);
-                Tensor::<1>::from_data(data, device).try_into_primitive::<Cube>()
+            let tensor = |values: &[f32]| {
+                let data = TensorData::new(values.to_vec(), [values.len()]);
+                Tensor::<1>::from_data(data, device)
             };
-            if let (Ok(words), Ok(tables)) = (tensor(&words), tensor(&tables)) {
-                let values = crate::gpu::cuda::pictures(self, &words, &tables);
-                return Tensor::from_primitive::<Cube>(values);
+            let inputs = [&tensor(&words), &tensor(&tables)];
+            if let Some(values) = crate::gpu::cuda::run(inputs, |gpu, [words, tables]| {
+                operations::pictures(gpu, self, words, tables)
+            }) {
+                return values.reshape(shape);
             }
         }
         let values = operations::pictures(&Host, self, &words, &tables);
-        let shape = [self.samples(), self.size, self.size, 3];
         Tensor::from_data(TensorData::new(values, shape), device)
     }
 

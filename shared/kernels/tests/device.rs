@@ -6,7 +6,10 @@ mod support;
 use burn::tensor::{Device, Tensor, TensorData};
 use perennial_kernels::cpu::Image;
 use perennial_kernels::cpu::rounding::{bf16, f16};
+use perennial_kernels::gpu::host::Host;
+use perennial_kernels::gpu::operations;
 use perennial_kernels::pictures::{Mixing, Pictures};
+use perennial_kernels::resident::{Resident, Rule, Shape, Step};
 use perennial_kernels::{Activation, ComputeDevice, Precision, ops};
 
 use support::*;
@@ -86,6 +89,52 @@ fn pictures_are_what_their_bytes_and_their_partners_are_worth_to_the_bit() {
             let expected: Vec<u32> = expected.map(bits).collect();
             assert_eq!(found, expected, "{samples} pictures, {mixing:?}");
         }
+    }
+}
+
+#[test]
+fn a_replica_on_a_device_takes_the_steps_of_its_twin_on_the_host() {
+    for (len, averaged) in [(1, true), (700, false), (70_001, true)] {
+        let rows = if averaged { 4 } else { 3 };
+        let shape = Shape {
+            rows,
+            len,
+            averaged,
+        };
+        let mut source = Source::new("resident");
+        let mut state = source.values(rows * len);
+        state[(rows - 1) * len..]
+            .iter_mut()
+            .for_each(|it| *it = it.abs());
+        let decays: Vec<f32> = (0..len).map(|at| (at % 3 == 0) as u8 as f32).collect();
+        let lines: Vec<&[f32]> = state.chunks(len).collect();
+        let mut resident = Resident::new(&lines, averaged, decays.clone(), &device());
+        for step in 1..=2 {
+            let gradient = source.values(len);
+            let step = Step {
+                rule: Rule::Adamw {
+                    first_weight: 0.1,
+                    beta2: 0.99,
+                    second_weight: 0.01,
+                    correction2_sqrt: 0.1 * step as f32,
+                    eps: 1e-3,
+                    minus_step_size: -0.02,
+                    keep: 0.9,
+                },
+                gradient_scale: 0.5,
+                average_weight: 0.4,
+            };
+            resident = resident.after(&gradient, &step).unwrap();
+            state = operations::update(&Host, shape, &step, [&state, &gradient, &decays]);
+        }
+        let found = resident.read().unwrap();
+        assert_close("a replica", &found.concat(), &wide(&state), FORWARD);
+        let hashed = len * (1 + usize::from(averaged));
+        let expected = operations::fingerprint(&Host, hashed, &found.concat());
+        let expected: Vec<u32> = expected.iter().map(|word| word.to_bits()).collect();
+        assert_eq!(resident.fingerprint().unwrap(), expected);
+        let part = len / 3..len;
+        assert_eq!(values(resident.parameters(part.clone())), found[0][part]);
     }
 }
 

@@ -11,8 +11,10 @@ use perennial_kernels::cpu::rounding::{bf16, f16};
 use perennial_kernels::gpu::host::Host;
 use perennial_kernels::gpu::math;
 use perennial_kernels::gpu::operations::{self, Convolution, Layer, Norm};
+use perennial_kernels::gpu::optimizer::STRIDE;
 use perennial_kernels::gpu::product::PIECE;
 use perennial_kernels::gpu::sums::GROUP;
+use perennial_kernels::resident::{Rule, Shape, Step};
 
 use support::*;
 
@@ -356,5 +358,156 @@ fn the_channel_gate_and_its_gradients_agree_with_the_reference() {
         assert_close(&what, &found, &expected, FORWARD);
         let gradients = operations::channel_gate_backward(&Host, shape, &x, &weight, &grad);
         assert_gradients(&what, &[&x, &weight], &grad, &gradients, reference);
+    }
+}
+
+/// The rows after a step, in 64 bits.
+fn update_reference(shape: Shape, step: &Step, inputs: [&[f64]; 3]) -> Vec<f64> {
+    let [state, gradient, decays] = inputs;
+    let Shape { len, averaged, .. } = shape;
+    let mut out = state.to_vec();
+    let scale = f64::from(step.gradient_scale);
+    for at in 0..len {
+        let gradient = gradient[at] * scale;
+        let moment = at + len * (1 + usize::from(averaged));
+        match step.rule {
+            Rule::Adamw {
+                first_weight,
+                beta2,
+                second_weight,
+                correction2_sqrt,
+                eps,
+                minus_step_size,
+                keep,
+            } => {
+                let [
+                    first_weight,
+                    beta2,
+                    second_weight,
+                    correction,
+                    eps,
+                    size,
+                    keep,
+                ] = [
+                    first_weight,
+                    beta2,
+                    second_weight,
+                    correction2_sqrt,
+                    eps,
+                    minus_step_size,
+                    keep,
+                ]
+                .map(f64::from);
+                out[moment] += first_weight * (gradient - out[moment]);
+                let second = &mut out[moment + len];
+                *second = *second * beta2 + second_weight * gradient * gradient;
+                let denominator = second.sqrt() / correction + eps;
+                let kept = if decays[at] == 1.0 { keep } else { 1.0 };
+                out[at] = out[at] * kept + size * out[moment] / denominator;
+            }
+            Rule::Sgd {
+                momentum,
+                minus_learning_rate,
+                weight_decay,
+            } => {
+                let mut change = gradient + f64::from(weight_decay) * decays[at] * out[at];
+                if shape.rows > 1 + usize::from(averaged) {
+                    change += out[moment] * f64::from(momentum);
+                    out[moment] = change;
+                }
+                out[at] += f64::from(minus_learning_rate) * change;
+            }
+        }
+        if averaged {
+            let average = out[at + len];
+            out[at + len] = average + f64::from(step.average_weight) * (out[at] - average);
+        }
+    }
+    out
+}
+
+#[test]
+fn a_step_of_an_optimizer_and_its_average_agree_with_the_reference() {
+    let adamw = Rule::Adamw {
+        first_weight: 0.1,
+        beta2: 0.99,
+        second_weight: 0.01,
+        correction2_sqrt: 0.3,
+        eps: 1e-3,
+        minus_step_size: -0.02,
+        keep: 0.9,
+    };
+    let sgd = Rule::Sgd {
+        momentum: 0.8,
+        minus_learning_rate: -0.3,
+        weight_decay: 0.2,
+    };
+    for (rule, moments) in [(adamw, 2), (sgd, 1), (sgd, 0)] {
+        for (len, averaged, average_weight) in [
+            (1, false, 0.0),
+            (7, true, 1.0),
+            (300, true, 0.3),
+            (301, true, 0.7),
+        ] {
+            let rows = 1 + usize::from(averaged) + moments;
+            let shape = Shape {
+                rows,
+                len,
+                averaged,
+            };
+            let step = Step {
+                rule,
+                gradient_scale: 0.5,
+                average_weight,
+            };
+            let what = format!("{len} parameters, {rows} rows, {rule:?}");
+            let [mut state, gradient] = Source::new(&what).all([rows * len, len]);
+            // The second moment is a mean of squares.
+            if moments == 2 {
+                let second = (rows - 1) * len;
+                state[second..].iter_mut().for_each(|it| *it = it.abs());
+            }
+            let decays: Vec<f32> = (0..len).map(|at| (at % 3 == 0) as u8 as f32).collect();
+            let inputs = [&wide(&state)[..], &wide(&gradient), &wide(&decays)];
+            let expected = update_reference(shape, &step, inputs);
+            let found = operations::update(&Host, shape, &step, [&state, &gradient, &decays]);
+            assert_close(&what, &found, &expected, FORWARD);
+            if average_weight == 1.0 {
+                assert_eq!(found[len..2 * len], found[..len], "exact at its end");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fingerprint_tells_values_apart_by_every_bit_and_place() {
+    for len in [1, 2, 63, STRIDE, 2 * STRIDE + 5] {
+        let values = Source::new("fingerprint").values(len);
+        let of = |values: &[f32]| {
+            let words = operations::fingerprint(&Host, len, &values.to_vec());
+            let words: Vec<u32> = words.iter().map(|word| word.to_bits()).collect();
+            assert_eq!(words.len(), 2 * len.min(STRIDE));
+            words
+        };
+        let original = of(&values);
+        assert_eq!(of(&values), original);
+        for (at, bit) in [(0, 0), (len / 2, 31), (len - 1, 17)] {
+            let mut other = values.clone();
+            other[at] = f32::from_bits(other[at].to_bits() ^ (1 << bit));
+            assert_ne!(of(&other), original, "bit {bit} of value {at} of {len}");
+        }
+        // Two that one unit reads: equal changes do not undo each other, and their order counts.
+        if len > STRIDE {
+            let mut other = values.clone();
+            other[0] = -other[0];
+            other[STRIDE] = -other[STRIDE];
+            assert_ne!(of(&other), original);
+            let mut other = values.clone();
+            other.swap(0, STRIDE);
+            assert_ne!(of(&other), original);
+        }
+        // What lies behind is not part of it.
+        let longer: Vec<f32> = values.iter().copied().chain([1.0]).collect();
+        assert_eq!(of(&longer), original);
     }
 }

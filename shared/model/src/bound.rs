@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use burn::tensor::{Device, Gradients, Tensor, TensorData, Transaction};
+use burn::tensor::{Device, Gradients, Shape, Tensor, TensorData, Transaction};
+use perennial_kernels::resident::Resident;
 use perennial_kernels::{DeviceError, Lent, Precision};
 use perennial_plan::random::{Domain, Draw, Stream};
 
@@ -65,11 +66,28 @@ pub(crate) const EPSILON: f32 = 1e-5;
 impl Bound {
     /// Copies `weights` to `device`, for training with the operands of products in `precision`.
     pub fn new(table: &Table, weights: &Weights, device: &Device, precision: Precision) -> Self {
+        Self::of(table, device, precision, |range| {
+            let values = weights.parameters[range].to_vec();
+            let shape = [values.len()];
+            Tensor::from_data(TensorData::new(values, shape), device)
+        })
+    }
+
+    /// Parameters that a device has already, for training there.
+    pub fn resident(table: &Table, weights: &Resident, precision: Precision) -> Self {
+        let device = weights.device();
+        Self::of(table, &device, precision, |range| weights.parameters(range))
+    }
+
+    /// `values` gives those of a range of the parameters.
+    fn of(
+        table: &Table,
+        device: &Device,
+        precision: Precision,
+        values: impl Fn(Range<usize>) -> Tensor<1>,
+    ) -> Self {
         let parameters = (table.parameters().iter())
-            .map(|parameter| {
-                let values = &weights.parameters[parameter.range.clone()];
-                BoundParameter::new(parameter, values, device)
-            })
+            .map(|parameter| BoundParameter::new(parameter, &values))
             .collect();
         let moments = table.norms().iter().enumerate();
         Self {
@@ -263,22 +281,21 @@ impl Folded {
 // === impl BoundParameter ===
 
 impl BoundParameter {
-    fn new(parameter: &Parameter, values: &[f32], device: &Device) -> Self {
+    fn new(parameter: &Parameter, values: impl Fn(Range<usize>) -> Tensor<1>) -> Self {
         let mut shape = parameter.shape.clone();
         shape[0] /= parameter.parts;
-        let data = |values: &[f32]| TensorData::new(values.to_vec(), shape.clone());
+        let shape = Shape::from(shape);
+        let range = parameter.range.clone();
         match parameter.shape.len() {
-            1 => Self::Vector(Tensor::from_data(data(values), device)),
-            2 => Self::Matrix(Tensor::from_data(data(values), device)),
+            1 => Self::Vector(values(range)),
+            2 => Self::Matrix(values(range).reshape(shape)),
             _ if parameter.parts > 1 => {
-                let parts = values.chunks_exact(values.len() / parameter.parts);
-                Self::Parts(
-                    parts
-                        .map(|it| Tensor::from_data(data(it), device))
-                        .collect(),
-                )
+                let length = range.len() / parameter.parts;
+                let parts = range.step_by(length);
+                let part = |start| values(start..start + length).reshape(shape.clone());
+                Self::Parts(parts.map(part).collect())
             }
-            _ => Self::Kernel(Tensor::from_data(data(values), device)),
+            _ => Self::Kernel(values(range).reshape(shape)),
         }
     }
 }

@@ -28,6 +28,9 @@ pub enum TrainError {
     OptimizerTensor { name: String },
     #[error("not each of the {pictures} pictures of step {step} was evaluated exactly once")]
     Scores { step: u64, pictures: usize },
+    /// Where a device has the replica.
+    #[error(transparent)]
+    Device(#[from] perennial_kernels::DeviceError),
     #[error("these bytes are no replica or step of this job: {0}; copy them again")]
     Encoding(String),
 }

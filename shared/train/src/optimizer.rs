@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use perennial_kernels::resident::Rule;
 use perennial_model::Table;
 use perennial_plan::LossScale;
 use perennial_plan::spec::{OptimizerName, OptimizerSpec};
@@ -157,6 +158,40 @@ impl Optimizer {
         threads::map(whole.shares(threads), |share| pass.over(share));
     }
 
+    /// What the next step does where a device has parameters and moments; [`Optimizer::stepped`] follows it.
+    pub(crate) fn next(&self, gradient_scale: f32, learning_rate: f64) -> Rule {
+        let adamw = AdamwStep::new(&self.spec, self.step + 1, gradient_scale, learning_rate);
+        let weight_decay = self.spec.weight_decay;
+        match self.spec.name {
+            OptimizerName::Adamw => Rule::Adamw {
+                first_weight: adamw.first_weight,
+                beta2: adamw.beta2,
+                second_weight: adamw.second_weight,
+                correction2_sqrt: adamw.correction2_sqrt,
+                eps: adamw.eps,
+                minus_step_size: adamw.minus_step_size,
+                keep: keep(learning_rate, weight_decay),
+            },
+            OptimizerName::Sgd => Rule::Sgd {
+                momentum: self.spec.momentum as f32,
+                minus_learning_rate: -learning_rate as f32,
+                weight_decay: weight_decay as f32,
+            },
+        }
+    }
+
+    /// Takes note of a step that a device has done.
+    pub(crate) fn stepped(&mut self) {
+        self.step += 1;
+    }
+
+    /// Takes up the moments that a device has computed, in their order.
+    pub(crate) fn replace_moments(&mut self, moments: impl Iterator<Item = Vec<f32>>) {
+        for (own, moment) in self.moments.iter_mut().zip(moments) {
+            *own = moment;
+        }
+    }
+
     /// Steps taken.
     pub fn steps(&self) -> u64 {
         self.step
@@ -239,6 +274,11 @@ fn moment_names(spec: &OptimizerSpec) -> &'static [&'static str] {
     }
 }
 
+/// What AdamW's weight decay leaves of a parameter.
+fn keep(learning_rate: f64, weight_decay: f64) -> f32 {
+    (1.0 - learning_rate * weight_decay) as f32
+}
+
 // === impl Pass ===
 
 impl Pass<'_> {
@@ -264,7 +304,7 @@ impl Pass<'_> {
                 gradients,
                 &mut first[block.clone()],
                 &mut second[block.clone()],
-                (1.0 - self.learning_rate * weight_decay) as f32,
+                keep(self.learning_rate, weight_decay),
             ),
             (OptimizerName::Sgd, [buffer]) => {
                 let buffer = &mut buffer[block.clone()];

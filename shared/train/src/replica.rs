@@ -1,6 +1,9 @@
 //! A replica: everything a step reads and changes.
 
-use perennial_model::{NameMismatch, Table, Weights};
+use burn::tensor::Device;
+use perennial_kernels::resident::{Resident, Step};
+use perennial_kernels::{DeviceError, Precision};
+use perennial_model::{Bound, NameMismatch, Table, Weights};
 use perennial_plan::tensors::{HostTensor, NamedTensors, TensorData};
 use perennial_plan::{LossScale, Spec};
 use xxhash_rust::xxh3::Xxh3;
@@ -12,17 +15,31 @@ use crate::slot::COUNTS;
 use crate::{Optimizer, OptimizerState, Segment, TrainError};
 
 /// Parameters, optimizer state, average and loss scale. Members of a generation hold equal ones.
+///
+/// Where a GPU trains, parameters, their average and the optimizer's moments live there ([`Replica::reside`]), and what the
+/// host has of them may be older ([`Replica::fetch`]).
 #[derive(Debug, Clone)]
 pub struct Replica {
     pub weights: Weights,
     /// The average, where the job wants one.
     pub ema: Option<Weights>,
+    on_device: Option<OnDevice>,
     /// Where the job scales its loss.
     pub(crate) loss_scale: Option<LossScale>,
     optimizer: Optimizer,
     ema_decay: Option<EmaDecay>,
     segments: Vec<Segment>,
     clip_grad_norm: f64,
+}
+
+/// What a device has of a replica.
+#[derive(Debug, Clone)]
+struct OnDevice {
+    values: Resident,
+    /// Of parameters and average.
+    fingerprint: Vec<u32>,
+    /// Whether the host has the same.
+    fetched: bool,
 }
 
 /// What a step did.
@@ -63,6 +80,7 @@ impl Replica {
         Self {
             ema: ema_decay.is_some().then(|| weights.clone()),
             weights,
+            on_device: None,
             loss_scale: LossScale::of(&spec.train),
             optimizer: Optimizer::new(&spec.optimizer, segments.clone()),
             ema_decay,
@@ -77,7 +95,8 @@ impl Replica {
     /// and optimizer stay what they are, and the scale is lowered. That is a function of the sums, so members skip
     /// alike. With a scale of 1 that is an error, since no smaller one would help.
     ///
-    /// `threads` threads share the work, fewer where there is little; the bits do not depend on it.
+    /// `threads` threads share the work, fewer where there is little; the bits do not depend on it. On an error nothing
+    /// has changed.
     pub fn apply(
         &mut self,
         table: &Table,
@@ -109,8 +128,8 @@ impl Replica {
                 let scale = state.scale;
                 return Err(TrainError::ScaleExhausted { scale });
             }
-            self.loss_scale = Some(state.after(skipped));
             if skipped {
+                self.loss_scale = Some(state.after(true));
                 outcome.skipped = true;
                 // Which not-a-number it is depends on the order of operands, which is no part of the sum's promise.
                 if outcome.loss_sum.is_nan() {
@@ -124,6 +143,39 @@ impl Replica {
         let update = self.optimizer.steps() + 1;
         let decay = self.ema_decay.map(|decay| decay.at(update));
 
+        match &self.on_device {
+            None => self.step_here(gradient, scale, learning_rate, decay, threads),
+            Some(on_device) => {
+                let step = Step {
+                    rule: self.optimizer.next(scale, learning_rate),
+                    gradient_scale: scale,
+                    average_weight: (1.0 - decay.unwrap_or(1.0)) as f32,
+                };
+                let after = OnDevice::new(on_device.values.after(gradient, &step)?, false)?;
+                self.optimizer.stepped();
+                self.on_device = Some(after);
+            }
+        }
+        self.loss_scale = self.loss_scale.map(|state| state.after(false));
+        self.merge_moments(table, &statistics[COUNTS..]);
+        if let Some((ema, decay)) = self.ema.as_mut().zip(decay) {
+            ema::update(&mut ema.statistics, &self.weights.statistics, decay);
+            ema.batches_tracked = self.weights.batches_tracked;
+        }
+        outcome.grad_norm = grad_norm;
+        outcome.hash = self.hash();
+        Ok(outcome)
+    }
+
+    /// The pass over the parameters, on the host.
+    fn step_here(
+        &mut self,
+        gradient: &[f32],
+        scale: f32,
+        learning_rate: f64,
+        decay: Option<f64>,
+        threads: usize,
+    ) {
         let average = self
             .ema
             .as_mut()
@@ -137,14 +189,51 @@ impl Replica {
             average,
             threads,
         );
-        self.merge_moments(table, &statistics[COUNTS..]);
-        if let Some((ema, decay)) = self.ema.as_mut().zip(decay) {
-            ema::update(&mut ema.statistics, &self.weights.statistics, decay);
-            ema.batches_tracked = self.weights.batches_tracked;
+    }
+
+    /// From here on parameters, average and moments live on `device`, which takes the steps. The hash is another one.
+    pub fn reside(&mut self, device: &Device) -> Result<(), TrainError> {
+        let average = self.ema.as_ref().map(|ema| ema.parameters.as_slice());
+        let rows: Vec<&[f32]> = [self.weights.parameters.as_slice()]
+            .into_iter()
+            .chain(average)
+            .chain(self.optimizer.moments().map(|(_, values)| values))
+            .collect();
+        let decays = self.segments.iter().flat_map(|segment| {
+            std::iter::repeat_n(f32::from(u8::from(segment.decay)), segment.range.len())
+        });
+        let values = Resident::new(&rows, average.is_some(), decays.collect(), device);
+        self.on_device = Some(OnDevice::new(values, true)?);
+        Ok(())
+    }
+
+    /// Whether the host has all of the replica as it is.
+    pub fn is_fetched(&self) -> bool {
+        self.on_device.as_ref().is_none_or(|it| it.fetched)
+    }
+
+    /// Copies what a device has changed to the host.
+    pub fn fetch(&mut self) -> Result<(), TrainError> {
+        let Some(on_device) = self.on_device.as_mut().filter(|it| !it.fetched) else {
+            return Ok(());
+        };
+        let mut rows = on_device.values.read()?.into_iter();
+        let average = self.ema.as_mut().map(|ema| &mut ema.parameters);
+        let own = std::iter::once(&mut self.weights.parameters).chain(average);
+        for (own, row) in own.zip(&mut rows) {
+            *own = row;
         }
-        outcome.grad_norm = grad_norm;
-        outcome.hash = self.hash();
-        Ok(outcome)
+        self.optimizer.replace_moments(rows);
+        on_device.fetched = true;
+        Ok(())
+    }
+
+    /// The parameters as tensors on `device`, for a step with the operands of products in `precision`.
+    pub fn bound(&self, table: &Table, device: &Device, precision: Precision) -> Bound {
+        match &self.on_device {
+            None => Bound::new(table, &self.weights, device, precision),
+            Some(on_device) => Bound::resident(table, &on_device.values, precision),
+        }
     }
 
     /// Moves the running statistics towards those of the step: the mean and the unbiased variance of
@@ -173,14 +262,19 @@ impl Replica {
     }
 
     /// XXH3 over parameters and running statistics, raw and averaged, and the loss scale where there is one: cheap
-    /// enough for every step.
+    /// enough for every step. A device's part in it is the fingerprint of its parameters.
     pub fn hash(&self) -> u64 {
         let mut hash = Xxh3::new();
+        if let Some(on_device) = &self.on_device {
+            hash.update(bytemuck::cast_slice(&on_device.fingerprint));
+        }
         for weights in [Some(&self.weights), self.ema.as_ref()]
             .into_iter()
             .flatten()
         {
-            hash.update(bytemuck::cast_slice(&weights.parameters));
+            if self.on_device.is_none() {
+                hash.update(bytemuck::cast_slice(&weights.parameters));
+            }
             hash.update(bytemuck::cast_slice(&weights.statistics));
         }
         if let Some(state) = self.loss_scale {
@@ -237,7 +331,8 @@ impl Replica {
         state.to_named(table)
     }
 
-    /// Takes up the state of optimizer and loss scale that [`Replica::optimizer_to_named`] wrote.
+    /// Takes up the state of optimizer and loss scale that [`Replica::optimizer_to_named`] wrote, before the replica resides
+    /// on a device.
     pub fn load_optimizer(
         &mut self,
         table: &Table,
@@ -280,7 +375,7 @@ impl Replica {
         Ok(())
     }
 
-    /// Takes up weights and average from a checkpoint.
+    /// Takes up weights and average from a checkpoint, before the replica resides on a device.
     pub fn load_weights(
         &mut self,
         table: &Table,
@@ -292,6 +387,19 @@ impl Replica {
             self.ema = Some(table.from_named(named)?);
         }
         Ok(())
+    }
+}
+
+// === impl OnDevice ===
+
+impl OnDevice {
+    /// Once it is computed.
+    fn new(values: Resident, fetched: bool) -> Result<Self, DeviceError> {
+        Ok(Self {
+            fingerprint: values.fingerprint()?,
+            values,
+            fetched,
+        })
     }
 }
 

@@ -44,6 +44,9 @@ impl StepBench {
         let weights = network.table.initial_weights(spec.seed);
         let mut replica = Replica::new(spec, &network.table, weights);
         let device = self.device.open()?;
+        if self.device.is_gpu() {
+            replica.reside(&device)?;
+        }
         let cores = Cores::of(self.device, self.threads)?;
         let batch = spec.train.batch_size as usize;
         let slots: Vec<(u32, SlotBatch)> = (0..spec.train.slots)
@@ -137,7 +140,7 @@ impl StepBench {
         let bound = {
             let _span = span("parameters as tensors");
             let precision = operands(self.spec.train.precision);
-            Bound::new(&network.table, &replica.weights, device, precision)
+            replica.bound(&network.table, device, precision)
         };
         let samples = self.spec.train.batch_size as usize;
         let factor = loss_factor(replica.loss_scale(), samples);

@@ -24,10 +24,15 @@ fn delta(network: &Network, step: usize) -> StepDelta {
 }
 
 fn begun(spec: &Spec, network: &Network) -> SharedReplica {
+    begun_on(spec, network, None)
+}
+
+fn begun_on(spec: &Spec, network: &Network, device: Option<&Device>) -> SharedReplica {
     let shared = SharedReplica::default();
     let table = &network.table;
     let replica = Replica::new(spec, table, table.initial_weights(1));
-    shared.replace(Some(Held::of(State::Training(replica))));
+    let held = Held::of(State::Training(replica), device);
+    shared.replace(Some(held.unwrap()));
     shared
 }
 
@@ -96,4 +101,24 @@ fn who_waits_for_a_step_gets_it_when_it_is_taken() {
     let follower = std::thread::spawn(move || waiting.delta(0, Duration::from_secs(60)));
     source.apply(&network.table, delta(&network, 0)).unwrap();
     assert!(matches!(follower.join().unwrap(), Delta::Next { .. }));
+}
+
+#[test]
+fn what_is_read_and_copied_of_a_replica_on_a_device_is_as_new_as_its_last_step() {
+    let (spec, network) = network();
+    let (table, device) = (&network.table, Device::flex());
+    let source = begun_on(&spec, &network, Some(&device));
+    for step in 0..2 {
+        source.apply(table, delta(&network, step)).unwrap();
+        let snapshot = source.snapshot().unwrap();
+        let copy = Replica::from_bytes(&spec, table, &snapshot.bytes).unwrap();
+        let read = source.read(|held| held.unwrap().replica().weights.clone());
+        assert_eq!(read.unwrap(), copy.weights);
+        let held = Held::of(State::Training(copy), Some(&device)).unwrap();
+        assert_eq!(
+            (held.global_step, held.hash),
+            (step as u64 + 1, snapshot.hash)
+        );
+        assert_eq!(source.standing(), Some((step as u64 + 1, snapshot.hash)));
+    }
 }

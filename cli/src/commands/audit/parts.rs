@@ -10,6 +10,7 @@ use perennial_plan::Spec;
 use perennial_plan::tensors::weights_sha256;
 use perennial_store::{Job, Manifest, NamedTensors, Part, PartKind, StoreError, tensors};
 use perennial_train::{Replica, Scores};
+use perennial_worker::{ComputeDevice, is_gpu_class};
 
 use crate::output::Output;
 
@@ -43,7 +44,7 @@ pub async fn check(
             bar.inc(part.bytes);
         }
         if found.is_empty()
-            && let Some(why) = disagreement(&stored.spec, audit, step, &tensors)
+            && let Some(why) = disagreement(&stored.spec, audit, manifest, &tensors)
         {
             found.push(Finding::new(&job.manifest_path(step), why));
         }
@@ -121,13 +122,14 @@ async fn read(
 fn disagreement(
     spec: &Spec,
     audit: &Audit,
-    step: u64,
+    manifest: &Manifest,
     tensors: &[(PartKind, NamedTensors)],
 ) -> Option<String> {
+    let step = manifest.global_step;
     // Without either the audit has said what is missing.
     let (expected, data) = (audit.replica_hash(step)?, audit.data()?);
     let state = match spec.evaluate {
-        None => replica(spec, data.classes.len(), tensors)
+        None => replica(spec, data.classes.len(), tensors, &manifest.numerics)
             .map(|replica| (replica.hash(), replica.steps())),
         Some(_) => scores(spec, data.train_samples as usize, tensors)
             .map(|scores| (scores.hash(), scores.steps())),
@@ -162,6 +164,7 @@ fn replica(
     spec: &Spec,
     classes: usize,
     tensors: &[(PartKind, NamedTensors)],
+    numerics: &str,
 ) -> anyhow::Result<Replica> {
     let part = |kind: PartKind| {
         let found = tensors.iter().find(|(other, _)| *other == kind);
@@ -174,6 +177,10 @@ fn replica(
     let mut replica = Replica::new(spec, &table, table.initial_weights(spec.seed));
     replica.load_weights(&table, model, part(PartKind::Ema))?;
     replica.load_optimizer(&table, optimizer)?;
+    if is_gpu_class(numerics) {
+        // Its hash is that of a replica on a device, whichever that is.
+        replica.reside(&ComputeDevice::Cpu.open()?)?;
+    }
     Ok(replica)
 }
 

@@ -14,7 +14,6 @@ use crate::Precision;
 use crate::cpu::Image;
 use crate::cpu::depthwise::Window;
 use crate::ops::{KernelGradients, KernelOps};
-use crate::pictures::Pictures;
 
 /// Units of a cube, for kernels whose units are independent.
 const CUBE: usize = 256;
@@ -31,7 +30,7 @@ pub struct Launch {
 }
 
 /// The GPU that has a tensor.
-struct Gpu {
+pub(crate) struct Gpu {
     like: CubeTensor,
 }
 
@@ -263,11 +262,17 @@ fn conv_stride2(
     )
 }
 
-/// [`Pictures::tensor`] on the GPU that has the words of their bytes, and the tables of these.
-pub(crate) fn pictures(pictures: &Pictures, words: &CubeTensor, tables: &CubeTensor) -> CubeTensor {
-    let values = operations::pictures(&Gpu::of(words), pictures, words, tables);
-    let size = pictures.size;
-    shaped(values, vec![pictures.samples(), size, size, 3])
+/// What `work` computes of tensors on the GPU that has them; None where that is no GPU.
+pub(crate) fn run<const N: usize>(
+    tensors: [&burn::tensor::Tensor<1>; N],
+    work: impl FnOnce(&Gpu, [&CubeTensor; N]) -> CubeTensor,
+) -> Option<burn::tensor::Tensor<1>> {
+    let tensors = tensors.map(|it| it.clone().try_into_primitive::<Cube>().ok());
+    let tensors: Option<Vec<CubeTensor>> = tensors.into_iter().collect();
+    let tensors = tensors?;
+    let inputs: [&CubeTensor; N] = std::array::from_fn(|index| &tensors[index]);
+    let values = work(&Gpu::of(inputs[0]), inputs);
+    Some(burn::tensor::Tensor::from_primitive::<Cube>(values))
 }
 
 type Tensor = FloatTensor<Cube>;

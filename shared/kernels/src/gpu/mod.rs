@@ -27,6 +27,7 @@ pub mod kernel;
 pub mod math;
 pub mod norm;
 pub mod operations;
+pub mod optimizer;
 pub mod pictures;
 pub mod product;
 pub mod sums;
@@ -52,4 +53,4 @@ fn in_background(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(),
 }
 
 /// The kernel set that computed a replica on a GPU, part of its numerics class.
-pub const KERNEL_SET: &str = "cuda-f32-1";
+pub const KERNEL_SET: &str = "cuda-f32-2";

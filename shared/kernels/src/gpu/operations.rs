@@ -8,6 +8,7 @@ use super::elementwise::{
 use super::gates::{DotLanes, LANES, SpatialGate, SpatialSlope};
 use super::kernel::Machine;
 use super::norm::{NormGamma, NormInput, NormSums, Normalize};
+use super::optimizer::{Adamw, Fingerprint, STRIDE, Sgd};
 use super::pictures::PictureValues;
 use super::product::{Ending, Product, product};
 use super::sums::{GROUP, ProductGroups, SquareGroups, WeightedGroups, total};
@@ -16,6 +17,7 @@ use crate::cpu::Image;
 use crate::cpu::conv::output_image;
 use crate::cpu::depthwise::Window;
 use crate::pictures::{Mixing, Pictures};
+use crate::resident::{Rule, Shape, Step};
 
 /// A fully connected layer: `rows` of `inputs` values to `outputs`.
 #[derive(Debug, Clone, Copy)]
@@ -461,4 +463,71 @@ pub fn pictures<M: Machine>(
     let len = samples * size * size * 3;
     let scalars = (samples, size, blend, top, bottom, left, right);
     machine.run::<PictureValues>(&[words, tables], scalars, len, len)
+}
+
+/// One step of an optimizer: `inputs` are the rows of the shape, the gradient, and where weight decay applies.
+pub fn update<M: Machine>(
+    machine: &M,
+    shape: Shape,
+    step: &Step,
+    inputs: [&M::Values; 3],
+) -> M::Values {
+    let Shape {
+        rows,
+        len,
+        averaged,
+    } = shape;
+    let average_weight = step.average_weight;
+    let scale = step.gradient_scale;
+    let averages = u32::from(averaged);
+    match step.rule {
+        Rule::Adamw {
+            first_weight,
+            beta2,
+            second_weight,
+            correction2_sqrt,
+            eps,
+            minus_step_size,
+            keep,
+        } => {
+            let scalars = (
+                len,
+                averages,
+                average_weight,
+                scale,
+                first_weight,
+                beta2,
+                second_weight,
+                correction2_sqrt,
+                eps,
+                minus_step_size,
+                keep,
+            );
+            machine.run::<Adamw>(&inputs, scalars, len, rows * len)
+        }
+        Rule::Sgd {
+            momentum,
+            minus_learning_rate,
+            weight_decay,
+        } => {
+            let buffered = u32::from(rows > 1 + usize::from(averaged));
+            let scalars = (
+                len,
+                averages,
+                average_weight,
+                scale,
+                buffered,
+                momentum,
+                minus_learning_rate,
+                weight_decay,
+            );
+            machine.run::<Sgd>(&inputs, scalars, len, rows * len)
+        }
+    }
+}
+
+/// Words that tell the first `len` values from all others.
+pub fn fingerprint<M: Machine>(machine: &M, len: usize, values: &M::Values) -> M::Values {
+    let stride = len.min(STRIDE);
+    machine.run::<Fingerprint>(&[values], (len, stride), stride, 2 * stride)
 }

@@ -1,5 +1,5 @@
 use perennial_model::Network;
-use perennial_plan::spec::Precision;
+use perennial_plan::spec::{OptimizerName, Precision};
 
 use super::*;
 
@@ -163,6 +163,62 @@ fn the_scale_and_its_counters_come_back_from_a_copy_and_from_a_checkpoint() {
             .to_string()
             .contains("`loss_scale.scale`")
     );
+}
+
+/// The pass over the parameters of a device differs from the host's in how products and sums are joined.
+#[test]
+fn steps_on_a_device_come_close_to_those_on_the_host_and_go_on_after_a_copy_with_the_same_bits() {
+    let close = |here: &[f32], there: &[f32]| {
+        let mut pairs = here.iter().zip(there);
+        here.len() == there.len() && pairs.all(|(here, there)| (here - there).abs() < 1e-5)
+    };
+    for (name, momentum, decay) in [
+        (OptimizerName::Adamw, 0.0, 0.9),
+        (OptimizerName::Adamw, 0.0, 0.0),
+        (OptimizerName::Sgd, 0.9, 0.9),
+        (OptimizerName::Sgd, 0.0, 0.0),
+    ] {
+        let (mut spec, network) = job(Precision::F16, 5.0);
+        spec.optimizer.name = name;
+        spec.optimizer.momentum = momentum;
+        spec.optimizer.weight_decay = 0.1;
+        spec.ema.decay = decay;
+        let (table, device) = (&network.table, Device::flex());
+        let (mut here, mut there) = (fresh(&spec, table), fresh(&spec, table));
+        there.reside(&device).unwrap();
+        for step in 0..3 {
+            let gradient = gradient(table, 8192.0 * (step + 1) as f32);
+            let outcome = apply(&mut here, table, &gradient).unwrap();
+            let resident = apply(&mut there, table, &gradient).unwrap();
+            assert_eq!(resident.grad_norm, outcome.grad_norm);
+            assert!(!there.is_fetched());
+            assert_eq!(resident.hash, there.hash());
+        }
+        let hash = there.hash();
+        there.fetch().unwrap();
+        assert_eq!((there.hash(), there.is_fetched()), (hash, true));
+        let (mut mine, mut others) = (untouched(&here), untouched(&there));
+        assert_eq!(others.0.statistics, mine.0.statistics);
+        assert!(close(&others.0.parameters, &mine.0.parameters), "{name:?}");
+        assert_ne!(others.0.parameters, table.initial_weights(7).parameters);
+        if let Some((mine, others)) = mine.1.as_mut().zip(others.1.as_mut()) {
+            assert!(close(&others.parameters, &mine.parameters), "{name:?}");
+            assert_ne!(others.parameters, here.weights.parameters);
+        }
+        assert_eq!(others.2.step, mine.2.step);
+        for (mine, others) in mine.2.moments.iter().zip(&others.2.moments) {
+            assert!(close(&others.1, &mine.1), "{name:?} {}", mine.0);
+        }
+
+        let mut copy = Replica::from_bytes(&spec, table, &there.to_bytes()).unwrap();
+        copy.reside(&device).unwrap();
+        assert_eq!(copy.hash(), hash);
+        let overflow = vec![f32::INFINITY; table.parameters_len()];
+        for gradient in [gradient(table, 3.0), overflow] {
+            let hash = apply(&mut copy, table, &gradient).unwrap().hash;
+            assert_eq!(apply(&mut there, table, &gradient).unwrap().hash, hash);
+        }
+    }
 }
 
 /// Checkpoints that exist name this hash.

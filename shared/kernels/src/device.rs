@@ -56,6 +56,7 @@ impl DeviceError {
         let full = [
             "out of memory",
             "out of device memory",
+            "can't allocate buffer of size",
             "memory location was never initialized",
         ];
         let lower = said.to_lowercase();
@@ -286,6 +287,7 @@ mod tests {
         for said in [
             "An error happened during execution\nCaused by:\n  CUDA_ERROR_OUT_OF_MEMORY: out of memory",
             "An IO error happened\nCaused by:\n  couldn't find it: Memory location was never initialized\n",
+            "The bytes were never written: skipped `Kernel`: An IO error happened: can't allocate buffer of size: 4096",
         ] {
             assert_eq!(DeviceError::of_reading(&said), DeviceError::OutOfMemory);
         }

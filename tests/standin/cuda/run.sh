@@ -253,14 +253,16 @@ two_workers_that_sum_over_nccl_end_with_the_same_weights() {
         fail "other weights: $(value host-nccl.jsonl finished weights_sha256)"
 }
 
-# A step whose operands are rounded, on the processor by its own kernels: in the last place a few may fall to the other side.
+# A step whose operands are rounded, on the processor by its own kernels, whose sums differ in the last bits with its vector unit: a
+# few operands fall to the other side, and are then as far from each other as the numbers of the precision. A tenth of that is a lot.
 rounded_operands_are_those_of_the_processor() {
     local precision
+    declare -A tolerance=([bf16]=8e-4 [f16]=1e-4)
     for precision in bf16 f16; do
         trained cpu "$PERENNIAL" train job.toml --set "train.precision=$precision" --set "name=cpu-$precision" || fail "on the processor"
         trained "$precision" on_host "$PERENNIAL" train job.toml --device cuda:0 --workers 1 --set "train.precision=$precision" ||
             fail "in $precision"
-        near "$precision" loss 1e-4 || fail "another loss in $precision"
+        near "$precision" loss "${tolerance[$precision]}" || fail "another loss in $precision"
         near "$precision" grad_norm 1e-2 || fail "another gradient in $precision"
         grep -qo "\"numerics\": *\"cuda sm_90 (stand-in, not a GPU), cuda-f32-[0-9]*, $precision\"" \
             "host-$precision"/standin/checkpoints/*/MANIFEST.json || fail "its checkpoint does not name $precision"

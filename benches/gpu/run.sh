@@ -460,15 +460,22 @@ of_floor() {
 
 # --- 6. where a step's time goes ---
 
-# `by_kernel LOG`: what CubeCL measured, the kernels that took longest first. A line of its log is `| 12.5µs | name`.
+# `by_kernel LOG`: what CubeCL measured, the kernels that took longest first. A line of its log is `| 12.5µs | Kernel_HASH`; whose hash that is
+# stands where the kernel is compiled.
 by_kernel() {
     awk -F' *[|] *' '
+        /^name: / { name = $0; sub(/^name: /, "", name); sub(/::kernel::Kernel$/, "", name); sub(/<.*/, "", name); sub(/.*::/, "", name) }
+        match($0, / kernel_[0-9a-f]+\(/) { names[substr($0, RSTART + 8, RLENGTH - 9)] = name }
         NF == 3 && $2 ~ /^[0-9.]+(ns|µs|ms|s)$/ {
             time = $2 + 0
             if ($2 ~ /ns$/) time /= 1e6
             else if ($2 ~ /µs$/) time /= 1e3
             else if ($2 !~ /ms$/) time *= 1e3
-            sum[$3] += time; count[$3]++; all += time
+            name = hash = $3
+            sub(/.*_/, "", hash)
+            sub(/_[0-9a-f]+$/, "", name)
+            if (hash in names) name = names[hash]
+            sum[name] += time; count[name]++; all += time
         }
         END { for (name in sum) printf "%5.1f %% %10.3f ms %7d x %s\n", all ? 100 * sum[name] / all : 0, sum[name], count[name], name }
     ' "$1" | LC_ALL=C sort -rn

@@ -40,22 +40,31 @@ pub struct Step {
 /// How parameters change.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rule {
-    /// The moments are `exp_avg` and `exp_avg_sq`. `keep` is what weight decay leaves of a parameter.
-    Adamw {
-        first_weight: f32,
-        beta2: f32,
-        second_weight: f32,
-        correction2_sqrt: f32,
-        eps: f32,
-        minus_step_size: f32,
-        keep: f32,
-    },
+    /// The moments are `exp_avg` and `exp_avg_sq`.
+    Adamw(Adamw),
     /// The moment is `momentum_buffer`, if there is a row for it.
-    Sgd {
-        momentum: f32,
-        minus_learning_rate: f32,
-        weight_decay: f32,
-    },
+    Sgd(Sgd),
+}
+
+/// The constants of one AdamW step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Adamw {
+    pub first_weight: f32,
+    pub beta2: f32,
+    pub second_weight: f32,
+    pub correction2_sqrt: f32,
+    pub eps: f32,
+    pub minus_step_size: f32,
+    /// What weight decay leaves of a parameter.
+    pub keep: f32,
+}
+
+/// The constants of one SGD step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sgd {
+    pub momentum: f32,
+    pub minus_learning_rate: f32,
+    pub weight_decay: f32,
 }
 
 // === impl Resident ===

@@ -9,7 +9,7 @@ use perennial_kernels::cpu::rounding::{bf16, f16};
 use perennial_kernels::gpu::host::Host;
 use perennial_kernels::gpu::operations;
 use perennial_kernels::pictures::{Mixing, Pictures};
-use perennial_kernels::resident::{Resident, Rule, Shape, Step};
+use perennial_kernels::resident::{Adamw, Resident, Rule, Shape, Step};
 use perennial_kernels::{Activation, ComputeDevice, Precision, ops};
 
 use support::*;
@@ -112,7 +112,7 @@ fn a_replica_on_a_device_takes_the_steps_of_its_twin_on_the_host() {
         for step in 1..=2 {
             let gradient = source.values(len);
             let step = Step {
-                rule: Rule::Adamw {
+                rule: Rule::Adamw(Adamw {
                     first_weight: 0.1,
                     beta2: 0.99,
                     second_weight: 0.01,
@@ -120,7 +120,7 @@ fn a_replica_on_a_device_takes_the_steps_of_its_twin_on_the_host() {
                     eps: 1e-3,
                     minus_step_size: -0.02,
                     keep: 0.9,
-                },
+                }),
                 gradient_scale: 0.5,
                 average_weight: 0.4,
             };

@@ -14,7 +14,7 @@ use perennial_kernels::gpu::operations::{self, Convolution, Layer, Norm};
 use perennial_kernels::gpu::optimizer::STRIDE;
 use perennial_kernels::gpu::product::PIECE;
 use perennial_kernels::gpu::sums::GROUP;
-use perennial_kernels::resident::{Rule, Shape, Step};
+use perennial_kernels::resident::{Adamw, Rule, Sgd, Shape, Step};
 
 use support::*;
 
@@ -371,15 +371,7 @@ fn update_reference(shape: Shape, step: &Step, inputs: [&[f64]; 3]) -> Vec<f64> 
         let gradient = gradient[at] * scale;
         let moment = at + len * (1 + usize::from(averaged));
         match step.rule {
-            Rule::Adamw {
-                first_weight,
-                beta2,
-                second_weight,
-                correction2_sqrt,
-                eps,
-                minus_step_size,
-                keep,
-            } => {
+            Rule::Adamw(adamw) => {
                 let [
                     first_weight,
                     beta2,
@@ -389,13 +381,13 @@ fn update_reference(shape: Shape, step: &Step, inputs: [&[f64]; 3]) -> Vec<f64> 
                     size,
                     keep,
                 ] = [
-                    first_weight,
-                    beta2,
-                    second_weight,
-                    correction2_sqrt,
-                    eps,
-                    minus_step_size,
-                    keep,
+                    adamw.first_weight,
+                    adamw.beta2,
+                    adamw.second_weight,
+                    adamw.correction2_sqrt,
+                    adamw.eps,
+                    adamw.minus_step_size,
+                    adamw.keep,
                 ]
                 .map(f64::from);
                 out[moment] += first_weight * (gradient - out[moment]);
@@ -405,17 +397,13 @@ fn update_reference(shape: Shape, step: &Step, inputs: [&[f64]; 3]) -> Vec<f64> 
                 let kept = if decays[at] == 1.0 { keep } else { 1.0 };
                 out[at] = out[at] * kept + size * out[moment] / denominator;
             }
-            Rule::Sgd {
-                momentum,
-                minus_learning_rate,
-                weight_decay,
-            } => {
-                let mut change = gradient + f64::from(weight_decay) * decays[at] * out[at];
+            Rule::Sgd(sgd) => {
+                let mut change = gradient + f64::from(sgd.weight_decay) * decays[at] * out[at];
                 if shape.rows > 1 + usize::from(averaged) {
-                    change += out[moment] * f64::from(momentum);
+                    change += out[moment] * f64::from(sgd.momentum);
                     out[moment] = change;
                 }
-                out[at] += f64::from(minus_learning_rate) * change;
+                out[at] += f64::from(sgd.minus_learning_rate) * change;
             }
         }
         if averaged {
@@ -428,7 +416,7 @@ fn update_reference(shape: Shape, step: &Step, inputs: [&[f64]; 3]) -> Vec<f64> 
 
 #[test]
 fn a_step_of_an_optimizer_and_its_average_agree_with_the_reference() {
-    let adamw = Rule::Adamw {
+    let adamw = Rule::Adamw(Adamw {
         first_weight: 0.1,
         beta2: 0.99,
         second_weight: 0.01,
@@ -436,12 +424,12 @@ fn a_step_of_an_optimizer_and_its_average_agree_with_the_reference() {
         eps: 1e-3,
         minus_step_size: -0.02,
         keep: 0.9,
-    };
-    let sgd = Rule::Sgd {
+    });
+    let sgd = Rule::Sgd(Sgd {
         momentum: 0.8,
         minus_learning_rate: -0.3,
         weight_decay: 0.2,
-    };
+    });
     for (rule, moments) in [(adamw, 2), (sgd, 1), (sgd, 0)] {
         for (len, averaged, average_weight) in [
             (1, false, 0.0),

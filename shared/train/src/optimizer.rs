@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use perennial_kernels::resident::Rule;
+use perennial_kernels::resident::{Adamw, Rule, Sgd};
 use perennial_model::Table;
 use perennial_plan::LossScale;
 use perennial_plan::spec::{OptimizerName, OptimizerSpec};
@@ -37,30 +37,11 @@ pub struct OptimizerState {
     pub loss_scale: Option<LossScale>,
 }
 
-/// The constants of one AdamW step, rounded to 32 bits where PyTorch rounds them.
-struct AdamwStep {
-    gradient_scale: f32,
-    first_weight: f32,
-    beta2: f32,
-    second_weight: f32,
-    correction2_sqrt: f32,
-    eps: f32,
-    minus_step_size: f32,
-}
-
-struct SgdStep {
-    gradient_scale: f32,
-    momentum: f32,
-    minus_learning_rate: f32,
-}
-
 /// A step, the same for all elements.
 struct Pass<'a> {
-    spec: &'a OptimizerSpec,
     segments: &'a [Segment],
-    adamw: AdamwStep,
-    sgd: SgdStep,
-    learning_rate: f64,
+    rule: Rule,
+    gradient_scale: f32,
     /// Of the average, where there is one.
     decay: f64,
 }
@@ -133,19 +114,11 @@ impl Optimizer {
             "one parameter for each place of the segments"
         );
         assert_eq!(gradients.len(), length, "one gradient for each parameter");
-        self.step += 1;
-
         let (average, decay) = ema.unzip();
         let pass = Pass {
-            spec: &self.spec,
             segments: &self.segments,
-            adamw: AdamwStep::new(&self.spec, self.step, gradient_scale, learning_rate),
-            sgd: SgdStep {
-                gradient_scale,
-                momentum: self.spec.momentum as f32,
-                minus_learning_rate: -learning_rate as f32,
-            },
-            learning_rate,
+            rule: self.next(learning_rate),
+            gradient_scale,
             decay: decay.unwrap_or_default(),
         };
         let whole = Stretch {
@@ -156,27 +129,19 @@ impl Optimizer {
             average,
         };
         threads::map(whole.shares(threads), |share| pass.over(share));
+        self.step += 1;
     }
 
-    /// What the next step does where a device has parameters and moments; [`Optimizer::stepped`] follows it.
-    pub(crate) fn next(&self, gradient_scale: f32, learning_rate: f64) -> Rule {
-        let adamw = AdamwStep::new(&self.spec, self.step + 1, gradient_scale, learning_rate);
-        let weight_decay = self.spec.weight_decay;
-        match self.spec.name {
-            OptimizerName::Adamw => Rule::Adamw {
-                first_weight: adamw.first_weight,
-                beta2: adamw.beta2,
-                second_weight: adamw.second_weight,
-                correction2_sqrt: adamw.correction2_sqrt,
-                eps: adamw.eps,
-                minus_step_size: adamw.minus_step_size,
-                keep: keep(learning_rate, weight_decay),
-            },
-            OptimizerName::Sgd => Rule::Sgd {
-                momentum: self.spec.momentum as f32,
+    /// The constants of the next step. Where a device takes it, [`Optimizer::stepped`] follows.
+    pub(crate) fn next(&self, learning_rate: f64) -> Rule {
+        let spec = &self.spec;
+        match spec.name {
+            OptimizerName::Adamw => Rule::Adamw(adamw(spec, self.step + 1, learning_rate)),
+            OptimizerName::Sgd => Rule::Sgd(Sgd {
+                momentum: spec.momentum as f32,
                 minus_learning_rate: -learning_rate as f32,
-                weight_decay: weight_decay as f32,
-            },
+                weight_decay: spec.weight_decay as f32,
+            }),
         }
     }
 
@@ -274,9 +239,20 @@ fn moment_names(spec: &OptimizerSpec) -> &'static [&'static str] {
     }
 }
 
-/// What AdamW's weight decay leaves of a parameter.
-fn keep(learning_rate: f64, weight_decay: f64) -> f32 {
-    (1.0 - learning_rate * weight_decay) as f32
+/// Rounded to 32 bits where PyTorch rounds them.
+fn adamw(spec: &OptimizerSpec, step: u64, learning_rate: f64) -> Adamw {
+    let [beta1, beta2] = spec.betas;
+    let correction1 = 1.0 - beta1.powf(step as f64);
+    let correction2 = 1.0 - beta2.powf(step as f64);
+    Adamw {
+        first_weight: (1.0 - beta1) as f32,
+        beta2: beta2 as f32,
+        second_weight: (1.0 - beta2) as f32,
+        correction2_sqrt: correction2.sqrt() as f32,
+        eps: spec.eps as f32,
+        minus_step_size: (-learning_rate / correction1) as f32,
+        keep: (1.0 - learning_rate * spec.weight_decay) as f32,
+    }
 }
 
 // === impl Pass ===
@@ -295,23 +271,21 @@ impl Pass<'_> {
     }
 
     fn over_block(&self, stretch: &mut Stretch<'_>, block: Range<usize>, decays: bool) {
-        let weight_decay = if decays { self.spec.weight_decay } else { 0.0 };
         let values = &mut stretch.parameters[block.clone()];
         let gradients = &stretch.gradients[block.clone()];
-        match (self.spec.name, stretch.moments.as_mut_slice()) {
-            (OptimizerName::Adamw, [first, second]) => self.adamw.apply(
-                values,
-                gradients,
-                &mut first[block.clone()],
-                &mut second[block.clone()],
-                keep(self.learning_rate, weight_decay),
-            ),
-            (OptimizerName::Sgd, [buffer]) => {
-                let buffer = &mut buffer[block.clone()];
-                self.sgd
-                    .apply_with_momentum(values, gradients, buffer, weight_decay as f32);
+        let scale = self.gradient_scale;
+        match (self.rule, stretch.moments.as_mut_slice()) {
+            (Rule::Adamw(adamw), [first, second]) => {
+                let keep = if decays { adamw.keep } else { 1.0 };
+                let moments = (&mut first[block.clone()], &mut second[block.clone()]);
+                step_adamw(&adamw, values, gradients, scale, moments, keep);
             }
-            _ => self.sgd.apply(values, gradients, weight_decay as f32),
+            (Rule::Adamw(_), _) => unreachable!("AdamW has two moments"),
+            (Rule::Sgd(sgd), moments) => {
+                let weight_decay = if decays { sgd.weight_decay } else { 0.0 };
+                let buffer = moments.first_mut().map(|buffer| &mut buffer[block.clone()]);
+                step_sgd(&sgd, values, gradients, scale, buffer, weight_decay);
+            }
         }
         if let Some(average) = &mut stretch.average {
             ema::update(&mut average[block], values, self.decay);
@@ -386,68 +360,50 @@ impl OptimizerState {
     }
 }
 
-// === impl AdamwStep ===
-
-impl AdamwStep {
-    fn new(spec: &OptimizerSpec, step: u64, gradient_scale: f32, learning_rate: f64) -> Self {
-        let [beta1, beta2] = spec.betas;
-        let correction1 = 1.0 - beta1.powf(step as f64);
-        let correction2 = 1.0 - beta2.powf(step as f64);
-        Self {
-            gradient_scale,
-            first_weight: (1.0 - beta1) as f32,
-            beta2: beta2 as f32,
-            second_weight: (1.0 - beta2) as f32,
-            correction2_sqrt: correction2.sqrt() as f32,
-            eps: spec.eps as f32,
-            minus_step_size: (-learning_rate / correction1) as f32,
-        }
-    }
-
-    /// `keep` is what weight decay leaves of a parameter.
-    fn apply(
-        &self,
-        parameters: &mut [f32],
-        gradients: &[f32],
-        first: &mut [f32],
-        second: &mut [f32],
-        keep: f32,
-    ) {
-        let moments = first.iter_mut().zip(second);
-        for ((parameter, gradient), (first, second)) in
-            parameters.iter_mut().zip(gradients).zip(moments)
-        {
-            let gradient = gradient * self.gradient_scale;
-            *first = lerp(*first, gradient, self.first_weight);
-            *second = *second * self.beta2 + self.second_weight * gradient * gradient;
-            let denominator = second.sqrt() / self.correction2_sqrt + self.eps;
-            *parameter = *parameter * keep + self.minus_step_size * *first / denominator;
-        }
+/// `keep` is what weight decay leaves of a parameter.
+fn step_adamw(
+    adamw: &Adamw,
+    parameters: &mut [f32],
+    gradients: &[f32],
+    gradient_scale: f32,
+    (first, second): (&mut [f32], &mut [f32]),
+    keep: f32,
+) {
+    let moments = first.iter_mut().zip(second);
+    for ((parameter, gradient), (first, second)) in
+        parameters.iter_mut().zip(gradients).zip(moments)
+    {
+        let gradient = gradient * gradient_scale;
+        *first = lerp(*first, gradient, adamw.first_weight);
+        *second = *second * adamw.beta2 + adamw.second_weight * gradient * gradient;
+        let denominator = second.sqrt() / adamw.correction2_sqrt + adamw.eps;
+        *parameter = *parameter * keep + adamw.minus_step_size * *first / denominator;
     }
 }
 
-// === impl SgdStep ===
-
-impl SgdStep {
-    /// The buffer starts at zero, so the first step leaves the gradient in it, as in PyTorch.
-    fn apply_with_momentum(
-        &self,
-        parameters: &mut [f32],
-        gradients: &[f32],
-        buffer: &mut [f32],
-        weight_decay: f32,
-    ) {
-        for ((parameter, gradient), buffer) in parameters.iter_mut().zip(gradients).zip(buffer) {
-            let gradient = gradient * self.gradient_scale + weight_decay * *parameter;
-            *buffer = *buffer * self.momentum + gradient;
-            *parameter += self.minus_learning_rate * *buffer;
+/// The buffer of the momentum, where there is one, starts at zero, so the first step leaves the gradient in it, as in PyTorch.
+fn step_sgd(
+    sgd: &Sgd,
+    parameters: &mut [f32],
+    gradients: &[f32],
+    gradient_scale: f32,
+    buffer: Option<&mut [f32]>,
+    weight_decay: f32,
+) {
+    let values = parameters.iter_mut().zip(gradients);
+    let change =
+        |parameter: f32, gradient: f32| gradient * gradient_scale + weight_decay * parameter;
+    match buffer {
+        Some(buffer) => {
+            for ((parameter, gradient), buffer) in values.zip(buffer) {
+                *buffer = *buffer * sgd.momentum + change(*parameter, *gradient);
+                *parameter += sgd.minus_learning_rate * *buffer;
+            }
         }
-    }
-
-    fn apply(&self, parameters: &mut [f32], gradients: &[f32], weight_decay: f32) {
-        for (parameter, gradient) in parameters.iter_mut().zip(gradients) {
-            let gradient = gradient * self.gradient_scale + weight_decay * *parameter;
-            *parameter += self.minus_learning_rate * gradient;
+        None => {
+            for (parameter, gradient) in values {
+                *parameter += sgd.minus_learning_rate * change(*parameter, *gradient);
+            }
         }
     }
 }

@@ -147,7 +147,7 @@ impl Replica {
             None => self.step_here(gradient, scale, learning_rate, decay, threads),
             Some(on_device) => {
                 let step = Step {
-                    rule: self.optimizer.next(scale, learning_rate),
+                    rule: self.optimizer.next(learning_rate),
                     gradient_scale: scale,
                     average_weight: (1.0 - decay.unwrap_or(1.0)) as f32,
                 };

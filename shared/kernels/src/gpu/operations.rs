@@ -481,35 +481,23 @@ pub fn update<M: Machine>(
     let scale = step.gradient_scale;
     let averages = u32::from(averaged);
     match step.rule {
-        Rule::Adamw {
-            first_weight,
-            beta2,
-            second_weight,
-            correction2_sqrt,
-            eps,
-            minus_step_size,
-            keep,
-        } => {
+        Rule::Adamw(adamw) => {
             let scalars = (
                 len,
                 averages,
                 average_weight,
                 scale,
-                first_weight,
-                beta2,
-                second_weight,
-                correction2_sqrt,
-                eps,
-                minus_step_size,
-                keep,
+                adamw.first_weight,
+                adamw.beta2,
+                adamw.second_weight,
+                adamw.correction2_sqrt,
+                adamw.eps,
+                adamw.minus_step_size,
+                adamw.keep,
             );
             machine.run::<Adamw>(&inputs, scalars, len, rows * len)
         }
-        Rule::Sgd {
-            momentum,
-            minus_learning_rate,
-            weight_decay,
-        } => {
+        Rule::Sgd(sgd) => {
             let buffered = u32::from(rows > 1 + usize::from(averaged));
             let scalars = (
                 len,
@@ -517,9 +505,9 @@ pub fn update<M: Machine>(
                 average_weight,
                 scale,
                 buffered,
-                momentum,
-                minus_learning_rate,
-                weight_decay,
+                sgd.momentum,
+                sgd.minus_learning_rate,
+                sgd.weight_decay,
             );
             machine.run::<Sgd>(&inputs, scalars, len, rows * len)
         }

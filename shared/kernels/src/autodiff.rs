@@ -249,6 +249,25 @@ impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodi
         let [x, weight, bias] = [x, weight, bias].map(|input| input.into_primitive());
         untracked::<B, C>(B::kernel_conv_stride2_relu(x, weight, bias))
     }
+
+    fn kernel_feed_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        second_weight: FloatTensor<Self>,
+        second_bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let inputs = [x, weight, bias, second_weight, second_bias];
+        let [x, weight, bias, second_weight, second_bias] =
+            inputs.map(|input| input.into_primitive());
+        untracked::<B, C>(B::kernel_feed_forward(
+            x,
+            weight,
+            bias,
+            second_weight,
+            second_bias,
+        ))
+    }
 }
 
 fn untracked<B: Backend, C: CheckpointStrategy>(value: Plain<B>) -> FloatTensor<Autodiff<B, C>> {

@@ -211,6 +211,33 @@ impl KernelOps for Flex {
         tensor(output, shape)
     }
 
+    fn kernel_feed_forward(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        second_weight: Tensor,
+        second_bias: Tensor,
+    ) -> Tensor {
+        let [x, weight, bias, second_weight, second_bias] =
+            [x, weight, bias, second_weight, second_bias].map(contiguous);
+        let [hidden, outputs] = [&weight, &second_weight].map(|weight| dims(weight)[0]);
+        let mut shape = dims(&x);
+        let inputs = *shape.last().expect("an activation has axes");
+        let rows = len(&x) / inputs;
+        let _span = span(
+            "feed-forward",
+            2 * rows * hidden * (inputs + outputs),
+            rows * (inputs + outputs),
+        );
+        let output = cpu::gelu::feed_forward(
+            values(&x),
+            (values(&weight), values(&bias)),
+            (values(&second_weight), values(&second_bias)),
+        );
+        *shape.last_mut().expect("an activation has axes") = outputs;
+        tensor(output, shape)
+    }
+
     fn kernel_spatial_gate(x: Tensor, hidden: Tensor, weight: Tensor) -> Tensor {
         let (x, hidden, weight) = (contiguous(x), contiguous(hidden), contiguous(weight));
         let _span = span("spatial gate", 0, 3 * len(&x));

@@ -59,6 +59,14 @@ pub trait KernelOps: Backend {
         bias: FloatTensor<Self>,
         precision: Precision,
     ) -> FloatTensor<Self>;
+    /// Not differentiable.
+    fn kernel_feed_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        second_weight: FloatTensor<Self>,
+        second_bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
     fn kernel_spatial_gate(
         x: FloatTensor<Self>,
         hidden: FloatTensor<Self>,
@@ -234,6 +242,23 @@ pub fn gelu_linear_bias<const D: usize, const W: usize>(
     let [x, weight, bias] = dispatch((x, weight, bias));
     Tensor::from_dispatch(Dispatch::kernel_gelu_linear_bias(
         x, weight, bias, precision,
+    ))
+}
+
+/// [`gelu_linear_bias`] with the second layer, of [`linear_bias`] with the first one, each a weight and a bias: what is between
+/// them never leaves the cache. For inference only.
+pub fn feed_forward(
+    x: Tensor<4>,
+    (weight, bias): (Tensor<4>, Tensor<1>),
+    (second_weight, second_bias): (Tensor<4>, Tensor<1>),
+) -> Tensor<4> {
+    let [x, weight, bias] = dispatch((x, weight, bias));
+    Tensor::from_dispatch(Dispatch::kernel_feed_forward(
+        x,
+        weight,
+        bias,
+        second_weight.into_dispatch(),
+        second_bias.into_dispatch(),
     ))
 }
 

@@ -193,11 +193,9 @@ impl AdditiveBlock {
             .mixer
             .forward(self.norm1.forward(x.clone(), engine), engine);
         let x = x + engine.drop_path(mixed, self.drop_path, 2 * self.index);
-        let hidden = self
-            .fc1
-            .forward(self.norm2.forward(x.clone(), engine), engine);
+        let normal = self.norm2.forward(x.clone(), engine);
         x + engine.drop_path(
-            self.fc2.forward_activated(hidden, engine),
+            engine.feed_forward(normal, &self.fc1, &self.fc2),
             self.drop_path,
             2 * self.index + 1,
         )

@@ -19,6 +19,10 @@ pub trait Engine {
     fn pointwise(&self, x: Self::Map, layer: &Pointwise) -> Self::Map;
     /// Of `gelu(x)`; the layer has a bias.
     fn pointwise_activated(&self, x: Self::Map, layer: &Pointwise) -> Self::Map;
+    /// The second layer of the activated first one; both have a bias.
+    fn feed_forward(&self, x: Self::Map, first: &Pointwise, second: &Pointwise) -> Self::Map {
+        self.pointwise_activated(self.pointwise(x, first), second)
+    }
     /// The outputs of one part.
     fn pointwise_part<const N: usize>(
         &self,
@@ -58,6 +62,17 @@ impl Engine for Pass<'_> {
         let bias = layer.bias.expect("layers after an activation have a bias");
         let (weight, bias) = (self.bound.kernel(layer.weight), self.bound.vector(bias));
         ops::gelu_linear_bias(x, weight, bias, self.bound.precision)
+    }
+
+    fn feed_forward(&self, x: Tensor<4>, first: &Pointwise, second: &Pointwise) -> Tensor<4> {
+        if self.is_training() {
+            return self.pointwise_activated(self.pointwise(x, first), second);
+        }
+        let [first, second] = [first, second].map(|layer| {
+            let bias = layer.bias.expect("layers around an activation have a bias");
+            (self.bound.kernel(layer.weight), self.bound.vector(bias))
+        });
+        ops::feed_forward(x, first, second)
     }
 
     fn pointwise_part<const N: usize>(

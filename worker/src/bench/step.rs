@@ -49,8 +49,13 @@ impl StepBench {
         }
         let cores = Cores::of(self.device, self.threads)?;
         let batch = spec.train.batch_size as usize;
-        let slots: Vec<(u32, SlotBatch)> = (0..spec.train.slots)
-            .map(|slot| (slot, slot_range(0..batch, spec.train.slots, slot).len()))
+        // Inference knows no slots: each thread has its share.
+        let shares = match self.inference {
+            true => self.threads as u32,
+            false => spec.train.slots,
+        };
+        let slots: Vec<(u32, SlotBatch)> = (0..shares)
+            .map(|slot| (slot, slot_range(0..batch, shares, slot).len()))
             .filter(|(_, samples)| *samples > 0)
             .map(|(slot, samples)| (slot, self.batch(slot, samples)))
             .collect();

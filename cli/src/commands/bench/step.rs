@@ -25,8 +25,8 @@ pub struct Args {
     /// Pictures in a step
     #[arg(long, default_value_t = 64, value_name = "N")]
     batch: u32,
-    /// Slots of the batch; the job file's default where it is left out
-    #[arg(long, value_name = "N")]
+    /// Slots of the batch; the job file's default where it is left out. Inference divides it among the threads
+    #[arg(long, value_name = "N", conflicts_with = "inference")]
     slots: Option<u32>,
     /// Steps that are timed, after three that are not
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -95,7 +95,7 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
         "precision": args.precision.name(),
         "image_size": args.image_size,
         "batch": args.batch,
-        "slots": bench.spec.train.slots,
+        "slots": (!args.inference).then_some(bench.spec.train.slots),
         "device": args.device.to_string(),
         "threads": bench.threads,
         "steps": args.steps,

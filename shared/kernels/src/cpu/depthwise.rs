@@ -1,6 +1,8 @@
 //! Depthwise convolutions: a window of 3x3 or 7x7 pixels for each channel, stride 1 or 2, padding of half a window.
 
-use super::{Image, at_least, floor, for_blocks, lanes, tiled, vectorized};
+use pulp::{Simd, WithSimd};
+
+use super::{Image, floor};
 
 /// What a depthwise convolution sees of its input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,57 +64,271 @@ fn by_tap(window: Window, weight: &[f32], channels: usize, flipped: bool) -> Vec
     taps
 }
 
-/// The rows of a picture that a window covers, with a border of zeros: each in the place of its number modulo `SIZE`, so that
-/// they stay in the cache while the window goes down.
-struct Rows<'a, const SIZE: usize> {
+/// The rows of a picture that the windows of one row of the output cover, where there are any.
+#[inline(always)]
+fn covered<const SIZE: usize, const STRIDE: usize>(
     shape: Image,
-    /// Values in a row with its border.
-    len: usize,
-    values: Vec<f32>,
-    picture: &'a [f32],
-    /// Rows of the picture that were taken in, counted from the border above it.
-    taken: usize,
+    picture: &[f32],
+    row: usize,
+) -> [Option<&[f32]>; SIZE] {
+    let row_len = shape.width * shape.channels;
+    std::array::from_fn(
+        #[inline(always)]
+        |tap| {
+            let y = (row * STRIDE + tap).wrapping_sub(SIZE / 2);
+            (y < shape.height).then(|| &picture[y * row_len..][..row_len])
+        },
+    )
 }
 
-impl<'a, const SIZE: usize> Rows<'a, SIZE> {
-    const BORDER: usize = SIZE / 2;
-
-    fn new(shape: Image) -> Self {
-        let len = (shape.width + 2 * Self::BORDER) * shape.channels;
-        Self {
-            shape,
-            len,
-            values: vec![0.0; SIZE * len],
-            picture: &[],
-            taken: 0,
+/// Runs the body for blocks of two vectors of channels, then one: `for_blocks!(S, channels, V, FULL, first => { .. })`. Only the
+/// last one may have fewer than a vector's lanes: it is not `FULL`.
+macro_rules! for_blocks {
+    ($simd:ident, $channels:expr, $vectors:ident, $full:ident, $first:ident => $body:block) => {{
+        let channels = $channels;
+        let mut $first = 0;
+        while $first + 2 * $simd::F32_LANES <= channels {
+            const $vectors: usize = 2;
+            const $full: bool = true;
+            $body
+            $first += 2 * $simd::F32_LANES;
         }
-    }
-
-    fn begin(&mut self, picture: &'a [f32]) {
-        self.picture = picture;
-        self.taken = 0;
-    }
-
-    /// Those from `first` on, which is no less than it was before.
-    #[inline(always)]
-    fn from(&mut self, first: usize) -> [&[f32]; SIZE] {
-        let margin = Self::BORDER * self.shape.channels;
-        let row = self.shape.width * self.shape.channels;
-        while self.taken < first + SIZE {
-            let values = &mut self.values[self.taken % SIZE * self.len..][margin..][..row];
-            let y = self.taken.wrapping_sub(Self::BORDER);
-            if y < self.shape.height {
-                values.copy_from_slice(&self.picture[y * row..][..row]);
-            } else {
-                values.fill(0.0);
-            }
-            self.taken += 1;
+        while $first + $simd::F32_LANES <= channels {
+            const $vectors: usize = 1;
+            const $full: bool = true;
+            $body
+            $first += $simd::F32_LANES;
         }
-        std::array::from_fn(|row| &self.values[(first + row) % SIZE * self.len..][..self.len])
+        if $first < channels {
+            const $vectors: usize = 1;
+            const $full: bool = false;
+            $body
+        }
+    }};
+}
+
+/// The channels from `first` on that are in a block of `V` vectors.
+#[inline(always)]
+fn lanes<S: Simd, const V: usize, const FULL: bool>(channels: usize, first: usize) -> usize {
+    if FULL {
+        V * S::F32_LANES
+    } else {
+        channels - first
+    }
+}
+
+/// `values` as vectors, which they fill if `FULL`.
+#[inline(always)]
+fn load<S: Simd, const V: usize, const FULL: bool>(simd: S, values: &[f32]) -> [S::f32s; V] {
+    if FULL {
+        let vectors = S::as_simd_f32s(values).0;
+        std::array::from_fn(
+            #[inline(always)]
+            |vector| vectors[vector],
+        )
+    } else {
+        [simd.partial_load_f32s(values); V]
+    }
+}
+
+#[inline(always)]
+fn store<S: Simd, const V: usize, const FULL: bool>(
+    simd: S,
+    values: &mut [f32],
+    vectors: [S::f32s; V],
+) {
+    if FULL {
+        S::as_mut_simd_f32s(values).0.copy_from_slice(&vectors);
+    } else {
+        simd.partial_store_f32s(values, vectors[0]);
+    }
+}
+
+/// `a * b + c`.
+#[inline(always)]
+fn fused<S: Simd, const V: usize>(
+    simd: S,
+    a: &[S::f32s; V],
+    b: &[S::f32s; V],
+    c: &mut [S::f32s; V],
+) {
+    for vector in 0..V {
+        c[vector] = simd.mul_add_f32s(a[vector], b[vector], c[vector]);
     }
 }
 
 /// Convolves every picture of `x` with `taps`, starts each pixel from `start` and lets it be at least `floor`.
+#[derive(Clone, Copy)]
+struct Convolution<'a, const SIZE: usize, const STRIDE: usize> {
+    shape: Image,
+    x: &'a [f32],
+    taps: &'a [f32],
+    start: &'a [f32],
+    floor: f32,
+}
+
+impl<const SIZE: usize, const STRIDE: usize> WithSimd for Convolution<'_, SIZE, STRIDE> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
+        let shape = self.shape;
+        let out = Window::new(SIZE, STRIDE).output_image(shape);
+        let mut values = Vec::with_capacity(out.len());
+        for picture in self.x.chunks_exact(shape.picture()) {
+            for row in 0..out.height {
+                let rows = covered::<SIZE, STRIDE>(shape, picture, row);
+                // Zeroed while it is in the cache, row by row.
+                let start = values.len();
+                values.resize(start + out.width * shape.channels, 0.0);
+                let out = &mut values[start..];
+                for_blocks!(S, shape.channels, V, FULL, first => {
+                    self.row::<S, V, FULL>(simd, rows, first, out);
+                });
+            }
+        }
+        values
+    }
+}
+
+/// What the pixels of a row have in common: the rows that they see, the taps, where each sum starts, the first channel.
+struct Common<'a, S: Simd, const V: usize, const SIZE: usize> {
+    rows: [Option<&'a [f32]>; SIZE],
+    taps: [[[S::f32s; V]; SIZE]; SIZE],
+    start: [S::f32s; V],
+    first: usize,
+}
+
+impl<const SIZE: usize, const STRIDE: usize> Convolution<'_, SIZE, STRIDE> {
+    const BORDER: usize = SIZE / 2;
+
+    /// Convolves a vector of channels of one row of pixels, whose windows cover `rows`.
+    #[inline(always)]
+    fn row<S: Simd, const V: usize, const FULL: bool>(
+        &self,
+        simd: S,
+        rows: [Option<&[f32]>; SIZE],
+        first: usize,
+        out: &mut [f32],
+    ) {
+        let channels = self.shape.channels;
+        let count = lanes::<S, V, FULL>(channels, first);
+        let mut common = Common {
+            rows,
+            taps: [[[simd.splat_f32s(0.0); V]; SIZE]; SIZE],
+            start: load::<S, V, FULL>(simd, &self.start[first..first + count]),
+            first,
+        };
+        for (tap, vector) in common.taps.as_flattened_mut().iter_mut().enumerate() {
+            let at = tap * channels + first;
+            *vector = load::<S, V, FULL>(simd, &self.taps[at..at + count]);
+        }
+        let columns = out.len() / channels;
+        // The windows of these lie between the left and the right border.
+        let inner = Self::BORDER.div_ceil(STRIDE)
+            ..((self.shape.width + STRIDE).saturating_sub(SIZE - Self::BORDER) / STRIDE)
+                .min(columns);
+        let mut column = 0;
+        while column < columns {
+            let inside = if inner.contains(&column) {
+                inner.end - column
+            } else {
+                0
+            };
+            column += match inside {
+                4.. => self.inside::<S, V, FULL, 4>(simd, &common, column, out),
+                2.. => self.inside::<S, V, FULL, 2>(simd, &common, column, out),
+                1 => self.inside::<S, V, FULL, 1>(simd, &common, column, out),
+                _ => self.at_border::<S, V, FULL>(simd, &common, column, out),
+            };
+        }
+    }
+
+    /// Convolves `P` pixels from `column` on whose windows lie inside the rows: their sums do not wait for each other, and
+    /// share what is read.
+    #[inline(always)]
+    fn inside<S: Simd, const V: usize, const FULL: bool, const P: usize>(
+        &self,
+        simd: S,
+        common: &Common<S, V, SIZE>,
+        column: usize,
+        out: &mut [f32],
+    ) -> usize {
+        let channels = self.shape.channels;
+        let count = lanes::<S, V, FULL>(channels, common.first);
+        let mut sums = [common.start; P];
+        let from = (column * STRIDE - Self::BORDER) * channels + common.first;
+        let seen = (P - 1) * STRIDE + SIZE;
+        for (row, taps) in common.rows.iter().zip(&common.taps) {
+            let Some(row) = row else { continue };
+            let row = &row[from..][..(seen - 1) * channels + count];
+            for seen in 0..seen {
+                let at = seen * channels;
+                let x = load::<S, V, FULL>(simd, &row[at..at + count]);
+                for (pixel, sum) in sums.iter_mut().enumerate() {
+                    let tap = seen.wrapping_sub(pixel * STRIDE);
+                    if tap < SIZE {
+                        fused(simd, &x, &taps[tap], sum);
+                    }
+                }
+            }
+        }
+        for (pixel, sum) in sums.into_iter().enumerate() {
+            self.put::<S, V, FULL>(simd, sum, (column + pixel, common.first), out);
+        }
+        P
+    }
+
+    /// Convolves the pixel at `column`, whose window may reach over a border.
+    #[inline(always)]
+    fn at_border<S: Simd, const V: usize, const FULL: bool>(
+        &self,
+        simd: S,
+        common: &Common<S, V, SIZE>,
+        column: usize,
+        out: &mut [f32],
+    ) -> usize {
+        let Image {
+            width, channels, ..
+        } = self.shape;
+        let count = lanes::<S, V, FULL>(channels, common.first);
+        let mut sum = common.start;
+        for (row, taps) in common.rows.iter().zip(&common.taps) {
+            let Some(row) = row else { continue };
+            for (tap, value) in taps.iter().enumerate() {
+                let place = (column * STRIDE + tap).wrapping_sub(Self::BORDER);
+                if place < width {
+                    let at = place * channels + common.first;
+                    let x = load::<S, V, FULL>(simd, &row[at..at + count]);
+                    fused(simd, &x, value, &mut sum);
+                }
+            }
+        }
+        self.put::<S, V, FULL>(simd, sum, (column, common.first), out);
+        1
+    }
+
+    #[inline(always)]
+    fn put<S: Simd, const V: usize, const FULL: bool>(
+        &self,
+        simd: S,
+        sum: [S::f32s; V],
+        (column, first): (usize, usize),
+        out: &mut [f32],
+    ) {
+        let channels = self.shape.channels;
+        let at = column * channels + first;
+        let out = &mut out[at..at + lanes::<S, V, FULL>(channels, first)];
+        let floor = simd.splat_f32s(self.floor);
+        // Unlike the larger one, not a number where the sum is not.
+        let sum = sum.map(
+            #[inline(always)]
+            |sum| simd.select_f32s(simd.less_than_f32s(sum, floor), floor, sum),
+        );
+        store::<S, V, FULL>(simd, out, sum);
+    }
+}
+
 fn convolve<const SIZE: usize, const STRIDE: usize>(
     shape: Image,
     x: &[f32],
@@ -120,65 +336,16 @@ fn convolve<const SIZE: usize, const STRIDE: usize>(
     start: &[f32],
     floor: f32,
 ) -> Vec<f32> {
-    let channels = shape.channels;
     if shape.is_empty() {
         return Vec::new();
     }
-    let out = Window::new(SIZE, STRIDE).output_image(shape);
-    let mut rows = Rows::<SIZE>::new(shape);
-    let row_len = out.width * channels;
-    vectorized(
-        #[inline(always)]
-        || {
-            tiled(
-                out.len(),
-                row_len,
-                #[inline(always)]
-                |at, out_row| {
-                    let (picture, row) = (at / row_len / out.height, at / row_len % out.height);
-                    if row == 0 {
-                        rows.begin(&x[picture * shape.picture()..][..shape.picture()]);
-                    }
-                    let rows = rows.from(row * STRIDE);
-                    for_blocks!(channels, first, N => {
-                        convolve_lanes::<N, SIZE, STRIDE>(channels, rows, taps, (start, floor), first, out_row);
-                    });
-                },
-            )
-        },
-    )
-}
-
-/// Convolves channels `first..first + N` of one row of pixels: `rows` are the padded rows that its windows cover.
-#[inline(always)]
-fn convolve_lanes<const N: usize, const SIZE: usize, const STRIDE: usize>(
-    channels: usize,
-    rows: [&[f32]; SIZE],
-    taps: &[f32],
-    (start, floor): (&[f32], f32),
-    first: usize,
-    out: &mut [f32],
-) {
-    let taps: [[[f32; N]; SIZE]; SIZE] = std::array::from_fn(|row| {
-        std::array::from_fn(|column| lanes(taps, (row * SIZE + column) * channels + first))
-    });
-    let start: [f32; N] = lanes(start, first);
-    for (column, out) in out.chunks_exact_mut(channels).enumerate() {
-        let mut sum = start;
-        for (row, taps) in rows.iter().zip(&taps) {
-            for (tap_column, tap) in taps.iter().enumerate() {
-                let x: [f32; N] = lanes(row, (column * STRIDE + tap_column) * channels + first);
-                for lane in 0..N {
-                    sum[lane] = x[lane].mul_add(tap[lane], sum[lane]);
-                }
-            }
-        }
-        let sum = sum.map(
-            #[inline(always)]
-            |sum| at_least(sum, floor),
-        );
-        out[first..][..N].copy_from_slice(&sum);
-    }
+    pulp::Arch::new().dispatch(Convolution::<SIZE, STRIDE> {
+        shape,
+        x,
+        taps,
+        start,
+        floor,
+    })
 }
 
 /// `x`: `[batch, height, width, channels]`, `weight`: `[channels, 1, size, size]`, `bias`: `[channels]`; `relu`:
@@ -244,95 +411,132 @@ pub fn weight_gradient(
     (weight, sums[taps * channels..].to_vec())
 }
 
-/// Adds every picture's products to the sums.
+/// Adds every picture's products to the sums, `[SIZE * SIZE + 1][channels]`.
 fn accumulate<const SIZE: usize, const STRIDE: usize>(
     shape: Image,
     x: &[f32],
     grad: &[f32],
     sums: &mut [f32],
 ) {
-    let channels = shape.channels;
-    let out = Window::new(SIZE, STRIDE).output_image(shape);
-    let bias = SIZE * SIZE * channels;
-    vectorized(
-        #[inline(always)]
-        || {
-            let pictures = x
-                .chunks_exact(shape.picture())
-                .zip(grad.chunks_exact(out.picture()));
-            for (x, grad) in pictures {
-                for_blocks!(channels, first, N => {
-                    // As many sums as the registers hold: a small window at once, a large one row by row.
-                    if SIZE == 3 {
-                        accumulate_rows::<N, SIZE, 3, STRIDE>(shape, x, grad, (0, first), sums);
-                    } else {
-                        for row in 0..SIZE {
-                            accumulate_rows::<N, SIZE, 1, STRIDE>(shape, x, grad, (row, first), sums);
-                        }
-                    }
-                    let mut sum = [0.0f32; N];
-                    for grad in grad.chunks_exact(channels) {
-                        let grad: [f32; N] = lanes(grad, first);
-                        for lane in 0..N {
-                            sum[lane] += grad[lane];
-                        }
-                    }
-                    add(&sum, &mut sums[bias + first..][..N]);
-                });
-            }
-        },
-    );
+    pulp::Arch::new().dispatch(Products::<SIZE, STRIDE> {
+        shape,
+        x,
+        grad,
+        sums,
+    });
 }
 
-#[inline(always)]
-fn add(values: &[f32], sums: &mut [f32]) {
-    for (sum, value) in sums.iter_mut().zip(values) {
-        *sum += value;
+struct Products<'a, const SIZE: usize, const STRIDE: usize> {
+    shape: Image,
+    x: &'a [f32],
+    grad: &'a [f32],
+    sums: &'a mut [f32],
+}
+
+impl<const SIZE: usize, const STRIDE: usize> WithSimd for Products<'_, SIZE, STRIDE> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            shape,
+            x,
+            grad,
+            sums,
+        } = self;
+        let out = Window::new(SIZE, STRIDE).output_image(shape);
+        let row_len = out.width * shape.channels;
+        let mut of_picture = vec![0.0f32; sums.len()];
+        let pictures = x
+            .chunks_exact(shape.picture())
+            .zip(grad.chunks_exact(out.picture()));
+        for (x, grad) in pictures {
+            of_picture.fill(0.0);
+            for (row, grad) in grad.chunks_exact(row_len).enumerate() {
+                let rows = covered::<SIZE, STRIDE>(shape, x, row);
+                for_blocks!(S, shape.channels, V, FULL, first => {
+                    let sums = &mut of_picture;
+                    // As many sums as the registers hold: a small window at once, a large one row by row.
+                    if SIZE == 3 {
+                        add_row::<S, V, FULL, SIZE, 3, STRIDE>(simd, shape, &rows, grad, first, sums);
+                    } else {
+                        for (row, sums) in rows.chunks(1).zip(sums.chunks_mut(SIZE * shape.channels)) {
+                            add_row::<S, V, FULL, SIZE, 1, STRIDE>(simd, shape, row, grad, first, sums);
+                        }
+                    }
+                    let count = lanes::<S, V, FULL>(shape.channels, first);
+                    let at = SIZE * SIZE * shape.channels + first;
+                    let bias = &mut sums[at..at + count];
+                    let mut sum = load::<S, V, FULL>(simd, bias);
+                    for grad in grad.chunks_exact(shape.channels) {
+                        let grad = load::<S, V, FULL>(simd, &grad[first..first + count]);
+                        for vector in 0..V {
+                            sum[vector] = simd.add_f32s(sum[vector], grad[vector]);
+                        }
+                    }
+                    store::<S, V, FULL>(simd, bias, sum);
+                });
+            }
+            for (sum, value) in sums.iter_mut().zip(&of_picture) {
+                *sum += value;
+            }
+        }
     }
 }
 
-/// Adds one picture's products to the sums of channels `first..first + N` of the taps in `ROWS` rows of the window
-/// from `first_row` on.
+/// Adds the products of one row of the output's gradient to the sums of `ROWS` rows of taps, which see `rows`.
 #[inline(always)]
-fn accumulate_rows<const N: usize, const SIZE: usize, const ROWS: usize, const STRIDE: usize>(
+fn add_row<
+    S: Simd,
+    const V: usize,
+    const FULL: bool,
+    const SIZE: usize,
+    const ROWS: usize,
+    const STRIDE: usize,
+>(
+    simd: S,
     shape: Image,
-    x: &[f32],
+    rows: &[Option<&[f32]>],
     grad: &[f32],
-    (first_row, first): (usize, usize),
+    first: usize,
     sums: &mut [f32],
 ) {
     let Image {
-        height,
-        width,
-        channels,
-        ..
+        width, channels, ..
     } = shape;
-    let border = SIZE / 2;
-    let out = Window::new(SIZE, STRIDE).output_image(shape);
-    let mut taps = [[[0.0f32; N]; SIZE]; ROWS];
-    for row in 0..out.height {
-        for column in 0..out.width {
-            let grad: [f32; N] = lanes(grad, (row * out.width + column) * channels + first);
-            for (tap_row, taps) in taps.iter_mut().enumerate() {
-                let y = (row * STRIDE + first_row + tap_row).wrapping_sub(border);
-                if y >= height {
-                    continue;
+    let count = lanes::<S, V, FULL>(channels, first);
+    let mut taps = [[[simd.splat_f32s(0.0); V]; SIZE]; ROWS];
+    for (tap, sum) in taps.as_flattened_mut().iter_mut().enumerate() {
+        let at = tap * channels + first;
+        *sum = load::<S, V, FULL>(simd, &sums[at..at + count]);
+    }
+    for (column, grad) in grad.chunks_exact(channels).enumerate() {
+        let grad = load::<S, V, FULL>(simd, &grad[first..first + count]);
+        let inside = column * STRIDE >= SIZE / 2 && column * STRIDE + SIZE - SIZE / 2 <= width;
+        for (row, taps) in rows.iter().zip(&mut taps) {
+            let Some(row) = row else { continue };
+            if inside {
+                let from = (column * STRIDE - SIZE / 2) * channels + first;
+                let row = &row[from..][..(SIZE - 1) * channels + count];
+                for (tap, sum) in taps.iter_mut().enumerate() {
+                    let at = tap * channels;
+                    let x = load::<S, V, FULL>(simd, &row[at..at + count]);
+                    fused(simd, &x, &grad, sum);
                 }
-                for (tap_column, tap) in taps.iter_mut().enumerate() {
-                    let z = (column * STRIDE + tap_column).wrapping_sub(border);
-                    if z >= width {
-                        continue;
-                    }
-                    let x: [f32; N] = lanes(x, (y * width + z) * channels + first);
-                    for lane in 0..N {
-                        tap[lane] = x[lane].mul_add(grad[lane], tap[lane]);
-                    }
+                continue;
+            }
+            for (tap, sum) in taps.iter_mut().enumerate() {
+                let place = (column * STRIDE + tap).wrapping_sub(SIZE / 2);
+                if place < width {
+                    let at = place * channels + first;
+                    let x = load::<S, V, FULL>(simd, &row[at..at + count]);
+                    fused(simd, &x, &grad, sum);
                 }
             }
         }
     }
-    for (tap, values) in taps.iter().flatten().enumerate() {
-        let tap = first_row * SIZE + tap;
-        add(values, &mut sums[tap * channels + first..][..N]);
+    for (tap, sum) in taps.as_flattened().iter().enumerate() {
+        let at = tap * channels + first;
+        store::<S, V, FULL>(simd, &mut sums[at..at + count], *sum);
     }
 }

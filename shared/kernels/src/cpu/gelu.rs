@@ -96,6 +96,42 @@ pub fn linear(
     out
 }
 
+/// [`linear`] of what a fully connected layer makes of `x`, in `f32`. Each layer is a weight, `[outputs, in]`, and a bias,
+/// `[outputs]`.
+pub fn feed_forward(
+    x: &[f32],
+    (weight, bias): (&[f32], &[f32]),
+    (second_weight, second_bias): (&[f32], &[f32]),
+) -> Vec<f32> {
+    let (inputs, outputs) = (weight.len() / bias.len(), second_bias.len());
+    let weight = Matrix::new(weight, bias.len(), inputs).transposed();
+    let second_weight = Matrix::new(second_weight, outputs, bias.len()).transposed();
+    let rows = tile_rows(bias.len());
+    let mut hidden = Vec::new();
+    let mut out = Vec::with_capacity(x.len() / inputs * outputs);
+    for x in x.chunks(rows * inputs) {
+        let rows = x.len() / inputs;
+        hidden.clear();
+        append_affine(
+            Matrix::new(x, rows, inputs),
+            weight,
+            Some(bias),
+            &mut hidden,
+        );
+        vectorized(
+            #[inline(always)]
+            || {
+                for value in &mut hidden {
+                    *value *= cumulative(*value);
+                }
+            },
+        );
+        let hidden = Matrix::new(&hidden, rows, bias.len());
+        append_affine(hidden, second_weight, Some(second_bias), &mut out);
+    }
+    out
+}
+
 /// The gradients of `x` and `weight` from that of the output, `grad` `[rows, outputs]`.
 pub fn linear_backward(
     x: &[f32],

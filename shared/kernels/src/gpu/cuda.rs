@@ -330,6 +330,23 @@ impl KernelOps for Cube {
         linear(x, weight, Some(bias), true, precision)
     }
 
+    fn kernel_feed_forward(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        second_weight: Tensor,
+        second_bias: Tensor,
+    ) -> Tensor {
+        let hidden = linear(x, weight, Some(bias), false, Precision::F32);
+        linear(
+            hidden,
+            second_weight,
+            Some(second_bias),
+            true,
+            Precision::F32,
+        )
+    }
+
     fn kernel_spatial_gate(x: Tensor, hidden: Tensor, weight: Tensor) -> Tensor {
         let [x, hidden, weight] = [x, hidden, weight].map(into_contiguous);
         let shape = [rows(&x), channels(&x)];

@@ -3,8 +3,8 @@
 use perennial_kernels::{ComputeDevice, DeviceError, KERNEL_SET, Precision};
 use perennial_plan::spec;
 
-/// The processor's kind, its vector unit and the kernel set. Matrix products block by the processor's
-/// caches, so its model belongs to the class.
+/// The kind of processor, its vector unit and the kernel set. What kernels compute does not depend on a processor's caches,
+/// so its model does not belong to the class.
 pub fn numerics_class(device: ComputeDevice) -> Result<String, DeviceError> {
     let class = device.gpu_class()?.unwrap_or_else(cpu_class);
     Ok(match crate::nccl::class_word(device) {
@@ -14,18 +14,7 @@ pub fn numerics_class(device: ComputeDevice) -> Result<String, DeviceError> {
 }
 
 fn cpu_class() -> String {
-    let processor = std::fs::read_to_string("/proc/cpuinfo")
-        .ok()
-        .and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("model name"))?;
-            Some(line.split_once(':')?.1.trim().to_string())
-        })
-        .unwrap_or_else(|| "unnamed processor".to_string());
-    format!(
-        "{} {} ({processor}), {KERNEL_SET}",
-        std::env::consts::ARCH,
-        vector_unit()
-    )
+    format!("{} {}, {KERNEL_SET}", std::env::consts::ARCH, vector_unit())
 }
 
 /// What a job of this precision rounds the operands of its products to.

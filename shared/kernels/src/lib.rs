@@ -3,7 +3,6 @@
 //! Activations are channels-last: `[batch, height, width, channels]`, contiguous `f32`. Weights keep
 //! PyTorch's shapes. Each operation computes on the calling thread alone and sums in an order that
 //! depends on the shapes alone, so its bits do not depend on how many threads, slots or workers run.
-//! (`gemm` sizes its blocks by the caches of the processor: equal bits within one kind of processor.)
 //!
 //! [`ops`] is what networks call; [`cpu`] computes on slices; `autodiff` records the backward pass.
 
@@ -43,7 +42,7 @@ pub enum Precision {
 }
 
 /// The kernel set that computed a replica, part of its numerics class.
-pub const KERNEL_SET: &str = "cpu-f32-3";
+pub const KERNEL_SET: &str = "cpu-f32-4";
 
 /// The target of the spans of a profile: an `operation` with the fields `name`, `flop` and `bytes`, closed when it is
 /// done. Nobody pays for them unless a subscriber wants them.

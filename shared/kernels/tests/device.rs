@@ -180,6 +180,36 @@ fn linear_layers_agree_with_the_reference() {
     }
 }
 
+#[test]
+fn two_layers_at_once_give_what_they_give_one_after_the_other() {
+    let precision = Precision::F32;
+    // Several tiles of rows, the last of which is not full.
+    let (rows, inputs, hidden, outputs) = (1030, 9, 57, 5);
+    let counts = [
+        rows * inputs,
+        hidden * inputs,
+        hidden,
+        outputs * hidden,
+        outputs,
+    ];
+    let [x, weight, bias, second_weight, second_bias] = Source::new("feed-forward").all(counts);
+    let x = leaf(&x, [1, 1, rows, inputs]).inner();
+    let first = (
+        leaf(&weight, [hidden, inputs, 1, 1]).inner(),
+        leaf(&bias, [hidden]).inner(),
+    );
+    let second = (
+        leaf(&second_weight, [outputs, hidden, 1, 1]).inner(),
+        leaf(&second_bias, [outputs]).inner(),
+    );
+    let between = ops::linear_bias(x.clone(), first.0.clone(), first.1.clone(), precision);
+    let expected = ops::gelu_linear_bias(between, second.0.clone(), second.1.clone(), precision);
+    let found = ops::feed_forward(x, first, second);
+    assert_eq!(found.dims(), [1, 1, rows, outputs]);
+    let [found, expected] = [found, expected].map(|it| it.into_data().to_vec::<f32>().unwrap());
+    assert_eq!(found, expected);
+}
+
 /// In each precision, rounding and its gradients included: what is rounded before and rounded to the same again is the
 /// same to the bit.
 #[test]

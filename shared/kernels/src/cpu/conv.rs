@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::matmul::{Matrix, append_affine, matmul};
+use super::matmul::{Matrix, Panels, append_affine, matmul};
 use super::{Image, at_least, linear, vectorized};
 use crate::Precision;
 
@@ -42,21 +42,21 @@ impl Tiles {
     }
 
     /// Calls `work(rows, pixels, patches)` for each tile with the rows of output pixels that it is of, the output pixels,
-    /// and room for their patches, `[pixels, 9 * channels]`, which are zero at first.
+    /// and room for their patches, `[pixels, 9 * channels]`.
     fn for_each(&self, mut work: impl FnMut(Range<usize>, Range<usize>, &mut [f32])) {
         let patches = self.width * 9 * self.shape.channels;
         let mut buffer = vec![0.0; self.tile.min(self.rows) * patches];
         for first in (0..self.rows).step_by(self.tile) {
             let rows = first..self.rows.min(first + self.tile);
-            let buffer = &mut buffer[..rows.len() * patches];
-            buffer.fill(0.0);
             let pixels = rows.start * self.width..rows.end * self.width;
+            let buffer = &mut buffer[..rows.len() * patches];
             work(rows, pixels, buffer);
         }
     }
 
     /// Calls `visit(patch_offset, x_offset, length)` for every row of every patch of a tile, as far as it lies inside
     /// the picture: up to three pixels that are neighbours in the patch and in the picture.
+    #[inline(always)]
     fn for_each_patch_row(&self, rows: Range<usize>, mut visit: impl FnMut(usize, usize, usize)) {
         let Image {
             height,
@@ -88,11 +88,55 @@ impl Tiles {
         }
     }
 
-    /// Fills in the patches of a tile of `x`.
+    /// Fills in the patches of a tile of `x`, with zeros outside of its pictures.
     fn fill(&self, rows: Range<usize>, x: &[f32], patches: &mut [f32]) {
-        self.for_each_patch_row(rows, |patch, pixel, length| {
-            patches[patch..patch + length].copy_from_slice(&x[pixel..pixel + length]);
-        });
+        let Image {
+            height,
+            width,
+            channels,
+            ..
+        } = self.shape;
+        let out_height = height.div_ceil(2);
+        let of_rows = patches.chunks_exact_mut(self.width * 9 * channels);
+        for (row, patches) in rows.zip(of_rows) {
+            let (picture, row) = (row / out_height, row % out_height);
+            for dy in 0..3 {
+                let y = (2 * row + dy).wrapping_sub(1);
+                let line = (y < height)
+                    .then(|| &x[(picture * height + y) * width * channels..][..width * channels]);
+                for (column, patch) in patches.chunks_exact_mut(9 * channels).enumerate() {
+                    let taps = &mut patch[3 * dy * channels..][..3 * channels];
+                    let Some(line) = line else {
+                        taps.fill(0.0);
+                        continue;
+                    };
+                    if column > 0 && 2 * column + 1 < width {
+                        copy(&line[(2 * column - 1) * channels..][..3 * channels], taps);
+                        continue;
+                    }
+                    for (tap, out) in taps.chunks_exact_mut(channels).enumerate() {
+                        let x = (2 * column + tap).wrapping_sub(1);
+                        if x < width {
+                            out.copy_from_slice(&line[x * channels..][..channels]);
+                        } else {
+                            out.fill(0.0);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Copies three pixels; those of a picture are too short for a call.
+#[inline(always)]
+fn copy(from: &[f32], to: &mut [f32]) {
+    match (
+        <&[f32; 9]>::try_from(from),
+        <&mut [f32; 9]>::try_from(&mut *to),
+    ) {
+        (Ok(from), Ok(to)) => *to = *from,
+        _ => to.copy_from_slice(from),
     }
 }
 
@@ -128,14 +172,14 @@ pub fn forward(
     // Rounded here, when there is one copy of each value instead of up to four.
     let x = precision.operand(x);
     let weight = transposed(&precision.operand(weight), shape.channels, 9);
-    let weight = Matrix::new(&weight, bias.len(), taps).transposed();
+    let weight = Panels::of(Matrix::new(&weight, bias.len(), taps).transposed());
     let mut out = Vec::with_capacity(output_image(shape, bias.len()).len());
     let tiles = Tiles::of(shape);
     tiles.for_each(|rows, pixels, patches| {
         tiles.fill(rows, &x, patches);
         let start = out.len();
         let patches = Matrix::new(patches, pixels.len(), taps);
-        append_affine(patches, weight, Some(bias), &mut out);
+        append_affine(patches, &weight, Some(bias), &mut out);
         if relu {
             vectorized(
                 #[inline(always)]
@@ -162,23 +206,31 @@ pub fn backward(
     let (channels, taps) = (shape.channels, 9 * shape.channels);
     let (grad, inputs) = (precision.operand(grad), precision.operand(x));
     let weight = transposed(&precision.operand(weight), channels, 9);
-    let weight = Matrix::new(&weight, outputs, taps);
+    let weight = Panels::of(Matrix::new(&weight, outputs, taps));
     let mut dx = vec![0.0; x.len()];
     let mut dw = vec![0.0; outputs * taps];
+    let mut panels = Panels::default();
     let tiles = Tiles::of(shape);
     tiles.for_each(|rows, pixels, patches| {
         let grad = pixel_gradients(&grad, outputs, pixels);
         tiles.fill(rows.clone(), &inputs, patches);
-        add_weight_gradient(grad, patches, taps, &mut dw);
-        matmul(grad, weight, patches, false);
-        tiles.for_each_patch_row(rows, |patch, pixel, length| {
-            for (dx, value) in dx[pixel..pixel + length]
-                .iter_mut()
-                .zip(&patches[patch..patch + length])
-            {
-                *dx += value;
-            }
-        });
+        add_weight_gradient(grad, patches, taps, &mut panels, &mut dw);
+        matmul(grad, &weight, patches, false);
+        vectorized(
+            #[inline(always)]
+            || {
+                tiles.for_each_patch_row(
+                    rows,
+                    #[inline(always)]
+                    |patch, pixel, length| {
+                        let patch = &patches[patch..patch + length];
+                        for (dx, value) in dx[pixel..pixel + length].iter_mut().zip(patch) {
+                            *dx += value;
+                        }
+                    },
+                );
+            },
+        );
     });
     (dx, transposed(&dw, channels, channels))
 }
@@ -194,11 +246,12 @@ pub fn weight_backward(
     let (channels, taps) = (shape.channels, 9 * shape.channels);
     let (grad, inputs) = (precision.operand(grad), precision.operand(x));
     let mut dw = vec![0.0; outputs * taps];
+    let mut panels = Panels::default();
     let tiles = Tiles::of(shape);
     tiles.for_each(|rows, pixels, patches| {
         tiles.fill(rows, &inputs, patches);
         let grad = pixel_gradients(&grad, outputs, pixels);
-        add_weight_gradient(grad, patches, taps, &mut dw);
+        add_weight_gradient(grad, patches, taps, &mut panels, &mut dw);
     });
     transposed(&dw, channels, channels)
 }
@@ -210,7 +263,13 @@ fn pixel_gradients(grad: &[f32], outputs: usize, pixels: Range<usize>) -> Matrix
 }
 
 /// Adds what the patches of a tile add to the gradient of the weight, `[outputs, 9 * channels]`.
-fn add_weight_gradient(grad: Matrix, patches: &[f32], taps: usize, dw: &mut [f32]) {
-    let patches = Matrix::new(patches, patches.len() / taps, taps);
-    matmul(grad.transposed(), patches, dw, true);
+fn add_weight_gradient(
+    grad: Matrix,
+    patches: &[f32],
+    taps: usize,
+    panels: &mut Panels,
+    dw: &mut [f32],
+) {
+    panels.take(Matrix::new(patches, patches.len() / taps, taps));
+    matmul(grad.transposed(), panels, dw, true);
 }

@@ -540,3 +540,42 @@ fn add_row<
         store::<S, V, FULL>(simd, &mut sums[at..at + count], *sum);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::tests::{bits, on_each_vector_unit, values};
+
+    #[test]
+    fn a_convolution_and_its_gradient_have_the_same_bits_on_every_vector_unit() {
+        for (height, width, channels) in [(1, 1, 1), (2, 2, 37), (5, 9, 48), (3, 16, 7)] {
+            let shape = Image {
+                batch: 2,
+                height,
+                width,
+                channels,
+            };
+            let x = values(shape.len());
+            let [taps, start] = [49 * channels, channels].map(values);
+            let grad = values(shape.len());
+            for floor in [f32::NEG_INFINITY, 0.0] {
+                on_each_vector_unit!(simd => {
+                    bits(&Convolution::<7, 1> { shape, x: &x, taps: &taps, start: &start, floor }.with_simd(simd))
+                });
+                on_each_vector_unit!(simd => {
+                    bits(&Convolution::<3, 2> { shape, x: &x, taps: &taps, start: &start, floor }.with_simd(simd))
+                });
+            }
+            on_each_vector_unit!(simd => {
+                let mut sums = vec![0.0; 10 * channels];
+                Products::<3, 1> { shape, x: &x, grad: &grad, sums: &mut sums }.with_simd(simd);
+                bits(&sums)
+            });
+            on_each_vector_unit!(simd => {
+                let mut sums = vec![0.0; 50 * channels];
+                Products::<7, 1> { shape, x: &x, grad: &grad, sums: &mut sums }.with_simd(simd);
+                bits(&sums)
+            });
+        }
+    }
+}

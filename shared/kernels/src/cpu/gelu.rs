@@ -6,9 +6,9 @@ use std::f32::consts::FRAC_1_SQRT_2;
 
 use super::linear::tile_rows;
 use super::math::{erf, exp};
-use super::matmul::{Matrix, append_affine, matmul};
+use super::matmul::{Matrix, Panels, append_affine, matmul};
 use super::rounding::{bf16, f16};
-use super::{tiled, vectorized};
+use super::vectorized;
 use crate::Precision;
 
 /// `1 / sqrt(2 pi)`.
@@ -83,7 +83,7 @@ pub fn linear(
 ) -> Vec<f32> {
     let inputs = weight.len() / outputs;
     let weight = precision.operand(weight);
-    let weight = Matrix::new(&weight, outputs, inputs).transposed();
+    let weight = Panels::of(Matrix::new(&weight, outputs, inputs).transposed());
     let rows = tile_rows(inputs);
     let mut tile = vec![0.0; x.len().min(rows * inputs)];
     let mut out = Vec::with_capacity(x.len() / inputs * outputs);
@@ -91,7 +91,7 @@ pub fn linear(
         let tile = &mut tile[..x.len()];
         activate(x, tile, precision);
         let activated = Matrix::new(tile, x.len() / inputs, inputs);
-        append_affine(activated, weight, Some(bias), &mut out);
+        append_affine(activated, &weight, Some(bias), &mut out);
     }
     out
 }
@@ -104,8 +104,8 @@ pub fn feed_forward(
     (second_weight, second_bias): (&[f32], &[f32]),
 ) -> Vec<f32> {
     let (inputs, outputs) = (weight.len() / bias.len(), second_bias.len());
-    let weight = Matrix::new(weight, bias.len(), inputs).transposed();
-    let second_weight = Matrix::new(second_weight, outputs, bias.len()).transposed();
+    let weight = Panels::of(Matrix::new(weight, bias.len(), inputs).transposed());
+    let second_weight = Panels::of(Matrix::new(second_weight, outputs, bias.len()).transposed());
     let rows = tile_rows(bias.len());
     let mut hidden = Vec::new();
     let mut out = Vec::with_capacity(x.len() / inputs * outputs);
@@ -114,7 +114,7 @@ pub fn feed_forward(
         hidden.clear();
         append_affine(
             Matrix::new(x, rows, inputs),
-            weight,
+            &weight,
             Some(bias),
             &mut hidden,
         );
@@ -127,7 +127,7 @@ pub fn feed_forward(
             },
         );
         let hidden = Matrix::new(&hidden, rows, bias.len());
-        append_affine(hidden, second_weight, Some(second_bias), &mut out);
+        append_affine(hidden, &second_weight, Some(second_bias), &mut out);
     }
     out
 }
@@ -142,20 +142,22 @@ pub fn linear_backward(
 ) -> (Vec<f32>, Vec<f32>) {
     let inputs = weight.len() / outputs;
     let weight = precision.operand(weight);
-    let weight = Matrix::new(&weight, outputs, inputs);
+    let weight = Panels::of(Matrix::new(&weight, outputs, inputs));
+    let mut panels = Panels::default();
     let mut dw = vec![0.0; outputs * inputs];
     let rows = tile_rows(inputs);
     let mut activated = vec![0.0; x.len().min(rows * inputs)];
     let mut scratch = precision.scratch(grad.len().min(rows * outputs));
-    let dx = tiled(x.len(), rows * inputs, |at, dx| {
-        let (first, rows) = (at / inputs, dx.len() / inputs);
-        let grad = &grad[first * outputs..][..rows * outputs];
+    let mut dx = Vec::with_capacity(x.len());
+    for x in x.chunks(rows * inputs) {
+        let (start, rows) = (dx.len(), x.len() / inputs);
+        let grad = &grad[start / inputs * outputs..][..rows * outputs];
         let grad = Matrix::new(precision.operand_in(&mut scratch, grad), rows, outputs);
-        let activated = &mut activated[..dx.len()];
-        matmul(grad, weight, dx, false);
-        activate_and_slope(&x[at..], activated, dx, precision);
-        let activated = Matrix::new(activated, rows, inputs);
-        matmul(grad.transposed(), activated, &mut dw, true);
-    });
+        let activated = &mut activated[..x.len()];
+        append_affine(grad, &weight, None, &mut dx);
+        activate_and_slope(x, activated, &mut dx[start..], precision);
+        panels.take(Matrix::new(activated, rows, inputs));
+        matmul(grad.transposed(), &panels, &mut dw, true);
+    }
     (dx, dw)
 }

@@ -1,6 +1,6 @@
 //! Fully connected layers over rows, which is what a pointwise convolution is in channels-last.
 
-use super::matmul::{Matrix, append_affine, append_product, matmul};
+use super::matmul::{Matrix, Panels, append_affine, matmul};
 use super::vectorized;
 use crate::Precision;
 
@@ -24,14 +24,14 @@ pub fn forward(
 ) -> Vec<f32> {
     let inputs = weight.len() / outputs;
     let weight = precision.operand(weight);
-    let weight = Matrix::new(&weight, outputs, inputs).transposed();
+    let weight = Panels::of(Matrix::new(&weight, outputs, inputs).transposed());
     let tile = tile_rows(inputs.max(outputs)) * inputs;
     let mut scratch = precision.scratch(x.len().min(tile));
     let mut out = Vec::with_capacity(x.len() / inputs * outputs);
     for x in x.chunks(tile) {
         let x = precision.operand_in(&mut scratch, x);
         let x = Matrix::new(x, x.len() / inputs, inputs);
-        append_affine(x, weight, bias, &mut out);
+        append_affine(x, &weight, bias, &mut out);
     }
     out
 }
@@ -46,7 +46,8 @@ pub fn backward(
 ) -> (Vec<f32>, Vec<f32>) {
     let inputs = weight.len() / outputs;
     let weight = precision.operand(weight);
-    let weight = Matrix::new(&weight, outputs, inputs);
+    let weight = Panels::of(Matrix::new(&weight, outputs, inputs));
+    let mut panels = Panels::default();
     let rows = tile_rows(inputs.max(outputs));
     let mut x_scratch = precision.scratch(x.len().min(rows * inputs));
     let mut grad_scratch = precision.scratch(grad.len().min(rows * outputs));
@@ -58,8 +59,9 @@ pub fn backward(
         let x = Matrix::new(precision.operand_in(&mut x_scratch, x), rows, inputs);
         let grad = precision.operand_in(&mut grad_scratch, grad);
         let grad = Matrix::new(grad, rows, outputs);
-        append_product(grad, weight, &mut dx);
-        matmul(grad.transposed(), x, &mut dw, true);
+        append_affine(grad, &weight, None, &mut dx);
+        panels.take(x);
+        matmul(grad.transposed(), &panels, &mut dw, true);
     }
     (dx, dw)
 }

@@ -106,3 +106,52 @@ fn vectorized<R>(work: impl FnOnce() -> R) -> R {
     }
     pulp::Arch::new().dispatch(Work(work))
 }
+
+#[cfg(test)]
+mod tests {
+    use perennial_plan::random::{Domain, Draw, Stream};
+
+    /// So many random values, others for each call with another number of them.
+    pub(super) fn values(len: usize) -> Vec<f32> {
+        let mut stream = Stream::new(len as u64, Domain::Init, &[]);
+        (0..len)
+            .map(|_| stream.uniform() as f32 * 2.0 - 1.0)
+            .collect()
+    }
+
+    pub(super) fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|value| value.to_bits()).collect()
+    }
+
+    /// Expects what the body makes of a vector unit to be equal for all that this processor has, and for loops over as
+    /// many lanes as those of others have.
+    macro_rules! on_each_vector_unit {
+        ($simd:ident => $body:block) => {{
+            let mut found = Vec::new();
+            {
+                let $simd = pulp::Scalar128b;
+                found.push($body);
+            }
+            {
+                let $simd = pulp::Scalar256b;
+                found.push($body);
+            }
+            {
+                let $simd = pulp::Scalar512b;
+                found.push($body);
+            }
+            #[cfg(target_arch = "x86_64")]
+            if let Some($simd) = pulp::x86::V3::try_new() {
+                found.push($body);
+            }
+            #[cfg(target_arch = "x86_64")]
+            if let Some($simd) = pulp::x86::V4::try_new() {
+                found.push($body);
+            }
+            for other in &found {
+                assert_eq!(*other, found[0]);
+            }
+        }};
+    }
+    pub(super) use on_each_vector_unit;
+}

@@ -34,6 +34,7 @@ def main():
     parser.add_argument("--inference", action="store_true")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--on-demand", action="store_true", help="a measurement for each line of standard input, not a single one")
     options = parser.parse_args()
 
     torch.manual_seed(42)
@@ -72,28 +73,29 @@ def main():
             forward(images)
 
     work = infer if options.inference else train
-    times = []
-    for step in range(WARM_UP + options.steps):
-        begin = time.perf_counter()
+    for step in range(WARM_UP):
         work()
         if on_gpu:
             torch.cuda.synchronize()
         if step == 0:
             print(json.dumps({"event": "first_step"}), flush=True)
-        if step >= WARM_UP:
+    for _ in sys.stdin if options.on_demand else [""]:
+        times = []
+        for _ in range(options.steps):
+            begin = time.perf_counter()
+            work()
+            if on_gpu:
+                torch.cuda.synchronize()
             times.append(time.perf_counter() - begin)
-    median = statistics.median(times)
-    print(
-        json.dumps(
-            {
-                "event": "bench",
-                "images_per_second": options.batch / median,
-                "step_ms": median * 1e3,
-                "device_memory_mb": torch.cuda.max_memory_reserved() / 1e6 if on_gpu else None,
-                "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
-            }
-        )
-    )
+        median = statistics.median(times)
+        record = {
+            "event": "bench",
+            "images_per_second": options.batch / median,
+            "step_ms": median * 1e3,
+            "device_memory_mb": torch.cuda.max_memory_reserved() / 1e6 if on_gpu else None,
+            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+        }
+        print(json.dumps(record), flush=True)
 
 
 if __name__ == "__main__":

@@ -206,7 +206,8 @@ fn two_layers_at_once_give_what_they_give_one_after_the_other() {
     let expected = ops::gelu_linear_bias(between, second.0.clone(), second.1.clone(), precision);
     let found = ops::feed_forward(x, first, second);
     assert_eq!(found.dims(), [1, 1, rows, outputs]);
-    let [found, expected] = [found, expected].map(|it| it.into_data().to_vec::<f32>().unwrap());
+    let [found, expected] =
+        [found, expected].map(|it| it.into_data().try_into_vec::<f32>().unwrap());
     assert_eq!(found, expected);
 }
 

@@ -79,6 +79,8 @@ def main():
             torch.cuda.synchronize()
         if step == 0:
             print(json.dumps({"event": "first_step"}), flush=True)
+    if options.on_demand:
+        print(json.dumps({"event": "ready"}), flush=True)
     for _ in sys.stdin if options.on_demand else [""]:
         times = []
         for _ in range(options.steps):

@@ -54,10 +54,14 @@ impl Tiles {
         }
     }
 
-    /// Calls `visit(patch_offset, x_offset, length)` for every row of every patch of a tile, as far as it lies inside
-    /// the picture: up to three pixels that are neighbours in the patch and in the picture.
+    /// Calls `visit(taps, seen)` for every row of every patch of a tile: where its three taps are in the patches, and what they see
+    /// of the pictures, if anything: from which value of the taps on, from which of the pictures, and how many values.
     #[inline(always)]
-    fn for_each_patch_row(&self, rows: Range<usize>, mut visit: impl FnMut(usize, usize, usize)) {
+    fn for_each_patch_row(
+        &self,
+        rows: Range<usize>,
+        mut visit: impl FnMut(Range<usize>, Option<(usize, usize, usize)>),
+    ) {
         let Image {
             height,
             width,
@@ -65,7 +69,7 @@ impl Tiles {
             ..
         } = self.shape;
         let out_height = height.div_ceil(2);
-        let mut patch = 0;
+        let mut taps = 0..3 * channels;
         for row in rows {
             let (picture, row) = (row / out_height, row % out_height);
             for column in 0..self.width {
@@ -73,58 +77,32 @@ impl Tiles {
                 let end = 3.min(width + 1 - 2 * column);
                 for dy in 0..3 {
                     let y = (2 * row + dy).wrapping_sub(1);
-                    if y < height {
+                    let seen = (y < height).then(|| {
                         let pixel = (picture * height + y) * width + 2 * column + first - 1;
-                        let tap = 3 * dy + first;
-                        visit(
-                            patch + tap * channels,
-                            pixel * channels,
-                            (end - first) * channels,
-                        );
-                    }
+                        (first * channels, pixel * channels, (end - first) * channels)
+                    });
+                    visit(taps.clone(), seen);
+                    taps = taps.end..taps.end + 3 * channels;
                 }
-                patch += 9 * channels;
             }
         }
     }
 
     /// Fills in the patches of a tile of `x`, with zeros outside of its pictures.
     fn fill(&self, rows: Range<usize>, x: &[f32], patches: &mut [f32]) {
-        let Image {
-            height,
-            width,
-            channels,
-            ..
-        } = self.shape;
-        let out_height = height.div_ceil(2);
-        let of_rows = patches.chunks_exact_mut(self.width * 9 * channels);
-        for (row, patches) in rows.zip(of_rows) {
-            let (picture, row) = (row / out_height, row % out_height);
-            for dy in 0..3 {
-                let y = (2 * row + dy).wrapping_sub(1);
-                let line = (y < height)
-                    .then(|| &x[(picture * height + y) * width * channels..][..width * channels]);
-                for (column, patch) in patches.chunks_exact_mut(9 * channels).enumerate() {
-                    let taps = &mut patch[3 * dy * channels..][..3 * channels];
-                    let Some(line) = line else {
-                        taps.fill(0.0);
-                        continue;
-                    };
-                    if column > 0 && 2 * column + 1 < width {
-                        copy(&line[(2 * column - 1) * channels..][..3 * channels], taps);
-                        continue;
-                    }
-                    for (tap, out) in taps.chunks_exact_mut(channels).enumerate() {
-                        let x = (2 * column + tap).wrapping_sub(1);
-                        if x < width {
-                            out.copy_from_slice(&line[x * channels..][..channels]);
-                        } else {
-                            out.fill(0.0);
-                        }
-                    }
+        self.for_each_patch_row(rows, |taps, seen| {
+            let taps = &mut patches[taps];
+            match seen {
+                Some((_, pixel, length)) if length == taps.len() => {
+                    copy(&x[pixel..pixel + length], taps);
                 }
+                Some((first, pixel, length)) => {
+                    taps.fill(0.0);
+                    taps[first..first + length].copy_from_slice(&x[pixel..pixel + length]);
+                }
+                None => taps.fill(0.0),
             }
-        }
+        });
     }
 }
 
@@ -222,9 +200,12 @@ pub fn backward(
                 tiles.for_each_patch_row(
                     rows,
                     #[inline(always)]
-                    |patch, pixel, length| {
-                        let patch = &patches[patch..patch + length];
-                        for (dx, value) in dx[pixel..pixel + length].iter_mut().zip(patch) {
+                    |taps, seen| {
+                        let Some((first, pixel, length)) = seen else {
+                            return;
+                        };
+                        let values = &patches[taps][first..first + length];
+                        for (dx, value) in dx[pixel..pixel + length].iter_mut().zip(values) {
                             *dx += value;
                         }
                     },

@@ -81,9 +81,9 @@ fn covered<const SIZE: usize, const STRIDE: usize>(
     )
 }
 
-/// Runs the body for blocks of two vectors of channels, then one: `for_blocks!(S, channels, V, FULL, first => { .. })`. Only the
+/// Runs the body for blocks of two vectors of channels, then one: `for_vectors!(S, channels, V, FULL, first => { .. })`. Only the
 /// last one may have fewer than a vector's lanes: it is not `FULL`.
-macro_rules! for_blocks {
+macro_rules! for_vectors {
     ($simd:ident, $channels:expr, $vectors:ident, $full:ident, $first:ident => $body:block) => {{
         let channels = $channels;
         let mut $first = 0;
@@ -109,7 +109,7 @@ macro_rules! for_blocks {
 
 /// The channels from `first` on that are in a block of `V` vectors.
 #[inline(always)]
-fn lanes<S: Simd, const V: usize, const FULL: bool>(channels: usize, first: usize) -> usize {
+fn lane_count<S: Simd, const V: usize, const FULL: bool>(channels: usize, first: usize) -> usize {
     if FULL {
         V * S::F32_LANES
     } else {
@@ -182,7 +182,7 @@ impl<const SIZE: usize, const STRIDE: usize> WithSimd for Convolution<'_, SIZE, 
                 let start = values.len();
                 values.resize(start + out.width * shape.channels, 0.0);
                 let out = &mut values[start..];
-                for_blocks!(S, shape.channels, V, FULL, first => {
+                for_vectors!(S, shape.channels, V, FULL, first => {
                     self.row::<S, V, FULL>(simd, rows, first, out);
                 });
             }
@@ -212,7 +212,7 @@ impl<const SIZE: usize, const STRIDE: usize> Convolution<'_, SIZE, STRIDE> {
         out: &mut [f32],
     ) {
         let channels = self.shape.channels;
-        let count = lanes::<S, V, FULL>(channels, first);
+        let count = lane_count::<S, V, FULL>(channels, first);
         let mut common = Common {
             rows,
             taps: [[[simd.splat_f32s(0.0); V]; SIZE]; SIZE],
@@ -255,7 +255,7 @@ impl<const SIZE: usize, const STRIDE: usize> Convolution<'_, SIZE, STRIDE> {
         out: &mut [f32],
     ) -> usize {
         let channels = self.shape.channels;
-        let count = lanes::<S, V, FULL>(channels, common.first);
+        let count = lane_count::<S, V, FULL>(channels, common.first);
         let mut sums = [common.start; P];
         let from = (column * STRIDE - Self::BORDER) * channels + common.first;
         let seen = (P - 1) * STRIDE + SIZE;
@@ -291,7 +291,7 @@ impl<const SIZE: usize, const STRIDE: usize> Convolution<'_, SIZE, STRIDE> {
         let Image {
             width, channels, ..
         } = self.shape;
-        let count = lanes::<S, V, FULL>(channels, common.first);
+        let count = lane_count::<S, V, FULL>(channels, common.first);
         let mut sum = common.start;
         for (row, taps) in common.rows.iter().zip(&common.taps) {
             let Some(row) = row else { continue };
@@ -318,7 +318,7 @@ impl<const SIZE: usize, const STRIDE: usize> Convolution<'_, SIZE, STRIDE> {
     ) {
         let channels = self.shape.channels;
         let at = column * channels + first;
-        let out = &mut out[at..at + lanes::<S, V, FULL>(channels, first)];
+        let out = &mut out[at..at + lane_count::<S, V, FULL>(channels, first)];
         let floor = simd.splat_f32s(self.floor);
         // Unlike the larger one, not a number where the sum is not.
         let sum = sum.map(
@@ -454,7 +454,7 @@ impl<const SIZE: usize, const STRIDE: usize> WithSimd for Products<'_, SIZE, STR
             of_picture.fill(0.0);
             for (row, grad) in grad.chunks_exact(row_len).enumerate() {
                 let rows = covered::<SIZE, STRIDE>(shape, x, row);
-                for_blocks!(S, shape.channels, V, FULL, first => {
+                for_vectors!(S, shape.channels, V, FULL, first => {
                     let sums = &mut of_picture;
                     // As many sums as the registers hold: a small window at once, a large one row by row.
                     if SIZE == 3 {
@@ -464,7 +464,7 @@ impl<const SIZE: usize, const STRIDE: usize> WithSimd for Products<'_, SIZE, STR
                             add_row::<S, V, FULL, SIZE, 1, STRIDE>(simd, shape, row, grad, first, sums);
                         }
                     }
-                    let count = lanes::<S, V, FULL>(shape.channels, first);
+                    let count = lane_count::<S, V, FULL>(shape.channels, first);
                     let at = SIZE * SIZE * shape.channels + first;
                     let bias = &mut sums[at..at + count];
                     let mut sum = load::<S, V, FULL>(simd, bias);
@@ -504,7 +504,7 @@ fn add_row<
     let Image {
         width, channels, ..
     } = shape;
-    let count = lanes::<S, V, FULL>(channels, first);
+    let count = lane_count::<S, V, FULL>(channels, first);
     let mut taps = [[[simd.splat_f32s(0.0); V]; SIZE]; ROWS];
     for (tap, sum) in taps.as_flattened_mut().iter_mut().enumerate() {
         let at = tap * channels + first;

@@ -1,6 +1,6 @@
 //! Matrix products on the calling thread.
 //!
-//! Each value of a product is a sum by itself: its terms are added in their order with fused multiplications, [`DEPTH`] at a
+//! Each value of a product is a sum by itself: its terms are added in their order with fused multiplications, `DEPTH` at a
 //! time from zero, and the sums of these in theirs. So its bits depend on its row and its column alone, not on how
 //! large the matrices are, nor on a processor's vector units and caches.
 #![allow(unsafe_code)]

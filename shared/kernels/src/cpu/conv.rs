@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::matmul::{Matrix, Panels, append_affine, matmul};
+use super::matmul::{Matrix, Panels, add_transposed, append_affine, matmul};
 use super::{Image, at_least, linear, vectorized};
 use crate::Precision;
 
@@ -150,7 +150,7 @@ pub fn forward(
     // Rounded here, when there is one copy of each value instead of up to four.
     let x = precision.operand(x);
     let weight = transposed(&precision.operand(weight), shape.channels, 9);
-    let weight = Panels::of(Matrix::new(&weight, bias.len(), taps).transposed());
+    let weight = Panels::of_transposed(Matrix::new(&weight, bias.len(), taps));
     let mut out = Vec::with_capacity(output_image(shape, bias.len()).len());
     let tiles = Tiles::of(shape);
     tiles.for_each(|rows, pixels, patches| {
@@ -187,13 +187,12 @@ pub fn backward(
     let weight = Panels::of(Matrix::new(&weight, outputs, taps));
     let mut dx = vec![0.0; x.len()];
     let mut dw = vec![0.0; outputs * taps];
-    let mut panels = Panels::default();
     let tiles = Tiles::of(shape);
     tiles.for_each(|rows, pixels, patches| {
-        let grad = pixel_gradients(&grad, outputs, pixels);
+        let grad = pixel_gradients(&grad, outputs, pixels.clone());
         tiles.fill(rows.clone(), &inputs, patches);
-        add_weight_gradient(grad, patches, taps, &mut panels, &mut dw);
-        matmul(grad, &weight, patches, false);
+        add_transposed(grad, Matrix::new(patches, pixels.len(), taps), &mut dw);
+        matmul(grad, &weight, patches);
         vectorized(
             #[inline(always)]
             || {
@@ -227,12 +226,11 @@ pub fn weight_backward(
     let (channels, taps) = (shape.channels, 9 * shape.channels);
     let (grad, inputs) = (precision.operand(grad), precision.operand(x));
     let mut dw = vec![0.0; outputs * taps];
-    let mut panels = Panels::default();
     let tiles = Tiles::of(shape);
     tiles.for_each(|rows, pixels, patches| {
         tiles.fill(rows, &inputs, patches);
-        let grad = pixel_gradients(&grad, outputs, pixels);
-        add_weight_gradient(grad, patches, taps, &mut panels, &mut dw);
+        let grad = pixel_gradients(&grad, outputs, pixels.clone());
+        add_transposed(grad, Matrix::new(patches, pixels.len(), taps), &mut dw);
     });
     transposed(&dw, channels, channels)
 }
@@ -241,16 +239,4 @@ fn pixel_gradients(grad: &[f32], outputs: usize, pixels: Range<usize>) -> Matrix
     let rows = pixels.len();
     let grad = &grad[pixels.start * outputs..pixels.end * outputs];
     Matrix::new(grad, rows, outputs)
-}
-
-/// Adds what the patches of a tile add to the gradient of the weight, `[outputs, 9 * channels]`.
-fn add_weight_gradient(
-    grad: Matrix,
-    patches: &[f32],
-    taps: usize,
-    panels: &mut Panels,
-    dw: &mut [f32],
-) {
-    panels.take(Matrix::new(patches, patches.len() / taps, taps));
-    matmul(grad.transposed(), panels, dw, true);
 }

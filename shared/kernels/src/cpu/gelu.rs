@@ -6,7 +6,7 @@ use std::f32::consts::FRAC_1_SQRT_2;
 
 use super::linear::tile_rows;
 use super::math::{erf, exp};
-use super::matmul::{Matrix, Panels, append_affine, matmul};
+use super::matmul::{Matrix, Panels, add_transposed, append_affine};
 use super::rounding::{bf16, f16};
 use super::vectorized;
 use crate::Precision;
@@ -83,7 +83,7 @@ pub fn linear(
 ) -> Vec<f32> {
     let inputs = weight.len() / outputs;
     let weight = precision.operand(weight);
-    let weight = Panels::of(Matrix::new(&weight, outputs, inputs).transposed());
+    let weight = Panels::of_transposed(Matrix::new(&weight, outputs, inputs));
     let rows = tile_rows(inputs);
     let mut tile = vec![0.0; x.len().min(rows * inputs)];
     let mut out = Vec::with_capacity(x.len() / inputs * outputs);
@@ -104,8 +104,8 @@ pub fn feed_forward(
     (second_weight, second_bias): (&[f32], &[f32]),
 ) -> Vec<f32> {
     let (inputs, outputs) = (weight.len() / bias.len(), second_bias.len());
-    let weight = Panels::of(Matrix::new(weight, bias.len(), inputs).transposed());
-    let second_weight = Panels::of(Matrix::new(second_weight, outputs, bias.len()).transposed());
+    let weight = Panels::of_transposed(Matrix::new(weight, bias.len(), inputs));
+    let second_weight = Panels::of_transposed(Matrix::new(second_weight, outputs, bias.len()));
     let rows = tile_rows(bias.len());
     let mut hidden = Vec::new();
     let mut out = Vec::with_capacity(x.len() / inputs * outputs);
@@ -143,7 +143,6 @@ pub fn linear_backward(
     let inputs = weight.len() / outputs;
     let weight = precision.operand(weight);
     let weight = Panels::of(Matrix::new(&weight, outputs, inputs));
-    let mut panels = Panels::default();
     let mut dw = vec![0.0; outputs * inputs];
     let rows = tile_rows(inputs);
     let mut activated = vec![0.0; x.len().min(rows * inputs)];
@@ -156,8 +155,7 @@ pub fn linear_backward(
         let activated = &mut activated[..x.len()];
         append_affine(grad, &weight, None, &mut dx);
         activate_and_slope(x, activated, &mut dx[start..], precision);
-        panels.take(Matrix::new(activated, rows, inputs));
-        matmul(grad.transposed(), &panels, &mut dw, true);
+        add_transposed(grad, Matrix::new(activated, rows, inputs), &mut dw);
     }
     (dx, dw)
 }

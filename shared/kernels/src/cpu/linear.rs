@@ -1,6 +1,6 @@
 //! Fully connected layers over rows, which is what a pointwise convolution is in channels-last.
 
-use super::matmul::{Matrix, Panels, append_affine, matmul};
+use super::matmul::{Matrix, Panels, add_transposed, append_affine};
 use super::vectorized;
 use crate::Precision;
 
@@ -24,7 +24,7 @@ pub fn forward(
 ) -> Vec<f32> {
     let inputs = weight.len() / outputs;
     let weight = precision.operand(weight);
-    let weight = Panels::of(Matrix::new(&weight, outputs, inputs).transposed());
+    let weight = Panels::of_transposed(Matrix::new(&weight, outputs, inputs));
     let tile = tile_rows(inputs.max(outputs)) * inputs;
     let mut scratch = precision.scratch(x.len().min(tile));
     let mut out = Vec::with_capacity(x.len() / inputs * outputs);
@@ -47,7 +47,6 @@ pub fn backward(
     let inputs = weight.len() / outputs;
     let weight = precision.operand(weight);
     let weight = Panels::of(Matrix::new(&weight, outputs, inputs));
-    let mut panels = Panels::default();
     let rows = tile_rows(inputs.max(outputs));
     let mut x_scratch = precision.scratch(x.len().min(rows * inputs));
     let mut grad_scratch = precision.scratch(grad.len().min(rows * outputs));
@@ -60,8 +59,7 @@ pub fn backward(
         let grad = precision.operand_in(&mut grad_scratch, grad);
         let grad = Matrix::new(grad, rows, outputs);
         append_affine(grad, &weight, None, &mut dx);
-        panels.take(x);
-        matmul(grad.transposed(), &panels, &mut dw, true);
+        add_transposed(grad, x, &mut dw);
     }
     (dx, dw)
 }

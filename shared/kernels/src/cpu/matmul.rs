@@ -5,22 +5,26 @@
 //! large the matrices are, nor on a processor's vector units and caches.
 #![allow(unsafe_code)]
 
-use pulp::{Simd, WithSimd, bytemuck};
+use std::ops::Range;
+
+use pulp::{MemMask, Simd, WithSimd};
 
 /// Terms that are summed before they are added to the sum of those before: as many rows of a panel stay in the
 /// first-level cache.
 const DEPTH: usize = 256;
 /// Rows of the left matrix that are multiplied by all panels before the next ones are: they stay in the second-level cache.
-const ROWS: usize = 126;
+const ROWS: usize = 132;
+/// The most columns of a panel: two vectors of AVX-512.
+const MAX_WIDTH: usize = 32;
+/// Rows of a product that pay for packing its right matrix.
+const PACKED_ROWS: usize = 256;
 
-/// A matrix stored by rows, or the transpose of one.
+/// A matrix stored by rows.
 #[derive(Debug, Clone, Copy)]
 pub struct Matrix<'a> {
     values: &'a [f32],
     rows: usize,
     columns: usize,
-    row_stride: usize,
-    column_stride: usize,
 }
 
 // === impl Matrix ===
@@ -37,26 +41,13 @@ impl<'a> Matrix<'a> {
             values,
             rows,
             columns,
-            row_stride: columns,
-            column_stride: 1,
-        }
-    }
-
-    /// The same values read as the transposed matrix.
-    pub fn transposed(self) -> Self {
-        Self {
-            values: self.values,
-            rows: self.columns,
-            columns: self.rows,
-            row_stride: self.column_stride,
-            column_stride: self.row_stride,
         }
     }
 }
 
 /// The right matrix of a product as it is read: in panels of as many columns as two vectors have lanes, each by rows, the last
 /// one filled up with zeros.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Panels {
     values: Vec<f32>,
     rows: usize,
@@ -70,81 +61,109 @@ pub struct Panels {
 impl Panels {
     /// Those of `matrix`.
     pub fn of(matrix: Matrix) -> Self {
-        let mut panels = Self::default();
-        panels.take(matrix);
-        panels
-    }
-
-    /// Becomes those of `matrix`, in the same memory.
-    pub fn take(&mut self, matrix: Matrix) {
         pulp::Arch::new().dispatch(Packing {
             matrix,
-            panels: self,
-        });
+            transposed: false,
+        })
+    }
+
+    /// Those of the transpose of `matrix`.
+    pub fn of_transposed(matrix: Matrix) -> Self {
+        pulp::Arch::new().dispatch(Packing {
+            matrix,
+            transposed: true,
+        })
     }
 }
 
 struct Packing<'a> {
     matrix: Matrix<'a>,
-    panels: &'a mut Panels,
+    transposed: bool,
 }
 
 impl WithSimd for Packing<'_> {
-    type Output = ();
+    type Output = Panels;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let Matrix {
+    fn with_simd<S: Simd>(self, _: S) -> Panels {
+        let (mut rows, mut columns) = (self.matrix.rows, self.matrix.columns);
+        if self.transposed {
+            (rows, columns) = (columns, rows);
+        }
+        let width = 2 * S::F32_LANES;
+        let mut values = Vec::with_capacity(columns.div_ceil(width) * rows * width);
+        for first in (0..columns).step_by(width) {
+            let taken = first..columns.min(first + width);
+            if self.transposed {
+                self.append_transposed(taken, width, &mut values);
+            } else {
+                self.append(taken, width, &mut values);
+            }
+        }
+        Panels {
             values,
             rows,
             columns,
-            row_stride,
-            column_stride,
-        } = self.matrix;
-        let panels = self.panels;
-        let width = 2 * S::F32_LANES;
-        (panels.rows, panels.columns, panels.width) = (rows, columns, width);
-        // What was in it is overwritten, but for the zeros of a part of a panel.
-        panels
-            .values
-            .resize(columns.div_ceil(width) * rows * width, 0.0);
-        let (whole, rest) = (columns / width * width, columns % width);
-        if rest > 0 {
-            panels.values[whole * rows..].fill(0.0);
+            width,
         }
-        if column_stride == 1 {
-            for row in 0..rows {
-                let from = &values[row * row_stride..][..columns];
-                for first in (0..whole).step_by(width) {
-                    let out = &mut panels.values[first * rows + row * width..][..width];
-                    let out = S::as_mut_simd_f32s(out).0;
-                    out.copy_from_slice(S::as_simd_f32s(&from[first..first + width]).0);
-                }
-                if rest > 0 {
-                    let out = &mut panels.values[whole * rows + row * width..];
-                    out[..rest].copy_from_slice(&from[whole..]);
-                }
-            }
-            return;
+    }
+}
+
+impl Packing<'_> {
+    /// The panel of the matrix' columns `taken`.
+    #[inline(always)]
+    fn append(&self, taken: Range<usize>, width: usize, panels: &mut Vec<f32>) {
+        let matrix = self.matrix;
+        for row in 0..matrix.rows {
+            let values = &matrix.values[row * matrix.columns..][taken.clone()];
+            panels.extend_from_slice(values);
+            panels.resize(panels.len() + width - values.len(), 0.0);
         }
-        let all = panels.values.chunks_exact_mut((rows * width).max(1));
-        for (panel, first) in all.zip((0..columns).step_by(width)) {
-            let taken = width.min(columns - first);
-            // The matrix is the transpose of one whose rows are the columns here; four of them at a time.
-            let column = |column: usize| &values[(first + column) * column_stride..][..rows];
-            let mut at = 0;
-            while at + 4 <= taken {
-                let four = [0, 1, 2, 3].map(|more| column(at + more));
-                for (row, out) in panel.chunks_exact_mut(width).enumerate() {
-                    out[at..at + 4].copy_from_slice(&four.map(|column| column[row]));
+    }
+
+    /// The panel of the matrix' rows `taken`, which are columns here: blocks of four by four are turned in registers.
+    #[inline(always)]
+    fn append_transposed(&self, taken: Range<usize>, width: usize, panels: &mut Vec<f32>) {
+        /// Rows of the panel that stay in the first-level cache until they are complete.
+        const ROWS: usize = 64;
+        let matrix = self.matrix;
+        let mut part = [0.0; ROWS * MAX_WIDTH];
+        for first in (0..matrix.columns).step_by(ROWS) {
+            let rows = ROWS.min(matrix.columns - first);
+            let part = &mut part[..rows * width];
+            let column =
+                |at: usize| &matrix.values[(taken.start + at) * matrix.columns + first..][..rows];
+            let whole = taken.len() / 4 * 4;
+            for at in (0..whole).step_by(4) {
+                let columns = [column(at), column(at + 1), column(at + 2), column(at + 3)];
+                for row in (0..rows / 4 * 4).step_by(4) {
+                    // No `map`: it is not compiled for the vector unit.
+                    let mut block = [[0.0; 4]; 4];
+                    for (values, column) in block.iter_mut().zip(columns) {
+                        values.copy_from_slice(&column[row..row + 4]);
+                    }
+                    for more in 0..4 {
+                        let turned = [
+                            block[0][more],
+                            block[1][more],
+                            block[2][more],
+                            block[3][more],
+                        ];
+                        part[(row + more) * width + at..][..4].copy_from_slice(&turned);
+                    }
                 }
-                at += 4;
-            }
-            for at in at..taken {
-                for (out, value) in panel.chunks_exact_mut(width).zip(column(at)) {
-                    out[at] = *value;
+                for row in rows / 4 * 4..rows {
+                    for (more, column) in columns.iter().enumerate() {
+                        part[row * width + at + more] = column[row];
+                    }
                 }
             }
+            for at in whole..taken.len() {
+                for (row, value) in column(at).iter().enumerate() {
+                    part[row * width + at] = *value;
+                }
+            }
+            panels.extend_from_slice(part);
         }
     }
 }
@@ -159,17 +178,12 @@ enum Base<'a> {
     Output,
 }
 
-/// `out = left @ right`, or `out += left @ right` with `accumulate`. `out` is stored by rows.
-pub fn matmul(left: Matrix, right: &Panels, out: &mut [f32], accumulate: bool) {
+/// `out = left @ right`. `out` is stored by rows.
+pub fn matmul(left: Matrix, right: &Panels, out: &mut [f32]) {
     let count = left.rows * right.columns;
     assert_eq!(out.len(), count, "the result has rows * columns values");
-    let base = if accumulate {
-        Base::Output
-    } else {
-        Base::Nothing
-    };
-    // SAFETY: `out` has that many values, is borrowed mutably, so it overlaps neither input, and is initialised.
-    unsafe { multiply(left, right, out.as_mut_ptr(), base) }
+    // SAFETY: `out` has that many values and is borrowed mutably, so it overlaps neither input.
+    unsafe { multiply(left, right, out.as_mut_ptr(), Base::Nothing) }
 }
 
 /// Appends `left @ right` to `out`, by rows, with `bias` added to each row where there is one.
@@ -189,42 +203,99 @@ pub fn append_affine(left: Matrix, right: &Panels, bias: Option<&[f32]>, out: &m
 /// `out` points to room for `left.rows * right.columns` values that overlap neither input. With [`Base::Output`]
 /// they are initialised. All are afterwards.
 unsafe fn multiply(left: Matrix, right: &Panels, out: *mut f32, base: Base) {
-    let columns = right.columns;
     assert_eq!(left.columns, right.rows, "inner dimensions agree");
     if let Base::Row(row) = base {
-        assert_eq!(row.len(), columns, "a row has as many values");
+        assert_eq!(row.len(), right.columns, "a row has as many values");
     }
-    if left.rows == 0 || columns == 0 {
-        return;
-    }
-    pulp::Arch::new().dispatch(Product {
-        left,
-        right,
-        out,
-        base,
-    });
+    pulp::Arch::new().dispatch(product(left, right, out, base));
 }
 
-/// As [`multiply`] has checked it: with values in it.
-struct Product<'a> {
+/// What [`multiply`] computes.
+fn product<'a>(
     left: Matrix<'a>,
     right: &'a Panels,
     out: *mut f32,
     base: Base<'a>,
+) -> Product<'a, false> {
+    Product {
+        left,
+        right: Right::of(right),
+        rows: left.rows,
+        terms: right.rows,
+        columns: right.columns,
+        out,
+        base,
+    }
 }
 
-impl WithSimd for Product<'_> {
-    type Output = ();
+/// `out += left^T @ right`: the two have a row for each term, `out` is stored by rows.
+pub fn add_transposed(left: Matrix, right: Matrix, out: &mut [f32]) {
+    let panels = (left.columns >= PACKED_ROWS).then(|| Panels::of(right));
+    pulp::Arch::new().dispatch(transposed(left, right, panels.as_ref(), out));
+}
 
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        // Of neighbouring terms, or of neighbouring rows.
-        if self.left.column_stride == 1 {
-            self.run::<S, false>(simd);
-        } else {
-            self.run::<S, true>(simd);
+/// What [`add_transposed`] computes, with `right` read from `panels` if there are any.
+fn transposed<'a>(
+    left: Matrix<'a>,
+    right: Matrix<'a>,
+    panels: Option<&'a Panels>,
+    out: &'a mut [f32],
+) -> Product<'a, true> {
+    let (rows, columns) = (left.columns, right.columns);
+    assert_eq!(left.rows, right.rows, "inner dimensions agree");
+    assert_eq!(
+        out.len(),
+        rows * columns,
+        "the result has rows * columns values"
+    );
+    let by_rows = Right {
+        values: right.values,
+        stride: columns,
+        panel: None,
+    };
+    Product {
+        left,
+        right: panels.map_or(by_rows, Right::of),
+        rows,
+        terms: left.rows,
+        columns,
+        out: out.as_mut_ptr(),
+        base: Base::Output,
+    }
+}
+
+/// The right matrix of a product.
+#[derive(Debug, Clone, Copy)]
+struct Right<'a> {
+    values: &'a [f32],
+    /// Values from term to term.
+    stride: usize,
+    /// Values from panel to panel where it is packed. Otherwise they are neighbours in a row.
+    panel: Option<usize>,
+}
+
+// === impl Right ===
+
+impl<'a> Right<'a> {
+    fn of(panels: &'a Panels) -> Self {
+        Self {
+            values: &panels.values,
+            stride: panels.width,
+            panel: Some(panels.rows * panels.width),
         }
     }
+}
+
+/// A product as the functions above have checked it. `TRANSPOSED`: that of the left matrix' transpose; otherwise the right
+/// one is packed. `out` has room for `rows * columns` values, initialised if they are the base.
+struct Product<'a, const TRANSPOSED: bool> {
+    left: Matrix<'a>,
+    right: Right<'a>,
+    rows: usize,
+    terms: usize,
+    columns: usize,
+    out: *mut f32,
+    base: Base<'a>,
 }
 
 /// Where a block of the product is.
@@ -237,23 +308,26 @@ struct Place<'a> {
     base: Base<'a>,
 }
 
-impl<'a> Product<'a> {
+impl<const TRANSPOSED: bool> WithSimd for Product<'_, TRANSPOSED> {
+    type Output = ();
+
     #[inline(always)]
-    fn run<S: Simd, const TRANSPOSED: bool>(&self, simd: S) {
-        let (rows, terms) = (self.left.rows, self.left.columns);
-        let width = self.right.width;
-        assert_eq!(width, 2 * S::F32_LANES, "packed for this processor");
-        for first_row in (0..rows).step_by(ROWS) {
-            let end_row = rows.min(first_row + ROWS);
+    fn with_simd<S: Simd>(self, simd: S) {
+        let width = 2 * S::F32_LANES;
+        if self.right.panel.is_some() {
+            assert_eq!(self.right.stride, width, "packed for this processor");
+        }
+        for first_row in (0..self.rows).step_by(ROWS) {
+            let end_row = self.rows.min(first_row + ROWS);
             // Without terms there is one block of none.
-            for first_term in (0..terms.max(1)).step_by(DEPTH) {
-                let terms = DEPTH.min(terms - first_term);
+            for first_term in (0..self.terms.max(1)).step_by(DEPTH) {
+                let terms = DEPTH.min(self.terms - first_term);
                 let base = if first_term == 0 {
                     self.base
                 } else {
                     Base::Output
                 };
-                for first_column in (0..self.right.columns).step_by(width) {
+                for first_column in (0..self.columns).step_by(width) {
                     let mut place = Place {
                         row: first_row,
                         first_term,
@@ -262,67 +336,96 @@ impl<'a> Product<'a> {
                         base,
                     };
                     while place.row < end_row {
-                        place.row += match end_row - place.row {
-                            // Eight are better two times four.
-                            6 | 7 | 9.. => self.rows::<S, TRANSPOSED, 6>(simd, place),
-                            4.. => self.rows::<S, TRANSPOSED, 4>(simd, place),
-                            2.. => self.rows::<S, TRANSPOSED, 2>(simd, place),
-                            _ => self.rows::<S, TRANSPOSED, 1>(simd, place),
-                        };
+                        place.row += self.rows(simd, place, end_row - place.row);
                     }
                 }
             }
         }
     }
+}
 
-    /// `R` rows of a panel's columns.
+impl<const TRANSPOSED: bool> Product<'_, TRANSPOSED> {
+    /// A block of as many of the next `rows` rows as there are registers for; the number of them.
     #[inline(always)]
-    fn rows<S: Simd, const TRANSPOSED: bool, const R: usize>(
-        &self,
-        simd: S,
-        place: Place,
-    ) -> usize {
-        // SAFETY: `run` goes through the rows, the terms and the panels of the product.
+    fn rows<S: Simd>(&self, simd: S, place: Place, rows: usize) -> usize {
+        // AVX-512 has 32 registers, others 16.
+        let many = S::F32_LANES * size_of::<f32>() == 64;
+        let one_vector = self.columns - place.first_column <= S::F32_LANES;
+        // SAFETY: there are that many rows, and `with_simd` goes through the terms and the panels of the product.
         unsafe {
-            if self.right.columns - place.first_column <= S::F32_LANES {
-                self.block::<S, TRANSPOSED, R, 1>(simd, place);
-            } else {
-                self.block::<S, TRANSPOSED, R, 2>(simd, place);
+            match rows {
+                12.. if one_vector => self.block::<S, 12, 1>(simd, place),
+                12.. if many => self.block::<S, 12, 2>(simd, place),
+                8.. if many && one_vector => self.block::<S, 8, 1>(simd, place),
+                8.. if many => self.block::<S, 8, 2>(simd, place),
+                // Eight are better two times four.
+                6 | 7 | 9.. if one_vector => self.block::<S, 6, 1>(simd, place),
+                6 | 7 | 9.. => self.block::<S, 6, 2>(simd, place),
+                4.. if one_vector => self.block::<S, 4, 1>(simd, place),
+                4.. => self.block::<S, 4, 2>(simd, place),
+                2.. if one_vector => self.block::<S, 2, 1>(simd, place),
+                2.. => self.block::<S, 2, 2>(simd, place),
+                _ if one_vector => self.block::<S, 1, 1>(simd, place),
+                _ => self.block::<S, 1, 2>(simd, place),
             }
         }
-        R
     }
 
-    /// `R` rows of `V` vectors, or as many of their lanes as there are columns.
+    /// `R` rows of `V` vectors, the last of which has as many lanes as there are columns; `R`.
     ///
     /// # Safety
     ///
     /// The place is inside of the product.
     #[inline(always)]
-    unsafe fn block<S: Simd, const TRANSPOSED: bool, const R: usize, const V: usize>(
+    unsafe fn block<S: Simd, const R: usize, const V: usize>(
         &self,
         simd: S,
         place: Place,
-    ) {
+    ) -> usize {
         let lanes = S::F32_LANES;
-        let left = self.left;
-        let panel = place.first_column * self.right.rows + place.first_term * self.right.width;
+        let (left, columns) = (self.left, self.columns);
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
-        // SAFETY: `left` has a value for each row and term, `Matrix::new` has seen to that, and a panel a vector's lanes for
-        // each term and vector.
+        let panel = self.right.panel.map_or(place.first_column, |values| {
+            place.first_column / (2 * lanes) * values
+        });
+        // A row that is not packed ends with its columns.
+        let last = place.first_column + (V - 1) * lanes;
+        let there = if self.right.panel.is_some() {
+            lanes
+        } else {
+            lanes.min(columns - last)
+        };
+        let mask = MemMask::new(simd.mask_between_m32s(0, there as u32).mask());
+        // SAFETY: `left` has a value for each row and term, and `right` a value for each column, or each lane of a panel's vectors,
+        // and term: `Matrix::new` and the packing have seen to that.
         unsafe {
-            let mut right = self.right.values.as_ptr().add(panel);
+            let first = panel + place.first_term * self.right.stride;
+            let mut right = self.right.values.as_ptr().add(first);
+            // Two vectors, which the compiler then knows.
+            let stride = if TRANSPOSED {
+                self.right.stride
+            } else {
+                2 * lanes
+            };
             let mut of_rows = [left.values.as_ptr(); R];
             for (row, values) in of_rows.iter_mut().enumerate() {
-                *values = values.add(
-                    (place.row + row) * left.row_stride + place.first_term * left.column_stride,
-                );
+                let (row, term) = (place.row + row, place.first_term);
+                *values = values.add(if TRANSPOSED {
+                    term * left.columns + row
+                } else {
+                    row * left.columns + term
+                });
             }
             let mut of_terms = of_rows[0];
             for term in 0..place.terms {
                 let mut vectors = [simd.splat_f32s(0.0); V];
                 for (vector, value) in vectors.iter_mut().enumerate() {
-                    *value = right.add(vector * lanes).cast::<S::f32s>().read_unaligned();
+                    let from = right.add(vector * lanes);
+                    *value = if TRANSPOSED && vector == V - 1 {
+                        simd.mask_load_ptr_f32s(mask, from)
+                    } else {
+                        from.cast::<S::f32s>().read_unaligned()
+                    };
                 }
                 for (row, sums) in sums.iter_mut().enumerate() {
                     let value = if TRANSPOSED {
@@ -335,13 +438,12 @@ impl<'a> Product<'a> {
                         *sum = simd.mul_add_f32s(value, vector, *sum);
                     }
                 }
-                right = right.add(2 * lanes);
+                right = right.add(stride);
                 if TRANSPOSED {
-                    of_terms = of_terms.add(left.column_stride);
+                    of_terms = of_terms.add(left.columns);
                 }
             }
         }
-        let columns = self.right.columns;
         for (row, sums) in sums.into_iter().enumerate() {
             for (vector, sum) in sums.into_iter().enumerate() {
                 let column = place.first_column + vector * lanes;
@@ -360,10 +462,11 @@ impl<'a> Product<'a> {
                             simd.add_f32s(base, sum)
                         }
                     };
-                    write::<S>(out, sum, count);
+                    write::<S>(simd, out, sum, count);
                 }
             }
         }
+        R
     }
 }
 
@@ -373,28 +476,22 @@ unsafe fn read<S: Simd>(simd: S, from: *const f32, count: usize) -> S::f32s {
     // SAFETY: the caller vouches for them.
     unsafe {
         if count == S::F32_LANES {
-            return from.cast::<S::f32s>().read_unaligned();
+            from.cast::<S::f32s>().read_unaligned()
+        } else {
+            simd.mask_load_ptr_f32s(simd.mask_between_m32s(0, count as u32), from)
         }
-        let mut vector = simd.splat_f32s(0.0);
-        let lanes: &mut [f32] = bytemuck::cast_slice_mut(std::slice::from_mut(&mut vector));
-        for (lane, value) in lanes.iter_mut().enumerate().take(count) {
-            *value = *from.add(lane);
-        }
-        vector
     }
 }
 
 /// The first `count` values of a vector.
 #[inline(always)]
-unsafe fn write<S: Simd>(to: *mut f32, vector: S::f32s, count: usize) {
+unsafe fn write<S: Simd>(simd: S, to: *mut f32, vector: S::f32s, count: usize) {
     // SAFETY: the caller vouches for the room.
     unsafe {
         if count == S::F32_LANES {
-            return to.cast::<S::f32s>().write_unaligned(vector);
-        }
-        let lanes: &[f32] = bytemuck::cast_slice(std::slice::from_ref(&vector));
-        for (lane, value) in lanes.iter().enumerate().take(count) {
-            to.add(lane).write(*value);
+            to.cast::<S::f32s>().write_unaligned(vector);
+        } else {
+            simd.mask_store_ptr_f32s(simd.mask_between_m32s(0, count as u32), to, vector);
         }
     }
 }
@@ -411,32 +508,67 @@ mod tests {
             (7, 3, 5),
             (8, 300, 33),
             (13, 64, 48),
+            (25, 66, 20),
             (130, 9, 70),
+            (300, 5, 23),
         ] {
             let [left, right] = [rows * terms, terms * columns].map(values);
-            let [left_turned, right_turned] = [rows * terms, terms * columns].map(values);
-            let base = values(columns);
-            let products = [
-                (
-                    Matrix::new(&left, rows, terms),
-                    Matrix::new(&right, terms, columns),
-                ),
-                (
-                    Matrix::new(&left_turned, terms, rows).transposed(),
-                    Matrix::new(&right_turned, columns, terms).transposed(),
-                ),
-            ];
-            for (left, matrix) in products {
-                for base in [Base::Nothing, Base::Row(&base), Base::Output] {
-                    on_each_vector_unit!(simd => {
-                        let mut right = Panels::default();
-                        Packing { matrix, panels: &mut right }.with_simd(simd);
+            let bias = values(columns);
+            let mut found = Vec::new();
+            for base in [Base::Nothing, Base::Row(&bias), Base::Output] {
+                for transposed in [false, true] {
+                    found.push(on_each_vector_unit!(simd => {
+                        let matrix = if transposed {
+                            Matrix::new(&right, columns, terms)
+                        } else {
+                            Matrix::new(&right, terms, columns)
+                        };
+                        let right = Packing { matrix, transposed }.with_simd(simd);
                         let mut out = vec![0.5f32; rows * columns];
-                        Product { left, right: &right, out: out.as_mut_ptr(), base }.with_simd(simd);
+                        let left = Matrix::new(&left, rows, terms);
+                        product(left, &right, out.as_mut_ptr(), base).with_simd(simd);
                         bits(&out)
-                    });
+                    }));
                 }
             }
+            for packed in [false, true] {
+                found.push(on_each_vector_unit!(simd => {
+                    let left = Matrix::new(&left, terms, rows);
+                    let right = Matrix::new(&right, terms, columns);
+                    let panels = packed.then(|| Packing { matrix: right, transposed: false }.with_simd(simd));
+                    let mut out = vec![0.5f32; rows * columns];
+                    transposed(left, right, panels.as_ref(), &mut out).with_simd(simd);
+                    bits(&out)
+                }));
+            }
+            assert_eq!(found[6], found[7], "packed or not");
+        }
+    }
+
+    #[test]
+    fn products_of_transposed_matrices_are_those_of_the_turned_ones() {
+        fn turned(values: &[f32], columns: usize) -> Vec<f32> {
+            let column = |at| values.iter().skip(at).step_by(columns).copied();
+            (0..columns).flat_map(column).collect()
+        }
+        for (rows, terms, columns) in [(1, 1, 1), (5, 70, 3), (14, 131, 66), (257, 4, 39)] {
+            let [left, right] = [rows * terms, terms * columns].map(values);
+            let by_rows = Panels::of(Matrix::new(&right, terms, columns));
+            let mut expected = Vec::new();
+            append_affine(
+                Matrix::new(&left, rows, terms),
+                &by_rows,
+                None,
+                &mut expected,
+            );
+            let by_columns = turned(&right, columns);
+            let by_columns = Panels::of_transposed(Matrix::new(&by_columns, columns, terms));
+            assert_eq!(bits(&by_columns.values), bits(&by_rows.values));
+            let mut found = vec![0.0; rows * columns];
+            let left = turned(&left, terms);
+            let left = Matrix::new(&left, terms, rows);
+            add_transposed(left, Matrix::new(&right, terms, columns), &mut found);
+            assert_eq!(bits(&found), bits(&expected));
         }
     }
 
@@ -450,7 +582,7 @@ mod tests {
         for row in 0..rows {
             let left = Matrix::new(&left[row * terms..][..terms], 1, terms);
             let mut alone = vec![0.0; columns];
-            matmul(left, &panels, &mut alone, false);
+            matmul(left, &panels, &mut alone);
             assert_eq!(
                 bits(&alone),
                 bits(&all[row * columns..][..columns]),
@@ -466,7 +598,7 @@ mod tests {
                 .collect();
             let right = Panels::of(Matrix::new(&of_column, terms, 1));
             let mut alone = vec![0.0; rows];
-            matmul(Matrix::new(&left, rows, terms), &right, &mut alone, false);
+            matmul(Matrix::new(&left, rows, terms), &right, &mut alone);
             let found: Vec<f32> = all.iter().skip(column).step_by(columns).copied().collect();
             assert_eq!(bits(&alone), bits(&found), "column {column}");
         }
@@ -476,9 +608,9 @@ mod tests {
     fn without_terms_there_is_what_was_there() {
         let panels = Panels::of(Matrix::new(&[], 0, 3));
         let mut out = vec![7.0; 6];
-        matmul(Matrix::new(&[], 2, 0), &panels, &mut out, true);
+        add_transposed(Matrix::new(&[], 0, 2), Matrix::new(&[], 0, 3), &mut out);
         assert_eq!(out, [7.0; 6]);
-        matmul(Matrix::new(&[], 2, 0), &panels, &mut out, false);
+        matmul(Matrix::new(&[], 2, 0), &panels, &mut out);
         assert_eq!(out, [0.0; 6]);
         append_affine(
             Matrix::new(&[], 1, 0),

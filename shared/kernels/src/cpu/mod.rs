@@ -123,7 +123,7 @@ mod tests {
         values.iter().map(|value| value.to_bits()).collect()
     }
 
-    /// Expects what the body makes of a vector unit to be equal for all that this processor has, and for loops over as
+    /// What the body makes of a vector unit, which is expected to be equal for all that this processor has, and for loops over as
     /// many lanes as those of others have.
     macro_rules! on_each_vector_unit {
         ($simd:ident => $body:block) => {{
@@ -151,6 +151,7 @@ mod tests {
             for other in &found {
                 assert_eq!(*other, found[0]);
             }
+            found.swap_remove(0)
         }};
     }
     pub(super) use on_each_vector_unit;

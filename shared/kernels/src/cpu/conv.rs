@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::matmul::{Matrix, Panels, add_transposed, append_affine, matmul};
+use super::matmul::{Matrix, Panels, add_transposed, affine, append_affine};
 use super::{Image, at_least, linear, vectorized};
 use crate::Precision;
 
@@ -192,7 +192,7 @@ pub fn backward(
         let grad = pixel_gradients(&grad, outputs, pixels.clone());
         tiles.fill(rows.clone(), &inputs, patches);
         add_transposed(grad, Matrix::new(patches, pixels.len(), taps), &mut dw);
-        matmul(grad, &weight, patches);
+        affine(grad, &weight, None, patches);
         vectorized(
             #[inline(always)]
             || {

@@ -6,7 +6,7 @@ use std::f32::consts::FRAC_1_SQRT_2;
 
 use super::linear::tile_rows;
 use super::math::{erf, exp};
-use super::matmul::{Matrix, Panels, add_transposed, append_affine};
+use super::matmul::{Matrix, Panels, add_transposed, affine, append_affine};
 use super::rounding::{bf16, f16};
 use super::vectorized;
 use crate::Precision;
@@ -107,26 +107,21 @@ pub fn feed_forward(
     let weight = Panels::of_transposed(Matrix::new(weight, bias.len(), inputs));
     let second_weight = Panels::of_transposed(Matrix::new(second_weight, outputs, bias.len()));
     let rows = tile_rows(bias.len());
-    let mut hidden = Vec::new();
+    let mut hidden = vec![0.0; rows.min(x.len() / inputs) * bias.len()];
     let mut out = Vec::with_capacity(x.len() / inputs * outputs);
     for x in x.chunks(rows * inputs) {
         let rows = x.len() / inputs;
-        hidden.clear();
-        append_affine(
-            Matrix::new(x, rows, inputs),
-            &weight,
-            Some(bias),
-            &mut hidden,
-        );
+        let hidden = &mut hidden[..rows * bias.len()];
+        affine(Matrix::new(x, rows, inputs), &weight, Some(bias), hidden);
         vectorized(
             #[inline(always)]
             || {
-                for value in &mut hidden {
+                for value in &mut *hidden {
                     *value *= cumulative(*value);
                 }
             },
         );
-        let hidden = Matrix::new(&hidden, rows, bias.len());
+        let hidden = Matrix::new(hidden, rows, bias.len());
         append_affine(hidden, &second_weight, Some(second_bias), &mut out);
     }
     out

@@ -178,44 +178,49 @@ enum Base<'a> {
     Output,
 }
 
-/// `out = left @ right`. `out` is stored by rows.
-pub fn matmul(left: Matrix, right: &Panels, out: &mut [f32]) {
+/// `out = left @ right`, by rows, with `bias` added to each row where there is one.
+pub fn affine(left: Matrix, right: &Panels, bias: Option<&[f32]>, out: &mut [f32]) {
     let count = left.rows * right.columns;
     assert_eq!(out.len(), count, "the result has rows * columns values");
     // SAFETY: `out` has that many values and is borrowed mutably, so it overlaps neither input.
-    unsafe { multiply(left, right, out.as_mut_ptr(), Base::Nothing) }
+    unsafe { multiply(left, right, bias, out.as_mut_ptr(), false) }
 }
 
-/// Appends `left @ right` to `out`, by rows, with `bias` added to each row where there is one.
+/// Appends [`affine`] to `out`, whose memory may be far away.
 pub fn append_affine(left: Matrix, right: &Panels, bias: Option<&[f32]>, out: &mut Vec<f32>) {
     let (len, count) = (out.len(), left.rows * right.columns);
     out.reserve_exact(count);
-    let base = bias.map_or(Base::Nothing, Base::Row);
     // SAFETY: behind the `len` values is room for `count` more; all of them are written, and none is read before.
     unsafe {
-        multiply(left, right, out.as_mut_ptr().add(len), base);
+        multiply(left, right, bias, out.as_mut_ptr().add(len), true);
         out.set_len(len + count);
     }
 }
 
 /// # Safety
 ///
-/// `out` points to room for `left.rows * right.columns` values that overlap neither input. With [`Base::Output`]
-/// they are initialised. All are afterwards.
-unsafe fn multiply(left: Matrix, right: &Panels, out: *mut f32, base: Base) {
+/// `out` points to room for `left.rows * right.columns` values that overlap no input. All are initialised afterwards.
+unsafe fn multiply(
+    left: Matrix,
+    right: &Panels,
+    bias: Option<&[f32]>,
+    out: *mut f32,
+    is_far: bool,
+) {
     assert_eq!(left.columns, right.rows, "inner dimensions agree");
-    if let Base::Row(row) = base {
-        assert_eq!(row.len(), right.columns, "a row has as many values");
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), right.columns, "a row has as many values");
     }
-    pulp::Arch::new().dispatch(product(left, right, out, base));
+    pulp::Arch::new().dispatch(product(left, right, bias, out, is_far));
 }
 
 /// What [`multiply`] computes.
 fn product<'a>(
     left: Matrix<'a>,
     right: &'a Panels,
+    bias: Option<&'a [f32]>,
     out: *mut f32,
-    base: Base<'a>,
+    is_far: bool,
 ) -> Product<'a, false> {
     Product {
         left,
@@ -224,7 +229,8 @@ fn product<'a>(
         terms: right.rows,
         columns: right.columns,
         out,
-        base,
+        is_far,
+        base: bias.map_or(Base::Nothing, Base::Row),
     }
 }
 
@@ -260,6 +266,7 @@ fn transposed<'a>(
         terms: left.rows,
         columns,
         out: out.as_mut_ptr(),
+        is_far: false,
         base: Base::Output,
     }
 }
@@ -295,6 +302,8 @@ struct Product<'a, const TRANSPOSED: bool> {
     terms: usize,
     columns: usize,
     out: *mut f32,
+    /// Whether what is written is probably in no cache.
+    is_far: bool,
     base: Base<'a>,
 }
 
@@ -385,6 +394,14 @@ impl<const TRANSPOSED: bool> Product<'_, TRANSPOSED> {
         let lanes = S::F32_LANES;
         let (left, columns) = (self.left, self.columns);
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
+        if self.is_far && !TRANSPOSED {
+            for row in 0..R {
+                let first = (place.row + row) * columns + place.first_column;
+                for vector in 0..V {
+                    fetch(self.out.wrapping_add(first + vector * lanes));
+                }
+            }
+        }
         let panel = self.right.panel.map_or(place.first_column, |values| {
             place.first_column / (2 * lanes) * values
         });
@@ -470,6 +487,17 @@ impl<const TRANSPOSED: bool> Product<'_, TRANSPOSED> {
     }
 }
 
+/// Fetches the cache line of `at`, which is to be written: a store to what is far away would hold up those after it.
+#[inline(always)]
+fn fetch(at: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: no more than a hint, wherever it points.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+}
+
 /// `count` values from `from` on, no more than a vector has.
 #[inline(always)]
 unsafe fn read<S: Simd>(simd: S, from: *const f32, count: usize) -> S::f32s {
@@ -515,7 +543,7 @@ mod tests {
             let [left, right] = [rows * terms, terms * columns].map(values);
             let bias = values(columns);
             let mut found = Vec::new();
-            for base in [Base::Nothing, Base::Row(&bias), Base::Output] {
+            for bias in [None, Some(&bias[..])] {
                 for transposed in [false, true] {
                     found.push(on_each_vector_unit!(simd => {
                         let matrix = if transposed {
@@ -526,7 +554,7 @@ mod tests {
                         let right = Packing { matrix, transposed }.with_simd(simd);
                         let mut out = vec![0.5f32; rows * columns];
                         let left = Matrix::new(&left, rows, terms);
-                        product(left, &right, out.as_mut_ptr(), base).with_simd(simd);
+                        product(left, &right, bias, out.as_mut_ptr(), true).with_simd(simd);
                         bits(&out)
                     }));
                 }
@@ -541,7 +569,7 @@ mod tests {
                     bits(&out)
                 }));
             }
-            assert_eq!(found[6], found[7], "packed or not");
+            assert_eq!(found[4], found[5], "packed or not");
         }
     }
 
@@ -582,7 +610,7 @@ mod tests {
         for row in 0..rows {
             let left = Matrix::new(&left[row * terms..][..terms], 1, terms);
             let mut alone = vec![0.0; columns];
-            matmul(left, &panels, &mut alone);
+            affine(left, &panels, None, &mut alone);
             assert_eq!(
                 bits(&alone),
                 bits(&all[row * columns..][..columns]),
@@ -598,7 +626,7 @@ mod tests {
                 .collect();
             let right = Panels::of(Matrix::new(&of_column, terms, 1));
             let mut alone = vec![0.0; rows];
-            matmul(Matrix::new(&left, rows, terms), &right, &mut alone);
+            affine(Matrix::new(&left, rows, terms), &right, None, &mut alone);
             let found: Vec<f32> = all.iter().skip(column).step_by(columns).copied().collect();
             assert_eq!(bits(&alone), bits(&found), "column {column}");
         }
@@ -610,7 +638,7 @@ mod tests {
         let mut out = vec![7.0; 6];
         add_transposed(Matrix::new(&[], 0, 2), Matrix::new(&[], 0, 3), &mut out);
         assert_eq!(out, [7.0; 6]);
-        matmul(Matrix::new(&[], 2, 0), &panels, &mut out);
+        affine(Matrix::new(&[], 2, 0), &panels, None, &mut out);
         assert_eq!(out, [0.0; 6]);
         append_affine(
             Matrix::new(&[], 1, 0),

@@ -39,12 +39,14 @@ impl Image {
     }
 }
 
-/// Runs the body for blocks of 16 channels, then 4, then 1, so that what belongs to the channels of a
-/// block is read once: `for_blocks!(channels, first, N => { .. })`.
+/// Runs the body for blocks of 32 channels, then 16, 8, 4 and 1, so that what belongs to the channels of a block is read once, and
+/// that the sums of several vectors need not wait for each other: `for_blocks!(channels, first, N => { .. })`.
 macro_rules! for_blocks {
     ($channels:expr, $first:ident, $n:ident => $body:block) => {{
         let mut $first = 0;
+        for_blocks!(@ $channels, $first, $n, 32, $body);
         for_blocks!(@ $channels, $first, $n, 16, $body);
+        for_blocks!(@ $channels, $first, $n, 8, $body);
         for_blocks!(@ $channels, $first, $n, 4, $body);
         for_blocks!(@ $channels, $first, $n, 1, $body);
     }};

@@ -203,32 +203,37 @@ impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodi
         )
     }
 
-    fn kernel_spatial_gate(
+    fn kernel_context(
         x: FloatTensor<Self>,
         hidden: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        let saved = [&x, &hidden, &weight].map(|input| input.primitive().clone());
-        let [x_value, hidden_value, weight_value] = saved.clone();
-        let output = B::kernel_spatial_gate(x_value, hidden_value, weight_value);
-        record::<B, C, _, _>(
-            [x, hidden, weight],
-            output,
-            saved,
-            |[x, hidden, weight], grad| {
-                let (x, hidden, weight) = B::kernel_spatial_gate_backward(x, hidden, weight, grad);
-                [x, hidden, weight]
-            },
-        )
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        spatial: FloatTensor<Self>,
+        channel: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let inputs = [x, hidden, gamma, beta, spatial, channel];
+        let values = inputs.each_ref().map(|input| input.primitive().clone());
+        let [x, hidden, gamma, beta, spatial, channel] = values.clone();
+        let (output, mean, variance) =
+            B::kernel_context(x, hidden, gamma, beta, spatial, channel, epsilon);
+        let saved = (values, [mean.clone(), variance.clone()], epsilon);
+        let output =
+            record::<B, C, _, _>(inputs, output, saved, |(inputs, moments, epsilon), grad| {
+                B::kernel_context_backward(inputs, moments, epsilon, grad)
+            });
+        (output, untracked::<B, C>(mean), untracked::<B, C>(variance))
     }
 
-    fn kernel_channel_gate(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        let saved = (x.primitive().clone(), weight.primitive().clone());
-        let output = B::kernel_channel_gate(saved.0.clone(), saved.1.clone());
-        record::<B, C, _, _>([x, weight], output, saved, |(x, weight), grad| {
-            let (x, weight) = B::kernel_channel_gate_backward(x, weight, grad);
-            [x, weight]
-        })
+    fn kernel_context_gates(
+        x: FloatTensor<Self>,
+        hidden: FloatTensor<Self>,
+        spatial: FloatTensor<Self>,
+        channel: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let inputs = [x, hidden, spatial, channel];
+        let [x, hidden, spatial, channel] = inputs.map(|input| input.into_primitive());
+        untracked::<B, C>(B::kernel_context_gates(x, hidden, spatial, channel))
     }
 
     fn kernel_depthwise_relu(

@@ -5,6 +5,7 @@ use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::TensorData;
 
 use crate::Precision;
+use crate::cpu::context::{Gates, Norm};
 use crate::cpu::depthwise::Window;
 use crate::cpu::{self, Image};
 use crate::ops::{KernelGradients, KernelOps};
@@ -238,22 +239,55 @@ impl KernelOps for Flex {
         tensor(output, shape)
     }
 
-    fn kernel_spatial_gate(x: Tensor, hidden: Tensor, weight: Tensor) -> Tensor {
-        let (x, hidden, weight) = (contiguous(x), contiguous(hidden), contiguous(weight));
-        let _span = span("spatial gate", 0, 3 * len(&x));
-        tensor(
-            cpu::spatial_gate::forward(values(&x), values(&hidden), values(&weight)),
-            dims(&x),
+    fn kernel_context(
+        x: Tensor,
+        hidden: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        spatial: Tensor,
+        channel: Tensor,
+        epsilon: f32,
+    ) -> (Tensor, Tensor, Tensor) {
+        let inputs = [x, hidden, gamma, beta, spatial, channel].map(contiguous);
+        let [x, hidden, gamma, beta, spatial, channel] = &inputs;
+        let channels = dims(gamma)[0];
+        let _span = span("context", 0, 3 * len(x));
+        let (mean, variance) = cpu::norm::moments(values(hidden), channels);
+        let (scale, shift) =
+            cpu::norm::fold(values(gamma), values(beta), &mean, &variance, epsilon);
+        let output = cpu::context::forward(
+            image(x),
+            values(x),
+            values(hidden),
+            (&scale, &shift),
+            gates(spatial, channel),
+        );
+        (
+            tensor(output, dims(x)),
+            tensor(mean, vec![channels]),
+            tensor(variance, vec![channels]),
         )
     }
 
-    fn kernel_channel_gate(x: Tensor, weight: Tensor) -> Tensor {
-        let (x, weight) = (contiguous(x), contiguous(weight));
-        let _span = span("channel gate", 0, 2 * len(&x));
-        tensor(
-            cpu::channel_gate::forward(image(&x), values(&x), values(&weight)),
-            dims(&x),
-        )
+    fn kernel_context_gates(x: Tensor, hidden: Tensor, spatial: Tensor, channel: Tensor) -> Tensor {
+        let [x, hidden, spatial, channel] = [x, hidden, spatial, channel].map(contiguous);
+        let channels = image(&x).channels;
+        let _span = span("context", 0, 3 * len(&x));
+        let output = cpu::context::forward(
+            image(&x),
+            values(&x),
+            values(&hidden),
+            (&vec![1.0; channels], &vec![0.0; channels]),
+            gates(&spatial, &channel),
+        );
+        tensor(output, dims(&x))
+    }
+}
+
+fn gates<'a>(spatial: &'a Tensor, channel: &'a Tensor) -> Gates<'a> {
+    Gates {
+        spatial: values(spatial),
+        channel: values(channel),
     }
 }
 
@@ -389,32 +423,29 @@ impl KernelGradients for Flex {
         (tensor(dx, dims(&x)), tensor(dw, dims(&weight)))
     }
 
-    fn kernel_spatial_gate_backward(
-        x: Tensor,
-        hidden: Tensor,
-        weight: Tensor,
+    fn kernel_context_backward(
+        inputs: [Tensor; 6],
+        moments: [Tensor; 2],
+        epsilon: f32,
         grad: Tensor,
-    ) -> (Tensor, Tensor, Tensor) {
-        let [x, hidden, weight, grad] = [x, hidden, weight, grad].map(contiguous);
-        let _span = span("spatial gate, backward", 0, 5 * len(&x));
-        let (dx, dh, dw) = cpu::spatial_gate::backward(
-            values(&x),
-            values(&hidden),
-            values(&weight),
-            values(&grad),
-        );
-        (
-            tensor(dx, dims(&x)),
-            tensor(dh, dims(&x)),
-            tensor(dw, dims(&weight)),
-        )
-    }
-
-    fn kernel_channel_gate_backward(x: Tensor, weight: Tensor, grad: Tensor) -> (Tensor, Tensor) {
-        let (x, weight, grad) = (contiguous(x), contiguous(weight), contiguous(grad));
-        let _span = span("channel gate, backward", 0, 3 * len(&x));
-        let (dx, dw) =
-            cpu::channel_gate::backward(image(&x), values(&x), values(&weight), values(&grad));
-        (tensor(dx, dims(&x)), tensor(dw, dims(&weight)))
+    ) -> [Tensor; 6] {
+        let (inputs, grad) = (inputs.map(contiguous), contiguous(grad));
+        let [x, hidden, gamma, beta, spatial, channel] = &inputs;
+        let _span = span("context, backward", 0, 5 * len(x));
+        let norm = Norm {
+            gamma: values(gamma),
+            beta: values(beta),
+            mean: values(&moments[0]),
+            variance: values(&moments[1]),
+            epsilon,
+        };
+        let (x, hidden) = (values(x), values(hidden));
+        let (shape, gates) = (image(&grad), gates(spatial, channel));
+        let gradients = cpu::context::backward(shape, x, hidden, norm, gates, values(&grad));
+        let mut gradients = gradients.into_iter();
+        inputs.each_ref().map(|input| {
+            let gradient = gradients.next().expect("a gradient for each input");
+            tensor(gradient, dims(input))
+        })
     }
 }

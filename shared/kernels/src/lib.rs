@@ -42,7 +42,7 @@ pub enum Precision {
 }
 
 /// The kernel set that computed a replica, part of its numerics class.
-pub const KERNEL_SET: &str = "cpu-f32-4";
+pub const KERNEL_SET: &str = "cpu-f32-5";
 
 /// The target of the spans of a profile: an `operation` with the fields `name`, `flop` and `bytes`, closed when it is
 /// done. Nobody pays for them unless a subscriber wants them.

@@ -67,12 +67,23 @@ pub trait KernelOps: Backend {
         second_weight: FloatTensor<Self>,
         second_bias: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
-    fn kernel_spatial_gate(
+    /// Returns the output, and the mean and the biased variance of `hidden`.
+    fn kernel_context(
         x: FloatTensor<Self>,
         hidden: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        spatial: FloatTensor<Self>,
+        channel: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    /// Not differentiable.
+    fn kernel_context_gates(
+        x: FloatTensor<Self>,
+        hidden: FloatTensor<Self>,
+        spatial: FloatTensor<Self>,
+        channel: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
-    fn kernel_channel_gate(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 /// The derivatives of [`KernelOps`]: from the inputs and the gradient of the output (last) to the
@@ -120,17 +131,13 @@ pub trait KernelGradients: Backend {
         grad: FloatTensor<Self>,
         precision: Precision,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
-    fn kernel_spatial_gate_backward(
-        x: FloatTensor<Self>,
-        hidden: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
+    /// `inputs` are the six tensors of the operation, `moments` the mean and the variance that it found.
+    fn kernel_context_backward(
+        inputs: [FloatTensor<Self>; 6],
+        moments: [FloatTensor<Self>; 2],
+        epsilon: f32,
         grad: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
-    fn kernel_channel_gate_backward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    ) -> [FloatTensor<Self>; 6];
 }
 
 fn dispatch<const A: usize, const B: usize, const C: usize>(
@@ -185,8 +192,8 @@ pub fn conv_stride2(
     Tensor::from_dispatch(Dispatch::kernel_conv_stride2(x, weight, bias, precision))
 }
 
-/// What batch normalisation in training returns.
-pub struct BatchNormOutput {
+/// What an operation with a batch normalisation by the statistics of its input returns in training.
+pub struct Normalized {
     /// Same shape as the input.
     pub output: Tensor<4>,
     /// `[channels]`, not differentiable.
@@ -203,11 +210,11 @@ pub fn batch_norm(
     beta: Tensor<1>,
     epsilon: f32,
     activation: Activation,
-) -> BatchNormOutput {
+) -> Normalized {
     let [x, gamma, beta] = dispatch((x, gamma, beta));
     let relu = activation == Activation::Relu;
     let (output, mean, variance) = Dispatch::kernel_batch_norm(x, gamma, beta, epsilon, relu);
-    BatchNormOutput {
+    Normalized {
         output: Tensor::from_dispatch(output),
         mean: Tensor::from_dispatch(mean),
         variance: Tensor::from_dispatch(variance),
@@ -262,18 +269,40 @@ pub fn feed_forward(
     ))
 }
 
-/// `x * sigmoid(hidden . weight)`: one gate a pixel, from the dot product over channels.
-/// `x`, `hidden`: `[batch, height, width, channels]`, `weight`: `[1, channels, 1, 1]`.
-pub fn spatial_gate(x: Tensor<4>, hidden: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {
-    let [x, hidden, weight] = dispatch((x, hidden, weight));
-    Tensor::from_dispatch(Dispatch::kernel_spatial_gate(x, hidden, weight))
+/// The gates of a context, in training: `s * sigmoid(channel @ mean(s))`, one gate a channel from the mean over the pixels of a
+/// picture, of `s = x * sigmoid(n . spatial)`, one gate a pixel from the dot product over channels. `n` is `hidden` after
+/// [`batch_norm`] with a ReLU, and the moments are those of `hidden`. `x`, `hidden`: `[batch, height, width, channels]`, `gamma`,
+/// `beta`: `[channels]`, `spatial`: `[1, channels, 1, 1]`, `channel`: `[channels, channels, 1, 1]`.
+pub fn context(
+    x: Tensor<4>,
+    hidden: Tensor<4>,
+    (gamma, beta): (Tensor<1>, Tensor<1>),
+    (spatial, channel): (Tensor<4>, Tensor<4>),
+    epsilon: f32,
+) -> Normalized {
+    let (output, mean, variance) = Dispatch::kernel_context(
+        x.into_dispatch(),
+        hidden.into_dispatch(),
+        gamma.into_dispatch(),
+        beta.into_dispatch(),
+        spatial.into_dispatch(),
+        channel.into_dispatch(),
+        epsilon,
+    );
+    Normalized {
+        output: Tensor::from_dispatch(output),
+        mean: Tensor::from_dispatch(mean),
+        variance: Tensor::from_dispatch(variance),
+    }
 }
 
-/// `x * sigmoid(weight @ mean(x))`: one gate a channel, from the mean over pixels.
-/// `x`: `[batch, height, width, channels]`, `weight`: `[channels, channels, 1, 1]`.
-pub fn channel_gate(x: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {
-    Tensor::from_dispatch(Dispatch::kernel_channel_gate(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-    ))
+/// [`context`] of a `hidden` that is normalised and not negative. For inference only.
+pub fn context_gates(
+    x: Tensor<4>,
+    hidden: Tensor<4>,
+    (spatial, channel): (Tensor<4>, Tensor<4>),
+) -> Tensor<4> {
+    let [x, hidden, spatial] = dispatch((x, hidden, spatial));
+    let channel = channel.into_dispatch();
+    Tensor::from_dispatch(Dispatch::kernel_context_gates(x, hidden, spatial, channel))
 }

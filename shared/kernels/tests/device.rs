@@ -386,40 +386,59 @@ fn batch_normalisations_agree_with_the_reference() {
 }
 
 #[test]
-fn gates_agree_with_the_reference() {
-    for shape in [image(1, 1, 1, 1), image(2, 7, 6, 48), image(3, 9, 9, 17)] {
-        let what = format!("gates of {shape:?}");
-        let mut source = Source::new(&what);
+fn the_gates_of_a_context_agree_with_the_reference() {
+    for (shape, epsilon) in [
+        (image(1, 1, 1, 1), 1e-2),
+        (image(2, 7, 6, 48), 1e-5),
+        (image(3, 9, 9, 17), 1e-5),
+    ] {
+        let what = format!("context of {shape:?}");
         let channels = shape.channels;
-        let (x_values, hidden_values) = (source.values(shape.len()), source.values(shape.len()));
-        let weight_values: Vec<f32> = (source.values(channels).iter())
-            .map(|weight| weight / (channels as f32).sqrt())
-            .collect();
-        let grad = source.values(shape.len());
-        let (x, hidden) = (
-            leaf(&x_values, dims(shape)),
-            leaf(&hidden_values, dims(shape)),
+        let given = Context::random(&what, shape);
+        let [x, hidden, gamma, beta, spatial, channel] = given.inputs();
+        let [x, hidden] = [x, hidden].map(|values| leaf(values, dims(shape)));
+        let [gamma, beta] = [gamma, beta].map(|values| leaf(values, [channels]));
+        let spatial = leaf(spatial, [1, channels, 1, 1]);
+        let channel = leaf(channel, [channels, channels, 1, 1]);
+        let found = ops::context(
+            x.clone(),
+            hidden.clone(),
+            (gamma.clone(), beta.clone()),
+            (spatial.clone(), channel.clone()),
+            epsilon,
         );
-        let weight = leaf(&weight_values, [1, channels, 1, 1]);
-        let reference =
-            |point: &[Vec<f64>]| spatial_gate_reference(&point[0], &point[1], &point[2]);
-        check!(
-            what.clone(),
-            ops::spatial_gate(x.clone(), hidden.clone(), weight.clone()),
-            grad,
-            [x: &x_values, hidden: &hidden_values, weight: &weight_values],
-            reference
+        let (mean, variance) = moments_reference(&wide(&given.hidden), channels);
+        assert_close("mean", &values(found.mean.inner()), &mean, FORWARD);
+        assert_close(
+            "variance",
+            &values(found.variance.inner()),
+            &variance,
+            FORWARD,
         );
+        let point = given.inputs().map(wide);
+        let expected = context_reference(shape, &point, f64::from(epsilon));
+        let output = found.output;
+        assert_close(&what, &values(output.clone().inner()), &expected, FORWARD);
+        let weights = TensorData::new(given.grad.clone(), output.dims());
+        let weights = Tensor::from_data(weights, &device()).autodiff();
+        let mut gradients = (output * weights).backward();
+        let found = [
+            values(x.grad_remove(&mut gradients).unwrap()),
+            values(hidden.grad_remove(&mut gradients).unwrap()),
+            values(gamma.grad_remove(&mut gradients).unwrap()),
+            values(beta.grad_remove(&mut gradients).unwrap()),
+            values(spatial.grad_remove(&mut gradients).unwrap()),
+            values(channel.grad_remove(&mut gradients).unwrap()),
+        ];
+        assert_context_gradients(&what, shape, &given, f64::from(epsilon), &found);
 
-        let weight_values = source.values(channels * channels);
-        let weight = leaf(&weight_values, [channels, channels, 1, 1]);
-        let reference = |point: &[Vec<f64>]| channel_gate_reference(shape, &point[0], &point[1]);
-        check!(
-            what.clone(),
-            ops::channel_gate(x.clone(), weight.clone()),
-            grad,
-            [x: &x_values, weight: &weight_values],
-            reference
-        );
+        // What is normalised and rectified already.
+        let normal: Vec<f32> = given.hidden.iter().map(|value| value.abs()).collect();
+        let gated = spatial_gate_reference(&wide(&given.x), &wide(&normal), &wide(&given.spatial));
+        let expected = channel_gate_reference(shape, &gated, &wide(&given.channel));
+        let normal = leaf(&normal, dims(shape)).inner();
+        let gates = (spatial.inner(), channel.inner());
+        let found = ops::context_gates(x.inner(), normal, gates);
+        assert_close(&what, &values(found), &expected, FORWARD);
     }
 }

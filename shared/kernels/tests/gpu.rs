@@ -361,6 +361,35 @@ fn the_channel_gate_and_its_gradients_agree_with_the_reference() {
     }
 }
 
+#[test]
+fn the_gradients_of_a_context_agree_with_the_reference() {
+    for shape in [image(3, 1, 1, 9), image(2, 7, 6, 48), image(2, 9, 15, 33)] {
+        let what = format!("context of {shape:?}");
+        let (channels, epsilon) = (shape.channels, 1e-5);
+        let context = Context::random(&what, shape);
+        let norm = Norm {
+            rows: shape.len() / channels,
+            channels,
+            epsilon,
+            relu: true,
+        };
+        let inputs = [
+            &context.x,
+            &context.hidden,
+            &context.gamma,
+            &context.beta,
+            &context.spatial,
+            &context.channel,
+        ];
+        let [_, mean, variance] =
+            operations::batch_norm(&Host, norm, inputs[1], inputs[2], inputs[3]);
+        let moments = [&mean, &variance];
+        let gradients =
+            operations::context_backward(&Host, shape, epsilon, inputs, moments, &context.grad);
+        assert_context_gradients(&what, shape, &context, f64::from(epsilon), &gradients);
+    }
+}
+
 /// The rows after a step, in 64 bits.
 fn update_reference(shape: Shape, step: &Step, inputs: [&[f64]; 3]) -> Vec<f64> {
     let [state, gradient, decays] = inputs;

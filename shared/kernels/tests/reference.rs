@@ -5,9 +5,8 @@ mod rounded;
 mod support;
 
 use perennial_kernels::Precision::F32;
-use perennial_kernels::cpu::{
-    Image, channel_gate, conv, depthwise, gelu, linear, norm, spatial_gate,
-};
+use perennial_kernels::cpu::context::{Gates, Norm};
+use perennial_kernels::cpu::{Image, context, conv, depthwise, gelu, linear, norm};
 
 use support::*;
 
@@ -295,61 +294,43 @@ fn a_linear_layer_after_gelu_and_its_gradients_agree_with_the_reference() {
 }
 
 #[test]
-fn the_spatial_gate_and_its_gradients_agree_with_the_reference() {
-    for (pixels, channels) in [(1, 1), (1, 9), (5, 7), (12, 48), (6, 220), (128, 56)] {
-        let what = format!("spatial gate of {pixels}x{channels}");
-        let mut source = Source::new(&what);
-        let (x, hidden) = (
-            source.values(pixels * channels),
-            source.values(pixels * channels),
-        );
-        let weight: Vec<f32> = source
-            .values(channels)
-            .iter()
-            .map(|w| w / (channels as f32).sqrt())
-            .collect();
-        let grad = source.values(x.len());
-        let reference =
-            |point: &[Vec<f64>]| spatial_gate_reference(&point[0], &point[1], &point[2]);
+fn the_gates_of_a_context_and_their_gradients_agree_with_the_reference() {
+    // Several tiles of pixels in a picture, the last of which is not full.
+    for shape in IMAGES.into_iter().chain([image(2, 9, 15, 33)]) {
+        let what = format!("context of {shape:?}");
+        let channels = shape.channels;
+        let epsilon = if shape.len() == channels { 1e-2 } else { 1e-5 };
+        let context = Context::random(&what, shape);
+        let (mean, variance) = norm::moments(&context.hidden, channels);
+        let (gamma, beta) = (&context.gamma, &context.beta);
+        let (scale, shift) = norm::fold(gamma, beta, &mean, &variance, epsilon);
+        let gates = Gates {
+            spatial: &context.spatial,
+            channel: &context.channel,
+        };
+        let (x, hidden) = (&context.x, &context.hidden);
+        let expected = context_reference(shape, &context.inputs().map(wide), f64::from(epsilon));
+        let found = context::forward(shape, x, hidden, (&scale, &shift), gates);
+        assert_close(&what, &found, &expected, FORWARD);
 
-        let expected = reference(&[wide(&x), wide(&hidden), wide(&weight)]);
-        assert_close(
-            &what,
-            &spatial_gate::forward(&x, &hidden, &weight),
-            &expected,
-            FORWARD,
-        );
-
-        let (dx, dhidden, dweight) = spatial_gate::backward(&x, &hidden, &weight, &grad);
-        assert_gradients(
-            &what,
-            &[&x, &hidden, &weight],
-            &grad,
-            &[dx, dhidden, dweight],
-            reference,
-        );
+        let norm = Norm {
+            gamma,
+            beta,
+            mean: &mean,
+            variance: &variance,
+            epsilon,
+        };
+        let gradients = context::backward(shape, x, hidden, norm, gates, &context.grad);
+        assert_context_gradients(&what, shape, &context, f64::from(epsilon), &gradients);
     }
 }
 
 #[test]
-fn the_channel_gate_and_its_gradients_agree_with_the_reference() {
-    for shape in IMAGES {
-        let what = format!("channel gate of {shape:?}");
-        let mut source = Source::new(&what);
-        let x = source.values(shape.len());
-        let weight = source.values(shape.channels * shape.channels);
-        let grad = source.values(shape.len());
-        let reference = |point: &[Vec<f64>]| channel_gate_reference(shape, &point[0], &point[1]);
-
-        let expected = reference(&[wide(&x), wide(&weight)]);
-        assert_close(
-            &what,
-            &channel_gate::forward(shape, &x, &weight),
-            &expected,
-            FORWARD,
-        );
-
-        let (dx, dweight) = channel_gate::backward(shape, &x, &weight, &grad);
-        assert_gradients(&what, &[&x, &weight], &grad, &[dx, dweight], reference);
-    }
+fn the_gates_of_a_context_without_pictures_are_none() {
+    let shape = image(0, 4, 4, 3);
+    let gates = Gates {
+        spatial: &[1.0; 3],
+        channel: &[1.0; 9],
+    };
+    assert!(context::forward(shape, &[], &[], (&[1.0; 3], &[0.0; 3]), gates).is_empty());
 }

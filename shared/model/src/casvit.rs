@@ -262,10 +262,7 @@ impl Context {
     }
 
     fn forward<E: Engine>(&self, x: E::Map, engine: &E) -> E::Map {
-        let hidden = self
-            .norm
-            .forward(self.depthwise.forward(x.clone(), engine), engine);
-        let x = engine.spatial_gate(x, hidden, &self.spatial);
-        engine.channel_gate(x, &self.channel)
+        let hidden = self.depthwise.forward(x.clone(), engine);
+        engine.context(x, hidden, &self.norm, &self.spatial, &self.channel)
     }
 }

@@ -33,10 +33,16 @@ pub trait Engine {
     fn depthwise(&self, x: Self::Map, layer: &Depthwise) -> Self::Map;
     fn downsample(&self, x: Self::Map, layer: &Downsample) -> Self::Map;
     fn batch_norm(&self, x: Self::Map, layer: &BatchNorm) -> Self::Map;
-    /// `x * sigmoid(hidden . weight)`: one gate a pixel; the layer has one output and no bias.
-    fn spatial_gate(&self, x: Self::Map, hidden: Self::Map, layer: &Pointwise) -> Self::Map;
-    /// `x * sigmoid(weight @ mean(x))`: one gate a channel; the layer has no bias.
-    fn channel_gate(&self, x: Self::Map, layer: &Pointwise) -> Self::Map;
+    /// `s * sigmoid(channel @ mean(s))`, one gate a channel, of `s = x * sigmoid(hidden . spatial)`, one gate a pixel: of the
+    /// normalised `hidden`. `spatial` has one output, neither layer has a bias.
+    fn context(
+        &self,
+        x: Self::Map,
+        hidden: Self::Map,
+        norm: &BatchNorm,
+        spatial: &Pointwise,
+        channel: &Pointwise,
+    ) -> Self::Map;
     /// The residual branch numbered `layer`, dropped for some samples in training.
     fn drop_path(&self, branch: Self::Map, rate: f32, layer: u64) -> Self::Map;
     /// The mean over the pixels of each picture.
@@ -113,25 +119,30 @@ impl Engine for Pass<'_> {
         if !self.is_training() {
             return x;
         }
-        let [batch, height, width, _] = x.dims();
         let gamma = self.bound.vector(layer.gamma);
         let beta = self.bound.vector(layer.beta);
         let result = ops::batch_norm(x, gamma, beta, EPSILON, layer.activation);
-        self.record_moments(
-            layer.norm,
-            batch * height * width,
-            result.mean,
-            result.variance,
+        self.normalized(layer, result)
+    }
+
+    fn context(
+        &self,
+        x: Tensor<4>,
+        hidden: Tensor<4>,
+        norm: &BatchNorm,
+        spatial: &Pointwise,
+        channel: &Pointwise,
+    ) -> Tensor<4> {
+        let gates = (
+            self.bound.kernel(spatial.weight),
+            self.bound.kernel(channel.weight),
         );
-        result.output
-    }
-
-    fn spatial_gate(&self, x: Tensor<4>, hidden: Tensor<4>, layer: &Pointwise) -> Tensor<4> {
-        ops::spatial_gate(x, hidden, self.bound.kernel(layer.weight))
-    }
-
-    fn channel_gate(&self, x: Tensor<4>, layer: &Pointwise) -> Tensor<4> {
-        ops::channel_gate(x, self.bound.kernel(layer.weight))
+        if !self.is_training() {
+            return ops::context_gates(x, hidden, gates);
+        }
+        let parameters = (self.bound.vector(norm.gamma), self.bound.vector(norm.beta));
+        let result = ops::context(x, hidden, parameters, gates, EPSILON);
+        self.normalized(norm, result)
     }
 
     fn drop_path(&self, branch: Tensor<4>, rate: f32, layer: u64) -> Tensor<4> {
@@ -153,5 +164,15 @@ impl Engine for Pass<'_> {
             self.bound.vector(layer.bias),
             self.bound.precision,
         )
+    }
+}
+
+impl Pass<'_> {
+    /// The output, whose normalisation's moments are recorded.
+    fn normalized(&self, layer: &BatchNorm, result: ops::Normalized) -> Tensor<4> {
+        let [batch, height, width, _] = result.output.dims();
+        let count = batch * height * width;
+        self.record_moments(layer.norm, count, result.mean, result.variance);
+        result.output
     }
 }

@@ -2,6 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
+use super::vectors::{for_vectors, fused, lane_count, load, select_at_least, store};
 use super::{Image, floor};
 
 /// What a depthwise convolution sees of its input.
@@ -79,82 +80,6 @@ fn covered<const SIZE: usize, const STRIDE: usize>(
             (y < shape.height).then(|| &picture[y * row_len..][..row_len])
         },
     )
-}
-
-/// Runs the body for blocks of two vectors of channels, then one: `for_vectors!(S, channels, V, FULL, first => { .. })`. Only the
-/// last one may have fewer than a vector's lanes: it is not `FULL`.
-macro_rules! for_vectors {
-    ($simd:ident, $channels:expr, $vectors:ident, $full:ident, $first:ident => $body:block) => {{
-        let channels = $channels;
-        let mut $first = 0;
-        while $first + 2 * $simd::F32_LANES <= channels {
-            const $vectors: usize = 2;
-            const $full: bool = true;
-            $body
-            $first += 2 * $simd::F32_LANES;
-        }
-        while $first + $simd::F32_LANES <= channels {
-            const $vectors: usize = 1;
-            const $full: bool = true;
-            $body
-            $first += $simd::F32_LANES;
-        }
-        if $first < channels {
-            const $vectors: usize = 1;
-            const $full: bool = false;
-            $body
-        }
-    }};
-}
-
-/// The channels from `first` on that are in a block of `V` vectors.
-#[inline(always)]
-fn lane_count<S: Simd, const V: usize, const FULL: bool>(channels: usize, first: usize) -> usize {
-    if FULL {
-        V * S::F32_LANES
-    } else {
-        channels - first
-    }
-}
-
-/// `values` as vectors, which they fill if `FULL`.
-#[inline(always)]
-fn load<S: Simd, const V: usize, const FULL: bool>(simd: S, values: &[f32]) -> [S::f32s; V] {
-    if FULL {
-        let vectors = S::as_simd_f32s(values).0;
-        std::array::from_fn(
-            #[inline(always)]
-            |vector| vectors[vector],
-        )
-    } else {
-        [simd.partial_load_f32s(values); V]
-    }
-}
-
-#[inline(always)]
-fn store<S: Simd, const V: usize, const FULL: bool>(
-    simd: S,
-    values: &mut [f32],
-    vectors: [S::f32s; V],
-) {
-    if FULL {
-        S::as_mut_simd_f32s(values).0.copy_from_slice(&vectors);
-    } else {
-        simd.partial_store_f32s(values, vectors[0]);
-    }
-}
-
-/// `a * b + c`.
-#[inline(always)]
-fn fused<S: Simd, const V: usize>(
-    simd: S,
-    a: &[S::f32s; V],
-    b: &[S::f32s; V],
-    c: &mut [S::f32s; V],
-) {
-    for vector in 0..V {
-        c[vector] = simd.mul_add_f32s(a[vector], b[vector], c[vector]);
-    }
 }
 
 /// Convolves every picture of `x` with `taps`, starts each pixel from `start` and lets it be at least `floor`.
@@ -320,10 +245,9 @@ impl<const SIZE: usize, const STRIDE: usize> Convolution<'_, SIZE, STRIDE> {
         let at = column * channels + first;
         let out = &mut out[at..at + lane_count::<S, V, FULL>(channels, first)];
         let floor = simd.splat_f32s(self.floor);
-        // Unlike the larger one, not a number where the sum is not.
         let sum = sum.map(
             #[inline(always)]
-            |sum| simd.select_f32s(simd.less_than_f32s(sum, floor), floor, sum),
+            |sum| select_at_least(simd, sum, floor),
         );
         store::<S, V, FULL>(simd, out, sum);
     }

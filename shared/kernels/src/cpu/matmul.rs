@@ -74,6 +74,11 @@ impl Panels {
             transposed: true,
         })
     }
+
+    /// Terms of a product with them.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
 }
 
 struct Packing<'a> {

@@ -1,6 +1,6 @@
 //! The operations on slices, each on the calling thread.
 
-pub mod channel_gate;
+pub mod context;
 pub mod conv;
 pub mod depthwise;
 pub mod gelu;
@@ -9,7 +9,7 @@ pub mod math;
 pub mod matmul;
 pub mod norm;
 pub mod rounding;
-pub mod spatial_gate;
+mod vectors;
 
 /// The shape of a channels-last activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

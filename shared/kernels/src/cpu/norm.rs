@@ -114,7 +114,47 @@ pub fn scale_shift(x: &[f32], scale: &[f32], shift: &[f32], relu: bool) -> Vec<f
     )
 }
 
-/// The gradients of `x`, `gamma` and `beta` (Ioffe and Szegedy, "Batch normalization", 2015).
+/// What the gradient of a normalisation's input is made of: `scale * (grad - offset - (x - mean) * slope)`, a value a channel
+/// (Ioffe and Szegedy, "Batch normalization", 2015).
+pub(super) struct InputGradient {
+    pub dgamma: Vec<f32>,
+    pub dbeta: Vec<f32>,
+    pub offset: Vec<f32>,
+    pub slope: Vec<f32>,
+}
+
+// === impl InputGradient ===
+
+impl InputGradient {
+    /// From the sums over `rows` rows of the output's gradient, and of this times `x - mean`.
+    pub fn of(sums: &[f64], products: &[f64], variance: &[f32], epsilon: f32, rows: usize) -> Self {
+        let inverse: Vec<f32> = variance
+            .iter()
+            .map(|variance| 1.0 / (variance + epsilon).sqrt())
+            .collect();
+        let dbeta: Vec<f32> = sums.iter().map(|sum| *sum as f32).collect();
+        let dgamma: Vec<f32> = products
+            .iter()
+            .zip(&inverse)
+            .map(|(sum, inverse)| (*sum * f64::from(*inverse)) as f32)
+            .collect();
+        let rows = rows as f32;
+        let offset = dbeta.iter().map(|sum| sum / rows).collect();
+        let slope = dgamma
+            .iter()
+            .zip(&inverse)
+            .map(|(sum, inverse)| sum * inverse / rows)
+            .collect();
+        Self {
+            dgamma,
+            dbeta,
+            offset,
+            slope,
+        }
+    }
+}
+
+/// The gradients of `x`, `gamma` and `beta`.
 /// `moments` are the mean and the biased variance of the forward pass.
 pub fn backward(
     x: &[f32],
@@ -127,12 +167,7 @@ pub fn backward(
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let (mean, variance) = moments;
     let channels = gamma.len();
-    let rows = (x.len() / channels) as f32;
     let (scale, shift) = fold(gamma, beta, mean, variance, epsilon);
-    let inverse: Vec<f32> = variance
-        .iter()
-        .map(|variance| 1.0 / (variance + epsilon).sqrt())
-        .collect();
     let floor = floor(relu);
 
     let mut sums = vec![0.0f64; channels];
@@ -166,20 +201,12 @@ pub fn backward(
             }
         },
     );
-    let dbeta: Vec<f32> = sums.iter().map(|sum| *sum as f32).collect();
-    let dgamma: Vec<f32> = products
-        .iter()
-        .zip(&inverse)
-        .map(|(sum, inverse)| (*sum * f64::from(*inverse)) as f32)
-        .collect();
-
-    // dx = scale * (grad - dbeta / rows - (x - mean) * inverse * dgamma / rows)
-    let offset: Vec<f32> = dbeta.iter().map(|sum| sum / rows).collect();
-    let slope: Vec<f32> = dgamma
-        .iter()
-        .zip(&inverse)
-        .map(|(sum, inverse)| sum * inverse / rows)
-        .collect();
+    let InputGradient {
+        dgamma,
+        dbeta,
+        offset,
+        slope,
+    } = InputGradient::of(&sums, &products, variance, epsilon, x.len() / channels);
     let dx = vectorized(
         #[inline(always)]
         || {

@@ -347,16 +347,26 @@ impl KernelOps for Cube {
         )
     }
 
-    fn kernel_spatial_gate(x: Tensor, hidden: Tensor, weight: Tensor) -> Tensor {
-        let [x, hidden, weight] = [x, hidden, weight].map(into_contiguous);
-        let shape = [rows(&x), channels(&x)];
-        let out = operations::spatial_gate(&Gpu::of(&x), shape, &x, &hidden, &weight);
-        like(out, &x)
+    fn kernel_context(
+        x: Tensor,
+        hidden: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        spatial: Tensor,
+        channel: Tensor,
+        epsilon: f32,
+    ) -> (Tensor, Tensor, Tensor) {
+        let (normal, mean, variance) = Self::kernel_batch_norm(hidden, gamma, beta, epsilon, true);
+        let output = Self::kernel_context_gates(x, normal, spatial, channel);
+        (output, mean, variance)
     }
 
-    fn kernel_channel_gate(x: Tensor, weight: Tensor) -> Tensor {
-        let [x, weight] = [x, weight].map(into_contiguous);
-        let out = operations::channel_gate(&Gpu::of(&x), image(&x), &x, &weight);
+    fn kernel_context_gates(x: Tensor, hidden: Tensor, spatial: Tensor, channel: Tensor) -> Tensor {
+        let [x, hidden, spatial, channel] = [x, hidden, spatial, channel].map(into_contiguous);
+        let machine = Gpu::of(&x);
+        let pixels = [rows(&x), channels(&x)];
+        let gated = operations::spatial_gate(&machine, pixels, &x, &hidden, &spatial);
+        let out = operations::channel_gate(&machine, image(&x), &gated, &channel);
         like(out, &x)
     }
 }
@@ -463,23 +473,26 @@ impl KernelGradients for Cube {
         linear_backward(x, weight, grad, true, precision)
     }
 
-    fn kernel_spatial_gate_backward(
-        x: Tensor,
-        hidden: Tensor,
-        weight: Tensor,
+    fn kernel_context_backward(
+        inputs: [Tensor; 6],
+        moments: [Tensor; 2],
+        epsilon: f32,
         grad: Tensor,
-    ) -> (Tensor, Tensor, Tensor) {
-        let [x, hidden, weight, grad] = [x, hidden, weight, grad].map(into_contiguous);
-        let shape = [rows(&x), channels(&x)];
-        let [dx, dhidden, dweight] =
-            operations::spatial_gate_backward(&Gpu::of(&x), shape, &x, &hidden, &weight, &grad);
-        (like(dx, &x), like(dhidden, &x), like(dweight, &weight))
-    }
-
-    fn kernel_channel_gate_backward(x: Tensor, weight: Tensor, grad: Tensor) -> (Tensor, Tensor) {
-        let [x, weight, grad] = [x, weight, grad].map(into_contiguous);
-        let [dx, dweight] =
-            operations::channel_gate_backward(&Gpu::of(&x), image(&x), &x, &weight, &grad);
-        (like(dx, &x), like(dweight, &weight))
+    ) -> [Tensor; 6] {
+        let (inputs, grad) = (inputs.map(into_contiguous), into_contiguous(grad));
+        let [x, hidden, gamma, beta, spatial, channel] = &inputs;
+        let gradients = operations::context_backward(
+            &Gpu::of(x),
+            image(x),
+            epsilon,
+            [x, hidden, gamma, beta, spatial, channel],
+            moments.each_ref(),
+            &grad,
+        );
+        let mut gradients = gradients.into_iter();
+        inputs.each_ref().map(|input| {
+            let gradient = gradients.next().expect("a gradient for each input");
+            like(gradient, input)
+        })
     }
 }

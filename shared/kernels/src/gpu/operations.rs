@@ -274,12 +274,7 @@ pub fn batch_norm<M: Machine>(
     gamma: &M::Values,
     beta: &M::Values,
 ) -> [M::Values; 3] {
-    let Norm {
-        rows,
-        channels,
-        epsilon,
-        relu,
-    } = norm;
+    let Norm { rows, channels, .. } = norm;
     let divide =
         |sums: M::Values| machine.run::<Divide>(&[&sums], (rows as f32,), channels, channels);
     let mean = divide(total(machine, x.clone(), 1, rows, channels));
@@ -287,14 +282,24 @@ pub fn batch_norm<M: Machine>(
     let units = groups * channels;
     let squares = machine.run::<SquareGroups>(&[x, &mean], (rows, channels), units, units);
     let variance = divide(total(machine, squares, 1, groups, channels));
-    let size = rows * channels;
-    let output = machine.run::<Normalize>(
-        &[x, gamma, beta, &mean, &variance],
-        (channels, epsilon, u32::from(relu)),
-        size,
-        size,
-    );
+    let output = normalize(machine, norm, [x, gamma, beta], [&mean, &variance]);
     [output, mean, variance]
+}
+
+/// The output alone, by the `moments`: mean and variance.
+fn normalize<M: Machine>(
+    machine: &M,
+    norm: Norm,
+    [x, gamma, beta]: [&M::Values; 3],
+    [mean, variance]: [&M::Values; 2],
+) -> M::Values {
+    let size = norm.rows * norm.channels;
+    machine.run::<Normalize>(
+        &[x, gamma, beta, mean, variance],
+        (norm.channels, norm.epsilon, u32::from(norm.relu)),
+        size,
+        size,
+    )
 }
 
 /// The gradients of `x`, `gamma` and `beta`. `moments`: mean and variance of the forward pass.
@@ -440,6 +445,32 @@ pub fn channel_gate_backward<M: Machine>(
     let scalars = (shape.picture(), channels);
     let dx = machine.run::<ShiftColumns>(&[grad, &gate, &share], scalars, shape.len(), shape.len());
     [dx, dweight]
+}
+
+/// The gradients of [`crate::ops::context`]'s inputs, in their order. What is between them is computed again.
+pub fn context_backward<M: Machine>(
+    machine: &M,
+    shape: Image,
+    epsilon: f32,
+    [x, hidden, gamma, beta, spatial, channel]: [&M::Values; 6],
+    moments: [&M::Values; 2],
+    grad: &M::Values,
+) -> [M::Values; 6] {
+    let norm = Norm {
+        rows: shape.len() / shape.channels,
+        channels: shape.channels,
+        epsilon,
+        relu: true,
+    };
+    let pixels = [norm.rows, norm.channels];
+    let normal = normalize(machine, norm, [hidden, gamma, beta], moments);
+    let gated = spatial_gate(machine, pixels, x, &normal, spatial);
+    let [dgated, dchannel] = channel_gate_backward(machine, shape, &gated, channel, grad);
+    let [dx, dnormal, dspatial] =
+        spatial_gate_backward(machine, pixels, x, &normal, spatial, &dgated);
+    let [dhidden, dgamma, dbeta] =
+        batch_norm_backward(machine, norm, [hidden, gamma, beta], moments, &dnormal);
+    [dx, dhidden, dgamma, dbeta, dspatial, dchannel]
 }
 
 /// Pictures as a network sees them, from their bytes in words and the tables of these.

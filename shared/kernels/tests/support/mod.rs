@@ -307,3 +307,81 @@ pub fn channel_gate_reference(shape: Image, x: &[f64], weight: &[f64]) -> Vec<f6
         })
         .collect()
 }
+
+/// The inputs of a context, and the gradient of its output.
+pub struct Context {
+    pub x: Vec<f32>,
+    pub hidden: Vec<f32>,
+    pub gamma: Vec<f32>,
+    pub beta: Vec<f32>,
+    pub spatial: Vec<f32>,
+    pub channel: Vec<f32>,
+    pub grad: Vec<f32>,
+}
+
+// === impl Context ===
+
+impl Context {
+    pub fn random(what: &str, shape: Image) -> Self {
+        let channels = shape.channels;
+        let mut source = Source::new(what);
+        let mut values = |count: usize| source.values(count);
+        let [x, hidden, grad] = [(); 3].map(|()| values(shape.len()));
+        let [gamma, beta, mut spatial] = [(); 3].map(|()| values(channels));
+        for weight in &mut spatial {
+            *weight /= (channels as f32).sqrt();
+        }
+        let channel = values(channels * channels);
+        Self {
+            x,
+            hidden,
+            gamma,
+            beta,
+            spatial,
+            channel,
+            grad,
+        }
+    }
+
+    /// In the order of the operation.
+    pub fn inputs(&self) -> [&[f32]; 6] {
+        [
+            &self.x,
+            &self.hidden,
+            &self.gamma,
+            &self.beta,
+            &self.spatial,
+            &self.channel,
+        ]
+    }
+}
+
+/// `point`: the inputs of a [`Context`].
+pub fn context_reference(shape: Image, point: &[Vec<f64>], epsilon: f64) -> Vec<f64> {
+    let [x, hidden, gamma, beta, spatial, channel] = point else {
+        panic!("a context has six inputs, not {}", point.len());
+    };
+    let normal = norm_reference(hidden, gamma, beta, epsilon, true);
+    let gated = spatial_gate_reference(x, &normal, spatial);
+    channel_gate_reference(shape, &gated, channel)
+}
+
+/// [`assert_gradients`] of a context. What its ReLU lets pass is behind the output, where its kinks are seen.
+pub fn assert_context_gradients(
+    what: &str,
+    shape: Image,
+    context: &Context,
+    epsilon: f64,
+    gradients: &[Vec<f32>],
+) {
+    let reference = |point: &[Vec<f64>]| {
+        let mut values = context_reference(shape, point, epsilon);
+        let [_, hidden, gamma, beta, ..] = point else {
+            panic!("a context has six inputs, not {}", point.len());
+        };
+        values.extend(norm_reference(hidden, gamma, beta, epsilon, true));
+        values
+    };
+    let (inputs, grad) = (context.inputs(), &context.grad);
+    assert_gradients(what, &inputs, grad, gradients, reference);
+}

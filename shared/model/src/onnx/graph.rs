@@ -278,14 +278,19 @@ impl Engine for Writer<'_> {
         x
     }
 
-    fn spatial_gate(&self, x: Value, hidden: Value, layer: &Pointwise) -> Value {
-        let gate = self.pointwise(hidden, layer);
-        x * gate.then("Sigmoid", &[], Vec::new())
-    }
-
-    fn channel_gate(&self, x: Value, layer: &Pointwise) -> Value {
-        let gate = self.pointwise(x.mean_over_pixels(), layer);
-        x * gate.then("Sigmoid", &[], Vec::new())
+    fn context(
+        &self,
+        x: Value,
+        hidden: Value,
+        norm: &BatchNorm,
+        spatial: &Pointwise,
+        channel: &Pointwise,
+    ) -> Value {
+        let sigmoid = |x: Value| x.then("Sigmoid", &[], Vec::new());
+        let gate = self.pointwise(self.batch_norm(hidden, norm), spatial);
+        let x = x * sigmoid(gate);
+        let gate = self.pointwise(x.mean_over_pixels(), channel);
+        x * sigmoid(gate)
     }
 
     fn drop_path(&self, branch: Value, _: f32, _: u64) -> Value {

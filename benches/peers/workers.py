@@ -21,7 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 TORCH = pathlib.Path(__file__).resolve().parent / "step_torch.py"
 BATCH = 64
-SKIPPED, COUNTED = 10, 60
+# Seventy steps are an epoch, about as many as of the seedlings: its evaluation and its checkpoint are among what is counted.
+SKIPPED, COUNTED = 10, 70
 JOB = f"""
 name = "workers"
 [train]
@@ -78,10 +79,10 @@ def main():
         pictures = options.pictures
         if pictures is None:
             pictures = work / "pictures"
-            # Steps are full: 640 pictures to train on are ten of them.
-            synth = [program, "data", "synth", pictures / "train", "--classes", "10", "--per-class", "64", "--size", "64"]
+            # Steps are full: 4480 pictures to train on are seventy of them.
+            synth = [program, "data", "synth", pictures / "train", "--classes", "10", "--per-class", "448", "--size", "64"]
             subprocess.run(synth, check=True, stdout=subprocess.DEVNULL)
-            synth = [program, "data", "synth", pictures / "val", "--classes", "10", "--per-class", "2", "--size", "64"]
+            synth = [program, "data", "synth", pictures / "val", "--classes", "10", "--per-class", "48", "--size", "64"]
             subprocess.run(synth, check=True, stdout=subprocess.DEVNULL)
         job = work / "job.toml"
         job.write_text(JOB)

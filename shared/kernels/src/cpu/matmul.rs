@@ -90,20 +90,27 @@ impl WithSimd for Packing<'_> {
     type Output = Panels;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> Panels {
+    fn with_simd<S: Simd>(self, simd: S) -> Panels {
         let (mut rows, mut columns) = (self.matrix.rows, self.matrix.columns);
         if self.transposed {
             (rows, columns) = (columns, rows);
         }
         let width = 2 * S::F32_LANES;
-        let mut values = Vec::with_capacity(columns.div_ceil(width) * rows * width);
-        for first in (0..columns).step_by(width) {
-            let taken = first..columns.min(first + width);
-            if self.transposed {
-                self.append_transposed(taken, width, &mut values);
-            } else {
-                self.append(taken, width, &mut values);
+        let count = columns.div_ceil(width) * rows * width;
+        let mut values = Vec::<f32>::with_capacity(count);
+        let out = values.as_mut_ptr();
+        // SAFETY: there is room for all panels, and each is written whole.
+        unsafe {
+            for first in (0..columns).step_by(width) {
+                let taken = first..columns.min(first + width);
+                let panel = out.add(first * rows);
+                if self.transposed {
+                    self.transpose(taken, width, panel);
+                } else {
+                    self.copy(simd, taken, panel);
+                }
             }
+            values.set_len(count);
         }
         Panels {
             values,
@@ -115,20 +122,38 @@ impl WithSimd for Packing<'_> {
 }
 
 impl Packing<'_> {
-    /// The panel of the matrix' columns `taken`.
+    /// Writes the panel of the matrix' columns `taken`.
+    ///
+    /// # Safety
+    ///
+    /// `panel` has room for two vectors a row.
     #[inline(always)]
-    fn append(&self, taken: Range<usize>, width: usize, panels: &mut Vec<f32>) {
+    unsafe fn copy<S: Simd>(&self, simd: S, taken: Range<usize>, panel: *mut f32) {
         let matrix = self.matrix;
         for row in 0..matrix.rows {
             let values = &matrix.values[row * matrix.columns..][taken.clone()];
-            panels.extend_from_slice(values);
-            panels.resize(panels.len() + width - values.len(), 0.0);
+            let vectors = if values.len() == 2 * S::F32_LANES {
+                let whole = S::as_simd_f32s(values).0;
+                [whole[0], whole[1]]
+            } else {
+                let (low, high) = values.split_at(values.len().min(S::F32_LANES));
+                [simd.partial_load_f32s(low), simd.partial_load_f32s(high)]
+            };
+            // SAFETY: the caller has made room.
+            unsafe {
+                let out = panel.add(row * 2 * S::F32_LANES).cast::<[S::f32s; 2]>();
+                out.write_unaligned(vectors);
+            }
         }
     }
 
-    /// The panel of the matrix' rows `taken`, which are columns here: blocks of four by four are turned in registers.
+    /// Writes the panel of the matrix' rows `taken`, which are columns here: blocks of four by four are turned in registers.
+    ///
+    /// # Safety
+    ///
+    /// `panel` has room for `width` values a column of the matrix.
     #[inline(always)]
-    fn append_transposed(&self, taken: Range<usize>, width: usize, panels: &mut Vec<f32>) {
+    unsafe fn transpose(&self, taken: Range<usize>, width: usize, panel: *mut f32) {
         /// Rows of the panel that stay in the first-level cache until they are complete.
         const ROWS: usize = 64;
         let matrix = self.matrix;
@@ -168,7 +193,11 @@ impl Packing<'_> {
                     part[row * width + at] = *value;
                 }
             }
-            panels.extend_from_slice(part);
+            // SAFETY: the caller has made room.
+            unsafe {
+                let out = panel.add(first * width);
+                out.copy_from_nonoverlapping(part.as_ptr(), part.len());
+            }
         }
     }
 }

@@ -252,8 +252,8 @@ pub fn gelu_linear_bias<const D: usize, const W: usize>(
     ))
 }
 
-/// [`gelu_linear_bias`] with the second layer, of [`linear_bias`] with the first one, each a weight and a bias: what is between
-/// them never leaves the cache. For inference only.
+/// `x` and [`gelu_linear_bias`] with the second layer of [`linear_bias`] with the first one, each a weight and a bias, added: what is
+/// between them never leaves the cache. For inference only.
 pub fn feed_forward(
     x: Tensor<4>,
     (weight, bias): (Tensor<4>, Tensor<1>),

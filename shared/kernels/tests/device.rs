@@ -181,10 +181,10 @@ fn linear_layers_agree_with_the_reference() {
 }
 
 #[test]
-fn two_layers_at_once_give_what_they_give_one_after_the_other() {
+fn a_feed_forward_branch_at_once_gives_what_its_operations_give() {
     let precision = Precision::F32;
     // Several tiles of rows, the last of which is not full.
-    let (rows, inputs, hidden, outputs) = (1030, 9, 57, 5);
+    let (rows, inputs, hidden, outputs) = (1030, 9, 57, 9);
     let counts = [
         rows * inputs,
         hidden * inputs,
@@ -203,7 +203,8 @@ fn two_layers_at_once_give_what_they_give_one_after_the_other() {
         leaf(&second_bias, [outputs]).inner(),
     );
     let between = ops::linear_bias(x.clone(), first.0.clone(), first.1.clone(), precision);
-    let expected = ops::gelu_linear_bias(between, second.0.clone(), second.1.clone(), precision);
+    let branch = ops::gelu_linear_bias(between, second.0.clone(), second.1.clone(), precision);
+    let expected = x.clone() + branch;
     let found = ops::feed_forward(x, first, second);
     assert_eq!(found.dims(), [1, 1, rows, outputs]);
     let [found, expected] =

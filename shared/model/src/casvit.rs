@@ -193,12 +193,8 @@ impl AdditiveBlock {
             .mixer
             .forward(self.norm1.forward(x.clone(), engine), engine);
         let x = x + engine.drop_path(mixed, self.drop_path, 2 * self.index);
-        let normal = self.norm2.forward(x.clone(), engine);
-        x + engine.drop_path(
-            engine.feed_forward(normal, &self.fc1, &self.fc2),
-            self.drop_path,
-            2 * self.index + 1,
-        )
+        let layers = [&self.fc1, &self.fc2];
+        engine.feed_forward(x, &self.norm2, layers, self.drop_path, 2 * self.index + 1)
     }
 }
 

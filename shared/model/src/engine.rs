@@ -19,9 +19,18 @@ pub trait Engine {
     fn pointwise(&self, x: Self::Map, layer: &Pointwise) -> Self::Map;
     /// Of `gelu(x)`; the layer has a bias.
     fn pointwise_activated(&self, x: Self::Map, layer: &Pointwise) -> Self::Map;
-    /// The second layer of the activated first one; both have a bias.
-    fn feed_forward(&self, x: Self::Map, first: &Pointwise, second: &Pointwise) -> Self::Map {
-        self.pointwise_activated(self.pointwise(x, first), second)
+    /// `x` and the residual branch numbered `layer`, dropped for some samples in training: of the normalised `x` the second layer
+    /// of the activated first one; both have a bias.
+    fn feed_forward(
+        &self,
+        x: Self::Map,
+        norm: &BatchNorm,
+        [first, second]: [&Pointwise; 2],
+        rate: f32,
+        layer: u64,
+    ) -> Self::Map {
+        let hidden = self.pointwise(self.batch_norm(x.clone(), norm), first);
+        x + self.drop_path(self.pointwise_activated(hidden, second), rate, layer)
     }
     /// The outputs of one part.
     fn pointwise_part<const N: usize>(
@@ -70,9 +79,17 @@ impl Engine for Pass<'_> {
         ops::gelu_linear_bias(x, weight, bias, self.bound.precision)
     }
 
-    fn feed_forward(&self, x: Tensor<4>, first: &Pointwise, second: &Pointwise) -> Tensor<4> {
+    fn feed_forward(
+        &self,
+        x: Tensor<4>,
+        norm: &BatchNorm,
+        [first, second]: [&Pointwise; 2],
+        rate: f32,
+        layer: u64,
+    ) -> Tensor<4> {
         if self.is_training() {
-            return self.pointwise_activated(self.pointwise(x, first), second);
+            let hidden = self.pointwise(self.batch_norm(x.clone(), norm), first);
+            return x + self.drop_path(self.pointwise_activated(hidden, second), rate, layer);
         }
         let [first, second] = [first, second].map(|layer| {
             let bias = layer.bias.expect("layers around an activation have a bias");

@@ -96,8 +96,8 @@ pub fn linear(
     out
 }
 
-/// [`linear`] of what a fully connected layer makes of `x`, in `f32`. Each layer is a weight, `[outputs, in]`, and a bias,
-/// `[outputs]`.
+/// `x` and [`linear`] of what a fully connected layer makes of it, in `f32`, added. Each layer is a weight, `[outputs, in]`, and a
+/// bias, `[outputs]`; the second one has as many outputs as `x` has columns.
 pub fn feed_forward(
     x: &[f32],
     (weight, bias): (&[f32], &[f32]),
@@ -122,7 +122,16 @@ pub fn feed_forward(
             },
         );
         let hidden = Matrix::new(hidden, rows, bias.len());
+        let start = out.len();
         append_affine(hidden, &second_weight, Some(second_bias), &mut out);
+        vectorized(
+            #[inline(always)]
+            || {
+                for (out, x) in out[start..].iter_mut().zip(x) {
+                    *out += x;
+                }
+            },
+        );
     }
     out
 }

@@ -1,7 +1,7 @@
 //! CUDA GPUs: kernels on the tensors of Burn's CubeCL backend.
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Cube, DType, Shape};
+use burn::backend::{Backend, Cube, DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::Client;
@@ -337,14 +337,10 @@ impl KernelOps for Cube {
         second_weight: Tensor,
         second_bias: Tensor,
     ) -> Tensor {
-        let hidden = linear(x, weight, Some(bias), false, Precision::F32);
-        linear(
-            hidden,
-            second_weight,
-            Some(second_bias),
-            true,
-            Precision::F32,
-        )
+        let hidden = linear(x.clone(), weight, Some(bias), false, Precision::F32);
+        let (weight, bias) = (second_weight, Some(second_bias));
+        let branch = linear(hidden, weight, bias, true, Precision::F32);
+        add::<Self>(x, branch)
     }
 
     fn kernel_context(
@@ -369,6 +365,10 @@ impl KernelOps for Cube {
         let out = operations::channel_gate(&machine, image(&x), &gated, &channel);
         like(out, &x)
     }
+}
+
+fn add<B: Backend>(a: FloatTensor<B>, b: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_add(a, b)
 }
 
 fn norm(x: &CubeTensor, epsilon: f32, relu: bool) -> Norm {

@@ -109,7 +109,7 @@ kernels_compile() {
     with_gpu "$PERENNIAL" bench step --device cuda:0 --image-size 32 --batch 4 --slots 2 --steps 1 --json >bench.json 2>bench.err ||
         fail "a step for compute capability $capability: $(tail -n 5 bench.err)"
     # Inference has kernels of its own.
-    with_gpu "$PERENNIAL" bench step --device cuda:0 --image-size 32 --batch 4 --slots 2 --steps 1 --inference --json >bench.json 2>bench.err ||
+    with_gpu "$PERENNIAL" bench step --device cuda:0 --image-size 32 --batch 4 --steps 1 --inference --json >bench.json 2>bench.err ||
         fail "inference for compute capability $capability: $(tail -n 5 bench.err)"
     unset STANDIN_CAPABILITY STANDIN_PTX
     count=$(find "ptx$capability" -name '*.ptx' | wc -l)

@@ -189,8 +189,7 @@ fn a_worker_that_is_killed_inside_a_sum_over_nccl_costs_the_others_nothing_and_a
 fn an_asynchronous_error_of_nccl_breaks_the_generation_and_not_the_weights() {
     let mut cluster = Cluster::start(&job(), 2);
     let _other = cluster.worker("none");
-    // The coordinator may end a generation, to deal slots by speed, in the very sum that fails: then nobody asks for the error, but
-    // for the next one.
+    // The word of the coordinator that a generation has ended may come before the error is asked for; then the next one is found.
     let failing = cluster.worker("error@5,error@9");
     failing.says("struck error@5");
     failing.says("(a network adapter failed)");

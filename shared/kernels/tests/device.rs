@@ -29,16 +29,24 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_into_vec::<f32>().unwrap()
 }
 
+/// The gradients of `leaves` where `grad` weighs `output`.
+macro_rules! gradients {
+    ($output:expr, $grad:expr, [$($leaf:ident),*]) => {{
+        let (output, grad): (_, &Vec<f32>) = ($output, $grad);
+        let weights = TensorData::new(grad.clone(), output.dims());
+        let weights = Tensor::from_data(weights, &device()).autodiff();
+        let mut gradients = (output * weights).backward();
+        [$(values($leaf.grad_remove(&mut gradients).unwrap())),*]
+    }};
+}
+
 /// Checks `output` and, where `grad` weighs it, the gradients of `leaves`.
 macro_rules! check {
     ($what:expr, $output:expr, $grad:expr, [$($leaf:ident: $values:expr),*], $reference:expr) => {{
         let (what, output, grad, reference) = ($what, $output, &$grad, $reference);
         let expected = reference(&[$(wide($values)),*]);
         assert_close(&what, &values(output.clone().inner()), &expected, FORWARD);
-        let weights = TensorData::new(grad.clone(), output.dims());
-        let weights = Tensor::from_data(weights, &device()).autodiff();
-        let mut gradients = (output * weights).backward();
-        let found = [$(values($leaf.grad_remove(&mut gradients).unwrap())),*];
+        let found = gradients!(output, grad, [$($leaf),*]);
         assert_gradients(&what, &[$($values),*], grad, &found, reference);
     }};
 }
@@ -327,11 +335,7 @@ fn convolutions_agree_with_the_reference() {
         // Pictures without a gradient: those of the layer are the same.
         let gradients_of = |x: Tensor<4>| {
             let output = ops::conv_stride2(x, weight.clone(), bias.clone(), Precision::F32);
-            let weights = TensorData::new(grad.clone(), output.dims());
-            let weights = Tensor::from_data(weights, &device()).autodiff();
-            let mut gradients = (output * weights).backward();
-            let dweight = values(weight.grad_remove(&mut gradients).unwrap());
-            (dweight, values(bias.grad_remove(&mut gradients).unwrap()))
+            gradients!(output, &grad, [weight, bias])
         };
         let pictures = x.clone().inner().autodiff();
         assert_eq!(gradients_of(pictures), gradients_of(x.clone()), "{what}");
@@ -420,17 +424,11 @@ fn the_gates_of_a_context_agree_with_the_reference() {
         let expected = context_reference(shape, &point, f64::from(epsilon));
         let output = found.output;
         assert_close(&what, &values(output.clone().inner()), &expected, FORWARD);
-        let weights = TensorData::new(given.grad.clone(), output.dims());
-        let weights = Tensor::from_data(weights, &device()).autodiff();
-        let mut gradients = (output * weights).backward();
-        let found = [
-            values(x.grad_remove(&mut gradients).unwrap()),
-            values(hidden.grad_remove(&mut gradients).unwrap()),
-            values(gamma.grad_remove(&mut gradients).unwrap()),
-            values(beta.grad_remove(&mut gradients).unwrap()),
-            values(spatial.grad_remove(&mut gradients).unwrap()),
-            values(channel.grad_remove(&mut gradients).unwrap()),
-        ];
+        let found = gradients!(
+            output,
+            &given.grad,
+            [x, hidden, gamma, beta, spatial, channel]
+        );
         assert_context_gradients(&what, shape, &given, f64::from(epsilon), &found);
 
         // What is normalised and rectified already.

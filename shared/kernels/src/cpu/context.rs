@@ -3,6 +3,8 @@
 //! mean over the pixels of a picture. What is between them is that of a few pictures, which stay in the second-level cache; the
 //! backward pass computes it again.
 
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 
 use super::math::sigmoid;
@@ -36,6 +38,14 @@ const GROUP: usize = 16 * 1024;
 /// Pictures that are worked on at once: the matrix product that makes gates of their means pays for several.
 fn group(shape: Image) -> usize {
     (GROUP / shape.picture().max(1)).clamp(1, shape.batch.max(1))
+}
+
+/// Tiles of `pixels`, which are those of one picture.
+fn tiles(pixels: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = pixels.end;
+    pixels
+        .step_by(TILE_ROWS)
+        .map(move |first| first..end.min(first + TILE_ROWS))
 }
 
 /// What the hidden values and the spatial gates of pixels are made with, `[channels]` each.
@@ -84,11 +94,9 @@ fn add_lanes<S: Simd, const V: usize>(vectors: [S::f32s; V], sums: &mut [f64]) {
     }
 }
 
-/// The values behind one gate: `gated = x * sigmoid(n . spatial)`, and the sums over the pixels of each picture.
+/// The values of a tile behind one gate, `gated = x * sigmoid(n . spatial)`; they are added to the sums of their picture.
 struct SpatialGates<'a> {
     pixels: Pixels<'a>,
-    /// Values of a picture.
-    picture: usize,
     x: &'a [f32],
     hidden: &'a [f32],
     gated: &'a mut [f32],
@@ -101,35 +109,26 @@ impl WithSimd for SpatialGates<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let channels = self.pixels.channels();
-        let tile = TILE_ROWS * channels;
-        let inputs = self.x.chunks(self.picture);
-        let inputs = inputs.zip(self.hidden.chunks(self.picture));
-        let outputs = self.gated.chunks_mut(self.picture);
-        let outputs = outputs.zip(self.sums.chunks_mut(channels));
-        for ((x, hidden), (gated, sums)) in inputs.zip(outputs) {
-            let tiles = x.chunks(tile).zip(hidden.chunks(tile));
-            for ((x, hidden), gated) in tiles.zip(gated.chunks_mut(tile)) {
-                let mut gates = [0.0; TILE_ROWS];
-                let gates = &mut gates[..x.len() / channels];
-                self.pixels.gates(simd, hidden, gates);
-                for_vectors!(S, channels, V, FULL, first => {
-                    let end = first + lane_count::<S, V, FULL>(channels, first);
-                    let mut sum = [simd.splat_f32s(0.0); V];
-                    let rows = x.chunks_exact(channels).zip(gated.chunks_exact_mut(channels));
-                    for ((x, gated), gate) in rows.zip(&*gates) {
-                        let x = load::<S, V, FULL>(simd, &x[first..end]);
-                        let gate = simd.splat_f32s(*gate);
-                        let mut value = x;
-                        for vector in 0..V {
-                            value[vector] = simd.mul_f32s(x[vector], gate);
-                            sum[vector] = simd.add_f32s(sum[vector], value[vector]);
-                        }
-                        store::<S, V, FULL>(simd, &mut gated[first..end], value);
-                    }
-                    add_lanes::<S, V>(sum, &mut sums[first..end]);
-                });
+        let mut gates = [0.0; TILE_ROWS];
+        let gates = &mut gates[..self.x.len() / channels];
+        self.pixels.gates(simd, self.hidden, gates);
+        for_vectors!(S, channels, V, FULL, first => {
+            let end = first + lane_count::<S, V, FULL>(channels, first);
+            let mut sum = [simd.splat_f32s(0.0); V];
+            let rows = self.x.chunks_exact(channels);
+            let rows = rows.zip(self.gated.chunks_exact_mut(channels));
+            for ((x, gated), gate) in rows.zip(&*gates) {
+                let x = load::<S, V, FULL>(simd, &x[first..end]);
+                let gate = simd.splat_f32s(*gate);
+                let mut value = x;
+                for vector in 0..V {
+                    value[vector] = simd.mul_f32s(x[vector], gate);
+                    sum[vector] = simd.add_f32s(sum[vector], value[vector]);
+                }
+                store::<S, V, FULL>(simd, &mut gated[first..end], value);
             }
-        }
+            add_lanes::<S, V>(sum, &mut self.sums[first..end]);
+        });
     }
 }
 
@@ -165,32 +164,33 @@ pub fn forward(
         return Vec::new();
     }
     let (channels, picture) = (shape.channels, shape.picture());
+    let count = picture / channels;
     let channel = Panels::of_transposed(Matrix::new(gates.channel, channels, channels));
     let pixels = Pixels {
         scale,
         shift,
         spatial: gates.spatial,
     };
-    let group = group(shape);
-    let mut gated = vec![0.0; group * picture];
-    let mut means = vec![0.0; group * channels];
+    let group = group(shape) * picture;
+    let mut gated = vec![0.0; group];
     let mut out = Vec::with_capacity(x.len());
-    let groups = x
-        .chunks(group * picture)
-        .zip(hidden.chunks(group * picture));
-    for (x, hidden) in groups {
+    for (x, hidden) in x.chunks(group).zip(hidden.chunks(group)) {
         let gated = &mut gated[..x.len()];
-        let means = &mut means[..x.len() / picture * channels];
+        let mut means = vec![0.0; x.len() / count];
         let mut sums = vec![0.0; means.len()];
-        pulp::Arch::new().dispatch(SpatialGates {
-            pixels,
-            picture,
-            x,
-            hidden,
-            gated,
-            sums: &mut sums,
-        });
-        let gates = channel_gates(&sums, picture / channels, &channel, means);
+        for (picture, sums) in sums.chunks_exact_mut(channels).enumerate() {
+            for tile in tiles(picture * count..(picture + 1) * count) {
+                let values = tile.start * channels..tile.end * channels;
+                pulp::Arch::new().dispatch(SpatialGates {
+                    pixels,
+                    x: &x[values.clone()],
+                    hidden: &hidden[values.clone()],
+                    gated: &mut gated[values],
+                    sums,
+                });
+            }
+        }
+        let gates = channel_gates(&sums, count, &channel, &mut means);
         vectorized(
             #[inline(always)]
             || {
@@ -209,11 +209,10 @@ pub fn forward(
     out
 }
 
-/// What the channels' gates are made of once more, and what their slopes are: for each pixel its gate, for each picture and channel
-/// the sums over its pixels of the gated value, and of this times the gradient.
+/// The gates of a tile's pixels once more; what the channels' gates and their slopes are made of, the gated values and these times the
+/// gradient, is added to the sums of their picture.
 struct GateSums<'a> {
     pixels: Pixels<'a>,
-    picture: usize,
     x: &'a [f32],
     hidden: &'a [f32],
     grad: &'a [f32],
@@ -228,61 +227,44 @@ impl WithSimd for GateSums<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let channels = self.pixels.channels();
-        let tile = TILE_ROWS * channels;
-        let inputs = self.x.chunks(self.picture);
-        let inputs = inputs.zip(self.hidden.chunks(self.picture));
-        let inputs = inputs.zip(self.grad.chunks(self.picture));
-        let outputs = self.gates.chunks_mut(self.picture / channels);
-        let outputs = outputs.zip(self.sums.chunks_mut(channels));
-        let outputs = outputs.zip(self.products.chunks_mut(channels));
-        for (((x, hidden), grad), ((gates, sums), products)) in inputs.zip(outputs) {
-            let tiles = x.chunks(tile).zip(hidden.chunks(tile));
-            let tiles = tiles.zip(grad.chunks(tile));
-            for (((x, hidden), grad), gates) in tiles.zip(gates.chunks_mut(TILE_ROWS)) {
-                self.pixels.gates(simd, hidden, gates);
-                for_vectors!(S, channels, V, FULL, first => {
-                    let end = first + lane_count::<S, V, FULL>(channels, first);
-                    let [mut sum, mut product] = [[simd.splat_f32s(0.0); V]; 2];
-                    let rows = x.chunks_exact(channels).zip(grad.chunks_exact(channels));
-                    for ((x, grad), gate) in rows.zip(&*gates) {
-                        let x = load::<S, V, FULL>(simd, &x[first..end]);
-                        let grad = load::<S, V, FULL>(simd, &grad[first..end]);
-                        let gate = simd.splat_f32s(*gate);
-                        for vector in 0..V {
-                            let gated = simd.mul_f32s(x[vector], gate);
-                            sum[vector] = simd.add_f32s(sum[vector], gated);
-                            product[vector] =
-                                simd.mul_add_f32s(gated, grad[vector], product[vector]);
-                        }
-                    }
-                    add_lanes::<S, V>(sum, &mut sums[first..end]);
-                    add_lanes::<S, V>(product, &mut products[first..end]);
-                });
+        self.pixels.gates(simd, self.hidden, self.gates);
+        for_vectors!(S, channels, V, FULL, first => {
+            let end = first + lane_count::<S, V, FULL>(channels, first);
+            let [mut sum, mut product] = [[simd.splat_f32s(0.0); V]; 2];
+            let rows = self.x.chunks_exact(channels);
+            let rows = rows.zip(self.grad.chunks_exact(channels));
+            for ((x, grad), gate) in rows.zip(&*self.gates) {
+                let x = load::<S, V, FULL>(simd, &x[first..end]);
+                let grad = load::<S, V, FULL>(simd, &grad[first..end]);
+                let gate = simd.splat_f32s(*gate);
+                for vector in 0..V {
+                    let gated = simd.mul_f32s(x[vector], gate);
+                    sum[vector] = simd.add_f32s(sum[vector], gated);
+                    product[vector] = simd.mul_add_f32s(gated, grad[vector], product[vector]);
+                }
             }
-        }
+            add_lanes::<S, V>(sum, &mut self.sums[first..end]);
+            add_lanes::<S, V>(product, &mut self.products[first..end]);
+        });
     }
 }
 
-/// The gradient of `x`, the slope of each pixel's gate, which the gradient of `n` is, times `spatial`; and what is summed over
-/// all pixels.
+/// The gradient of a tile of `x`; the slope of each pixel's gate, which is the gradient of `n`, but for `spatial`; and what is summed
+/// over all pixels.
 struct PixelGradients<'a> {
     pixels: Pixels<'a>,
-    picture: usize,
     x: &'a [f32],
     hidden: &'a [f32],
     grad: &'a [f32],
     /// Of the pixels.
     gates: &'a [f32],
-    /// Of the channels of each picture, and the gradients of their means' summands.
-    channel_gates: &'a [f32],
+    /// Of the picture's channels, and the gradients of their means' summands.
+    channel_gate: &'a [f32],
     dmean: &'a [f32],
     /// `[channels]`, of `hidden`.
     mean: &'a [f32],
     slopes: &'a mut [f32],
-    /// A tile.
-    scratch: &'a mut [f32],
-    /// Appended to.
-    dx: &'a mut Vec<f32>,
+    dx: &'a mut [f32],
     totals: &'a mut Totals,
 }
 
@@ -304,72 +286,57 @@ impl WithSimd for PixelGradients<'_> {
             spatial,
         } = self.pixels;
         let channels = spatial.len();
-        let tile = TILE_ROWS * channels;
         let zero = simd.splat_f32s(0.0);
-        let inputs = self.x.chunks(self.picture);
-        let inputs = inputs.zip(self.hidden.chunks(self.picture));
-        let inputs = inputs.zip(self.grad.chunks(self.picture));
-        let count = self.picture / channels;
-        let of_pixels = self.gates.chunks(count).zip(self.slopes.chunks_mut(count));
-        let of_channels = self.channel_gates.chunks(channels);
-        let of_channels = of_channels.zip(self.dmean.chunks(channels));
-        let gates = of_pixels.zip(of_channels);
-        for (((x, hidden), grad), ((gates, slopes), (channel_gate, dmean))) in inputs.zip(gates) {
-            let tiles = x.chunks(tile).zip(hidden.chunks(tile));
-            let tiles = tiles.zip(grad.chunks(tile));
-            let of_pixels = gates.chunks(TILE_ROWS).zip(slopes.chunks_mut(TILE_ROWS));
-            for (((x, hidden), grad), (gates, slopes)) in tiles.zip(of_pixels) {
-                let rows = x.chunks_exact(channels).zip(grad.chunks_exact(channels));
-                for (slope, (x, grad)) in slopes.iter_mut().zip(rows) {
-                    *slope = dot(
-                        simd,
-                        [grad, channel_gate, dmean, x],
-                        #[inline(always)]
-                        |[grad, gate, dmean, x]| [simd.mul_add_f32s(grad, gate, dmean), x],
-                    );
-                }
-                for (slope, gate) in slopes.iter_mut().zip(gates) {
-                    *slope *= gate * (1.0 - gate);
-                }
-                let scratch = &mut self.scratch[..x.len()];
-                for_vectors!(S, channels, V, FULL, first => {
-                    let end = first + lane_count::<S, V, FULL>(channels, first);
-                    let [scale, shift, mean, weight, channel_gate, dmean] =
-                        [scale, shift, self.mean, spatial, channel_gate, dmean].map(
-                            #[inline(always)]
-                            |values| load::<S, V, FULL>(simd, &values[first..end]),
-                        );
-                    let [mut dweight, mut sum, mut product] = [[zero; V]; 3];
-                    let rows = hidden.chunks_exact(channels).zip(grad.chunks_exact(channels));
-                    let rows = rows.zip(scratch.chunks_exact_mut(channels));
-                    for (((hidden, grad), dx), (gate, slope)) in rows.zip(gates.iter().zip(&*slopes)) {
-                        let hidden = load::<S, V, FULL>(simd, &hidden[first..end]);
-                        let grad = load::<S, V, FULL>(simd, &grad[first..end]);
-                        let [gate, slope] = [simd.splat_f32s(*gate), simd.splat_f32s(*slope)];
-                        let mut value = dmean;
-                        fused(simd, &grad, &channel_gate, &mut value);
-                        for vector in 0..V {
-                            value[vector] = simd.mul_f32s(value[vector], gate);
-                            let (hidden, weight) = (hidden[vector], weight[vector]);
-                            let normal = simd.mul_add_f32s(hidden, scale[vector], shift[vector]);
-                            let passes = simd.less_than_f32s(zero, normal);
-                            let rectified = select_at_least(simd, normal, zero);
-                            dweight[vector] = simd.mul_add_f32s(rectified, slope, dweight[vector]);
-                            let dnormal = simd.mul_f32s(slope, weight);
-                            let dnormal = simd.select_f32s(passes, dnormal, zero);
-                            sum[vector] = simd.add_f32s(sum[vector], dnormal);
-                            let centred = simd.sub_f32s(hidden, mean[vector]);
-                            product[vector] = simd.mul_add_f32s(dnormal, centred, product[vector]);
-                        }
-                        store::<S, V, FULL>(simd, &mut dx[first..end], value);
-                    }
-                    add_lanes::<S, V>(dweight, &mut self.totals.spatial[first..end]);
-                    add_lanes::<S, V>(sum, &mut self.totals.sums[first..end]);
-                    add_lanes::<S, V>(product, &mut self.totals.products[first..end]);
-                });
-                self.dx.extend_from_slice(scratch);
-            }
+        let rows = self.x.chunks_exact(channels);
+        let rows = rows.zip(self.grad.chunks_exact(channels));
+        for (slope, (x, grad)) in self.slopes.iter_mut().zip(rows) {
+            *slope = dot(
+                simd,
+                [grad, self.channel_gate, self.dmean, x],
+                #[inline(always)]
+                |[grad, gate, dmean, x]| [simd.mul_add_f32s(grad, gate, dmean), x],
+            );
         }
+        for (slope, gate) in self.slopes.iter_mut().zip(self.gates) {
+            *slope *= gate * (1.0 - gate);
+        }
+        for_vectors!(S, channels, V, FULL, first => {
+            let end = first + lane_count::<S, V, FULL>(channels, first);
+            let [scale, shift, mean, weight, channel_gate, dmean] =
+                [scale, shift, self.mean, spatial, self.channel_gate, self.dmean].map(
+                    #[inline(always)]
+                    |values| load::<S, V, FULL>(simd, &values[first..end]),
+                );
+            let [mut dweight, mut sum, mut product] = [[zero; V]; 3];
+            let rows = self.hidden.chunks_exact(channels);
+            let rows = rows.zip(self.grad.chunks_exact(channels));
+            let rows = rows.zip(self.dx.chunks_exact_mut(channels));
+            let of_pixels = self.gates.iter().zip(&*self.slopes);
+            for (((hidden, grad), dx), (gate, slope)) in rows.zip(of_pixels) {
+                let hidden = load::<S, V, FULL>(simd, &hidden[first..end]);
+                let grad = load::<S, V, FULL>(simd, &grad[first..end]);
+                let [gate, slope] = [simd.splat_f32s(*gate), simd.splat_f32s(*slope)];
+                let mut value = dmean;
+                fused(simd, &grad, &channel_gate, &mut value);
+                for vector in 0..V {
+                    value[vector] = simd.mul_f32s(value[vector], gate);
+                    let (hidden, weight) = (hidden[vector], weight[vector]);
+                    let normal = simd.mul_add_f32s(hidden, scale[vector], shift[vector]);
+                    let passes = simd.less_than_f32s(zero, normal);
+                    let rectified = select_at_least(simd, normal, zero);
+                    dweight[vector] = simd.mul_add_f32s(rectified, slope, dweight[vector]);
+                    let dnormal = simd.mul_f32s(slope, weight);
+                    let dnormal = simd.select_f32s(passes, dnormal, zero);
+                    sum[vector] = simd.add_f32s(sum[vector], dnormal);
+                    let centred = simd.sub_f32s(hidden, mean[vector]);
+                    product[vector] = simd.mul_add_f32s(dnormal, centred, product[vector]);
+                }
+                store::<S, V, FULL>(simd, &mut dx[first..end], value);
+            }
+            add_lanes::<S, V>(dweight, &mut self.totals.spatial[first..end]);
+            add_lanes::<S, V>(sum, &mut self.totals.sums[first..end]);
+            add_lanes::<S, V>(product, &mut self.totals.products[first..end]);
+        });
     }
 }
 
@@ -452,10 +419,9 @@ pub fn backward(
     let weight = Matrix::new(gates.channel, channels, channels);
     let (channel, channel_transposed) = (Panels::of_transposed(weight), Panels::of(weight));
     let group = group(shape);
-    let mut pixel_gates = vec![0.0; group * count];
-    let mut pixel_slopes = vec![0.0; shape.batch * count];
-    let mut scratch = vec![0.0; (TILE_ROWS * channels).min(picture)];
-    let [mut means, mut slopes] = [(); 2].map(|()| vec![0.0; shape.batch * channels]);
+    let [mut pixel_gates, mut pixel_slopes] = [(); 2].map(|()| vec![0.0; shape.batch * count]);
+    let [mut means, mut slopes, mut dmeans] = [(); 3].map(|()| vec![0.0; shape.batch * channels]);
+    let [mut sums, mut products] = [(); 2].map(|()| vec![0.0; shape.batch * channels]);
     let zeros = || vec![0.0; channels];
     let mut totals = Totals {
         spatial: zeros(),
@@ -463,51 +429,58 @@ pub fn backward(
         products: zeros(),
     };
     let mut dx = Vec::with_capacity(x.len());
+    let mut dx_tile = vec![0.0; (TILE_ROWS * channels).min(picture)];
     for first in (0..shape.batch).step_by(group) {
         let pictures = first..shape.batch.min(first + group);
-        let of_pictures = |values: usize| pictures.start * values..pictures.end * values;
-        let [x, hidden, grad] = [x, hidden, grad].map(|values| &values[of_pictures(picture)]);
-        let pixel_gates = &mut pixel_gates[..pictures.len() * count];
-        let (means, slopes) = (
-            &mut means[of_pictures(channels)],
-            &mut slopes[of_pictures(channels)],
-        );
-        let [mut sums, mut products] = [(); 2].map(|()| vec![0.0; means.len()]);
-        pulp::Arch::new().dispatch(GateSums {
-            pixels,
-            picture,
-            x,
-            hidden,
-            grad,
-            gates: pixel_gates,
-            sums: &mut sums,
-            products: &mut products,
-        });
-        let channel_gates = channel_gates(&sums, count, &channel, means);
-        for ((slope, product), gate) in slopes.iter_mut().zip(&products).zip(&channel_gates) {
+        for picture in pictures.clone() {
+            let of_picture = picture * channels..(picture + 1) * channels;
+            for tile in tiles(picture * count..(picture + 1) * count) {
+                let values = tile.start * channels..tile.end * channels;
+                pulp::Arch::new().dispatch(GateSums {
+                    pixels,
+                    x: &x[values.clone()],
+                    hidden: &hidden[values.clone()],
+                    grad: &grad[values],
+                    gates: &mut pixel_gates[tile],
+                    sums: &mut sums[of_picture.clone()],
+                    products: &mut products[of_picture.clone()],
+                });
+            }
+        }
+        let of_group = pictures.start * channels..pictures.end * channels;
+        let (means, slopes) = (&mut means[of_group.clone()], &mut slopes[of_group.clone()]);
+        let channel_gates = channel_gates(&sums[of_group.clone()], count, &channel, means);
+        let dmeans = &mut dmeans[of_group.clone()];
+        let products = products[of_group].iter().zip(&channel_gates);
+        for (slope, (product, gate)) in slopes.iter_mut().zip(products) {
             *slope = *product as f32 * (gate * (1.0 - gate));
         }
-        let mut dmean = vec![0.0; means.len()];
         let slopes = Matrix::new(slopes, pictures.len(), channels);
-        affine(slopes, &channel_transposed, None, &mut dmean);
-        for value in &mut dmean {
+        affine(slopes, &channel_transposed, None, dmeans);
+        for value in &mut *dmeans {
             *value /= count as f32;
         }
-        pulp::Arch::new().dispatch(PixelGradients {
-            pixels,
-            picture,
-            x,
-            hidden,
-            grad,
-            gates: pixel_gates,
-            channel_gates: &channel_gates,
-            dmean: &dmean,
-            mean,
-            slopes: &mut pixel_slopes[of_pictures(count)],
-            scratch: &mut scratch,
-            dx: &mut dx,
-            totals: &mut totals,
-        });
+        let of_channels = channel_gates.chunks(channels).zip(dmeans.chunks(channels));
+        for (picture, (channel_gate, dmean)) in pictures.zip(of_channels) {
+            for tile in tiles(picture * count..(picture + 1) * count) {
+                let values = tile.start * channels..tile.end * channels;
+                let dx_tile = &mut dx_tile[..values.len()];
+                pulp::Arch::new().dispatch(PixelGradients {
+                    pixels,
+                    x: &x[values.clone()],
+                    hidden: &hidden[values.clone()],
+                    grad: &grad[values],
+                    gates: &pixel_gates[tile.clone()],
+                    channel_gate,
+                    dmean,
+                    mean,
+                    slopes: &mut pixel_slopes[tile],
+                    dx: dx_tile,
+                    totals: &mut totals,
+                });
+                dx.extend_from_slice(dx_tile);
+            }
+        }
     }
     let mut dchannel = vec![0.0; channels * channels];
     add_transposed(

@@ -69,14 +69,6 @@ const ROWS: usize = 64;
 
 /// The sum of each column of `values` `[rows, columns]`.
 pub fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
-    column_sums_f64(values, columns)
-        .into_iter()
-        .map(|sum| sum as f32)
-        .collect()
-}
-
-/// [`column_sums`] in `f64`: blocks of rows in `f32`, the blocks in `f64`.
-pub(super) fn column_sums_f64(values: &[f32], columns: usize) -> Vec<f64> {
     let mut sums = vec![0.0f64; columns];
     let mut block = vec![0.0f32; columns];
     vectorized(
@@ -95,5 +87,5 @@ pub(super) fn column_sums_f64(values: &[f32], columns: usize) -> Vec<f64> {
             }
         },
     );
-    sums
+    sums.into_iter().map(|sum| sum as f32).collect()
 }

@@ -428,7 +428,7 @@ impl<const TRANSPOSED: bool> Product<'_, TRANSPOSED> {
         let lanes = S::F32_LANES;
         let (left, columns) = (self.left, self.columns);
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
-        if self.is_far && !TRANSPOSED {
+        if self.is_far {
             for row in 0..R {
                 let first = (place.row + row) * columns + place.first_column;
                 for vector in 0..V {

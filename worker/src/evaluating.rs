@@ -145,7 +145,7 @@ impl Member<'_> {
         let (clock, found) = own.compute(&worker.cores, work)?;
         let mut found: BTreeMap<u32, Vec<f64>> = found.into_iter().collect();
 
-        let mut statistics = SlotSum::new(slots, owned.clone());
+        let statistics = SlotSum::new(slots, owned.clone());
         for slot in owned {
             let numbers = found.remove(&slot).map(|found| {
                 let own = slot_range(batch.clone(), slots, slot);

@@ -65,7 +65,7 @@ impl Member<'_> {
         let owned = self.generation.members[self.rank].slots.clone();
         let network = &job.network;
         let bound = Bound::for_inference(&network.table, weights, &worker.device);
-        let mut statistics = SlotSum::new(slots, owned.clone());
+        let statistics = SlotSum::new(slots, owned.clone());
         for slot in owned {
             let places = slot_range(0..samples, slots, slot);
             if places.is_empty() {

@@ -103,7 +103,7 @@ pub(crate) struct SlotSums<'a> {
 
 /// Where gradients are summed.
 enum Gradients<'a> {
-    Host(Mutex<SlotSum<f32>>),
+    Host(SlotSum<f32>),
     Device(Mutex<&'a mut dyn DeviceSlots>),
 }
 
@@ -124,7 +124,7 @@ impl<'a> SlotSums<'a> {
     ) -> Self {
         let gradient_len = network.table.parameters_len();
         let gradients = match on_device {
-            None => Gradients::Host(Mutex::new(SlotSum::new(slots, owned.clone()))),
+            None => Gradients::Host(SlotSum::new(slots, owned.clone())),
             Some(device) => {
                 device.begin(slots, owned.clone(), gradient_len);
                 Gradients::Device(Mutex::new(device))
@@ -148,7 +148,7 @@ impl<'a> SlotSums<'a> {
         match &self.gradients {
             Gradients::Host(sum) => {
                 let Gradient { len, parts } = outcome.gradient.read()?;
-                lock(sum).add_parts(slot, len, parts)?;
+                sum.add_parts(slot, len, parts)?;
             }
             Gradients::Device(sum) => {
                 let parts = outcome.gradient.lend()?;
@@ -163,14 +163,13 @@ impl<'a> SlotSums<'a> {
 
     /// What the member brings to the step. A slot that was not added is empty.
     pub fn finish(self) -> Result<Contribution, CollectiveError> {
-        let Statistics { mut sum, added } = into_inner(self.statistics);
+        let Statistics { sum, added } = into_inner(self.statistics);
         let empty: Vec<u32> = self.owned.filter(|slot| !added.contains(slot)).collect();
         for slot in &empty {
             sum.add(*slot, None)?;
         }
         let nodes = match self.gradients {
             Gradients::Host(gradients) => {
-                let mut gradients = into_inner(gradients);
                 for slot in empty {
                     gradients.add(slot, None)?;
                 }

@@ -1,6 +1,6 @@
 //! The way of one member's slots up the tree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use perennial_plan::tree::Node;
@@ -13,17 +13,16 @@ use crate::error::CollectiveError;
 pub(crate) struct SlotTree<V> {
     owned: Range<u32>,
     maximal: Vec<Node>,
+    taken: BTreeSet<u32>,
     /// Complete nodes waiting for their sibling; none: all of its slots are empty.
     done: BTreeMap<Node, Option<V>>,
 }
 
-/// What to add a slot to.
+/// What to add to the sum of a node.
 #[derive(Debug)]
 pub(crate) struct Climb<V> {
-    /// The sum of the slot's sibling, where that waits and is not empty.
-    pub first: Option<V>,
-    /// The sums to add to that, one after the other.
-    pub rest: Vec<V>,
+    /// The sums that wait for it, to be added one after the other; those of empty slots are left out.
+    pub siblings: Vec<V>,
     /// The node that is complete then.
     pub node: Node,
 }
@@ -36,54 +35,66 @@ impl<V> SlotTree<V> {
         Self {
             maximal: Node::root(slots).maximal_within(&owned),
             owned,
+            taken: BTreeSet::new(),
             done: BTreeMap::new(),
         }
     }
 
     /// Takes out what `slot` is to be added to; the sum is then [put](Self::put) at the node.
     pub fn take(&mut self, slot: u32) -> Result<Climb<V>, CollectiveError> {
-        let Some(top) = (self.maximal.iter().copied()).find(|top| covers(*top, slot)) else {
+        if self.top_of(slot).is_none() {
             let owned = &self.owned;
             return Err(CollectiveError::Input(format!(
                 "slot `{slot}` is not among the owned slots `{owned:?}`"
             )));
-        };
-        if self.has(slot) {
+        }
+        if !self.taken.insert(slot) {
             return Err(CollectiveError::Input(format!(
                 "slot `{slot}` was added twice"
             )));
         }
-        let leaf = Node {
+        Ok(self.climb(Node {
             start: slot,
             end: slot + 1,
-        };
+        }))
+    }
+
+    /// Puts the sum of a node where [`Self::take`] said; none: all of its slots are empty. Where its sibling has come meanwhile,
+    /// the sum comes back and goes on.
+    pub fn put(&mut self, node: Node, sum: Option<V>) -> Option<(Climb<V>, Option<V>)> {
+        let climb = self.climb(node);
+        if climb.node != node {
+            return Some((climb, sum));
+        }
+        self.done.insert(node, sum);
+        None
+    }
+
+    /// Whether nothing more is added to a node's sum here.
+    pub fn is_maximal(&self, node: Node) -> bool {
+        self.maximal.contains(&node)
+    }
+
+    /// Takes out what waits on the way up from `node`.
+    fn climb(&mut self, node: Node) -> Climb<V> {
         let mut climb = Climb {
-            first: None,
-            rest: Vec::new(),
-            node: leaf,
+            siblings: Vec::new(),
+            node,
         };
-        for (parent, sibling) in ancestors(top, leaf).into_iter().rev() {
+        let path = self.top_of(node.start).map(|top| ancestors(top, node));
+        for (parent, sibling) in path.into_iter().flatten().rev() {
             let Some(sum) = self.done.remove(&sibling) else {
                 break;
             };
-            match climb.node == leaf {
-                true => climb.first = sum,
-                false => climb.rest.extend(sum),
-            }
+            climb.siblings.extend(sum);
             climb.node = parent;
         }
-        Ok(climb)
-    }
-
-    /// Puts the sum of a node where [`Self::take`] said; none: all of its slots are empty.
-    pub fn put(&mut self, node: Node, sum: Option<V>) {
-        self.done.insert(node, sum);
+        climb
     }
 
     /// The maximal nodes inside the owned slots, without those whose slots are all empty.
     pub fn finish(self) -> Result<BTreeMap<Node, V>, CollectiveError> {
-        let mut slots = self.maximal.iter().flat_map(|node| node.start..node.end);
-        if let Some(missing) = slots.find(|slot| !self.has(*slot)) {
+        if let Some(missing) = (self.owned.clone()).find(|slot| !self.taken.contains(slot)) {
             return Err(CollectiveError::MissingSlot(missing));
         }
         let sums = self.done.into_iter();
@@ -98,8 +109,9 @@ impl<V> SlotTree<V> {
         self.done.len()
     }
 
-    fn has(&self, slot: u32) -> bool {
-        self.done.keys().any(|node| covers(*node, slot))
+    fn top_of(&self, slot: u32) -> Option<Node> {
+        let mut maximal = self.maximal.iter().copied();
+        maximal.find(|top| covers(*top, slot))
     }
 }
 
@@ -107,12 +119,14 @@ fn covers(node: Node, slot: u32) -> bool {
     node.start <= slot && slot < node.end
 }
 
-/// The nodes from `top` down to the parent of `leaf`, each with the child that does not hold `leaf`.
-fn ancestors(top: Node, leaf: Node) -> Vec<(Node, Node)> {
+/// The nodes from `top` down to the parent of `lower`, each with the child that does not hold `lower`.
+fn ancestors(top: Node, lower: Node) -> Vec<(Node, Node)> {
     let mut path = Vec::new();
     let mut node = top;
-    while let Some((left, right)) = node.children() {
-        let (next, other) = if covers(left, leaf.start) {
+    while node != lower
+        && let Some((left, right)) = node.children()
+    {
+        let (next, other) = if covers(left, lower.start) {
             (left, right)
         } else {
             (right, left)

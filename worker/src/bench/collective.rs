@@ -106,8 +106,8 @@ impl CollectiveBench {
     fn contribution(&self, rank: usize, value: &[f32]) -> Result<Contribution, WorkerError> {
         let owned = slot_range(0..self.slots as usize, self.members as u32, rank as u32);
         let owned = owned.start as u32..owned.end as u32;
-        let mut gradients = SlotSum::new(self.slots, owned.clone());
-        let mut statistics = SlotSum::new(self.slots, owned.clone());
+        let gradients = SlotSum::new(self.slots, owned.clone());
+        let statistics = SlotSum::new(self.slots, owned.clone());
         for slot in owned {
             gradients.add(slot, Some(value.to_vec()))?;
             statistics.add(slot, Some(vec![1.0]))?;

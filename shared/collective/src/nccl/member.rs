@@ -192,7 +192,8 @@ impl<D: DeviceSum> Nccl<D> {
         let sum = self.on_device(self.mesh.timeout(), move |works| {
             slots::add(works, len, climb, parts)
         })?;
-        own.tree.put(node, sum);
+        let met = own.tree.put(node, sum);
+        debug_assert!(met.is_none(), "slots come one after the other");
         self.own = Some(own);
         Ok(())
     }

@@ -37,7 +37,7 @@ pub(super) fn add<D: DeviceSum>(
     climb: Climb<D::Buffer>,
     parts: Option<Parts>,
 ) -> Result<Option<D::Buffer>, Fault> {
-    let mut siblings: Vec<D::Buffer> = climb.first.into_iter().chain(climb.rest).collect();
+    let mut siblings = climb.siblings;
     if siblings.is_empty() && parts.is_some() {
         let mut sum = works.buffer(len)?;
         works.device.clear(&mut sum)?;

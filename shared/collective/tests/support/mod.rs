@@ -86,8 +86,8 @@ pub fn contribution_of(
     len: usize,
     gradient_of: impl Fn(u32) -> Option<Vec<f32>>,
 ) -> Contribution {
-    let mut gradients = SlotSum::new(slots, owned.clone());
-    let mut statistics = SlotSum::new(slots, owned.clone());
+    let gradients = SlotSum::new(slots, owned.clone());
+    let statistics = SlotSum::new(slots, owned.clone());
     for slot in owned {
         let value = gradient_of(slot);
         let statistic = value.as_ref().map(|v| {

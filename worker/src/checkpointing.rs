@@ -306,7 +306,7 @@ fn copy_weights(copy: &mut Option<Weights>, weights: &Weights) {
     match copy {
         None => *copy = Some(weights.clone()),
         Some(copy) => {
-            copy.parameters.clone_from(&weights.parameters);
+            Arc::make_mut(&mut copy.parameters).clone_from(&weights.parameters);
             copy.statistics.clone_from(&weights.statistics);
             copy.batches_tracked = weights.batches_tracked;
         }

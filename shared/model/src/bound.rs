@@ -3,8 +3,11 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
-use burn::tensor::{Device, Gradients, Shape, Tensor, TensorData, Transaction};
+use burn::backend::{AllocationProperty, Bytes};
+use burn::tensor::{DType, Device, Gradients, Shape, Tensor, TensorData, Transaction};
+use bytes::Bytes as SharedBytes;
 use perennial_kernels::resident::Resident;
 use perennial_kernels::{DeviceError, Lent, Precision};
 use perennial_plan::random::{Domain, Draw, Stream};
@@ -61,15 +64,29 @@ pub(crate) struct Folded {
 /// The term under the square root of every batch normalisation.
 pub(crate) const EPSILON: f32 = 1e-5;
 
+/// Parameters as bytes.
+struct Shared(Arc<Vec<f32>>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
 // === impl Bound ===
 
 impl Bound {
-    /// Copies `weights` to `device`, for training with the operands of products in `precision`.
+    /// `weights` on `device`, for training with the operands of products in `precision`. On the processor they are shared: to be
+    /// dropped before `weights` change.
     pub fn new(table: &Table, weights: &Weights, device: &Device, precision: Precision) -> Self {
+        let whole = SharedBytes::from_owner(Shared(weights.parameters.clone()));
         Self::of(table, device, precision, |range| {
-            let values = weights.parameters[range].to_vec();
-            let shape = [values.len()];
-            Tensor::from_data(TensorData::new(values, shape), device)
+            let bytes = whole.slice(size_of::<f32>() * range.start..size_of::<f32>() * range.end);
+            let bytes = Bytes::from_shared(bytes, AllocationProperty::Native);
+            Tensor::from_data(
+                TensorData::from_bytes(bytes, [range.len()], DType::F32),
+                device,
+            )
         })
     }
 
@@ -266,7 +283,7 @@ impl Folded {
                 let bias = fold_into_layer(table, fold, &mut weights);
                 if let Some(id) = fold.bias {
                     let range = table.parameters()[id.0].range.clone();
-                    weights.parameters[range].copy_from_slice(&bias);
+                    Arc::make_mut(&mut weights.parameters)[range].copy_from_slice(&bias);
                     return None;
                 }
                 let parts = table.parameters()[fold.weight.0].parts;
@@ -316,7 +333,7 @@ fn fold_into_layer(table: &Table, fold: &Fold, weights: &mut Weights) -> Vec<f32
         Some(id) => weights.parameters[range(id)].to_vec(),
         None => vec![0.0; outputs],
     };
-    let weight = &mut weights.parameters[range(fold.weight)];
+    let weight = &mut Arc::make_mut(&mut weights.parameters)[range(fold.weight)];
     let inputs = weight.len() / outputs;
     for (output, (weight, bias)) in weight.chunks_exact_mut(inputs).zip(&mut bias).enumerate() {
         if fold.before {

@@ -1,5 +1,7 @@
 //! Weights under their PyTorch names, and back.
 
+use std::sync::Arc;
+
 use crate::files::{HostTensor, NamedTensors, TensorData};
 use crate::table::{Table, Weights};
 
@@ -132,7 +134,8 @@ impl Table {
         };
         for parameter in self.parameters() {
             if let Some(data) = take(parameter.name.clone(), &parameter.shape, false) {
-                weights.parameters[parameter.range.clone()].copy_from_slice(&floats(data));
+                Arc::make_mut(&mut weights.parameters)[parameter.range.clone()]
+                    .copy_from_slice(&floats(data));
             }
         }
         for norm in self.norms() {

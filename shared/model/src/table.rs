@@ -1,6 +1,7 @@
 //! The table of a network's tensors, and the flat vectors that hold their values.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use perennial_plan::random::{Domain, Draw, Stream, name_hash};
 
@@ -72,8 +73,9 @@ pub struct Table {
 /// The numbers of a network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Weights {
-    /// All parameters, in ascending order of their names.
-    pub parameters: Vec<f32>,
+    /// All parameters, in ascending order of their names. Tensors on the processor share them: [`Arc::make_mut`] changes them in
+    /// their place once nobody else has them.
+    pub parameters: Arc<Vec<f32>>,
     /// Running mean and variance of every batch normalisation.
     pub statistics: Vec<f32>,
     /// Training steps whose statistics were merged: PyTorch's `num_batches_tracked`.
@@ -197,7 +199,7 @@ impl Table {
             statistics[norm.variance()].fill(1.0);
         }
         Weights {
-            parameters,
+            parameters: Arc::new(parameters),
             statistics,
             batches_tracked: 0,
         }

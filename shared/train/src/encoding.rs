@@ -106,7 +106,7 @@ impl Replica {
         let mut weights = || {
             Ok::<_, TrainError>(Weights {
                 batches_tracked: reader.u64()?,
-                parameters: reader.f32s(table.parameters_len())?,
+                parameters: Arc::new(reader.f32s(table.parameters_len())?),
                 statistics: reader.f32s(table.statistics_len())?,
             })
         };

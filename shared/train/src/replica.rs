@@ -1,5 +1,7 @@
 //! A replica: everything a step reads and changes.
 
+use std::sync::Arc;
+
 use burn::tensor::Device;
 use perennial_kernels::resident::{Resident, Step};
 use perennial_kernels::{DeviceError, Precision};
@@ -180,9 +182,9 @@ impl Replica {
             .ema
             .as_mut()
             .zip(decay)
-            .map(|(ema, decay)| (ema.parameters.as_mut_slice(), decay));
+            .map(|(ema, decay)| (Arc::make_mut(&mut ema.parameters).as_mut_slice(), decay));
         self.optimizer.step_with_ema(
-            &mut self.weights.parameters,
+            Arc::make_mut(&mut self.weights.parameters).as_mut_slice(),
             gradient,
             scale,
             learning_rate,
@@ -221,7 +223,7 @@ impl Replica {
         let average = self.ema.as_mut().map(|ema| &mut ema.parameters);
         let own = std::iter::once(&mut self.weights.parameters).chain(average);
         for (own, row) in own.zip(&mut rows) {
-            *own = row;
+            *own = Arc::new(row);
         }
         self.optimizer.replace_moments(rows);
         on_device.fetched = true;
@@ -273,7 +275,7 @@ impl Replica {
             .flatten()
         {
             if self.on_device.is_none() {
-                hash.update(bytemuck::cast_slice(&weights.parameters));
+                hash.update(bytemuck::cast_slice(weights.parameters.as_slice()));
             }
             hash.update(bytemuck::cast_slice(&weights.statistics));
         }

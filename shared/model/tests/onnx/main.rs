@@ -2,6 +2,8 @@
 
 mod interpreter;
 
+use std::sync::Arc;
+
 use burn::tensor::{Device, Tensor, TensorData};
 use interpreter::{Array, run};
 use perennial_model::onnx::proto::{DataType, Dimension, GraphProto, ModelProto};
@@ -83,7 +85,7 @@ fn trained(network: &Network) -> Weights {
     let mut weights = network.table.initial_weights(7);
     let mut stream = Stream::new(7, Domain::Init, &[1]);
     for parameter in network.table.parameters() {
-        for value in &mut weights.parameters[parameter.range.clone()] {
+        for value in &mut Arc::make_mut(&mut weights.parameters)[parameter.range.clone()] {
             match parameter.shape.len() {
                 1 => *value += stream.uniform_in(-0.1, 0.1) as f32,
                 // The heads, which begin with small numbers.

@@ -70,6 +70,26 @@ fn a_gradient_that_is_not_finite_lowers_the_scale_and_changes_nothing_else() {
 }
 
 #[test]
+fn a_step_changes_parameters_in_their_place_and_those_that_tensors_share_are_copied_first() {
+    let (spec, network) = job(Precision::F32, 5.0);
+    let table = &network.table;
+    let mut replica = fresh(&spec, table);
+    let on_processor = |replica: &Replica| {
+        replica.bound(table, &Device::flex(), perennial_kernels::Precision::F32)
+    };
+    let bound = on_processor(&replica);
+    let before = replica.weights.parameters.clone();
+    apply(&mut replica, table, &gradient(table, 1.0)).unwrap();
+    assert_ne!(replica.weights.parameters, before);
+    assert_eq!(*before, table.initial_weights(7).parameters.to_vec());
+    drop(bound);
+    let place = replica.weights.parameters.as_ptr();
+    drop(on_processor(&replica));
+    apply(&mut replica, table, &gradient(table, 1.0)).unwrap();
+    assert_eq!(replica.weights.parameters.as_ptr(), place);
+}
+
+#[test]
 fn a_loss_that_is_not_a_number_is_the_same_one_on_every_member() {
     let (spec, network) = job(Precision::F16, 5.0);
     let table = &network.table;

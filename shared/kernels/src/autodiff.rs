@@ -203,6 +203,38 @@ impl<B: KernelOps + KernelGradients, C: CheckpointStrategy> KernelOps for Autodi
         )
     }
 
+    fn kernel_mlp(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        second_weight: FloatTensor<Self>,
+        second_bias: FloatTensor<Self>,
+        precision: Precision,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let inputs = [x, weight, bias, second_weight, second_bias];
+        let [x, weight, bias, second_weight, second_bias] =
+            inputs.each_ref().map(|input| input.primitive().clone());
+        let weights = [weight.clone(), second_weight.clone()];
+        let (output, hidden) = B::kernel_mlp(
+            x.clone(),
+            weight,
+            bias,
+            second_weight,
+            second_bias,
+            precision,
+        );
+        let saved = (x, hidden.clone(), weights, precision);
+        let output = record::<B, C, _, _>(
+            inputs,
+            output,
+            saved,
+            |(x, hidden, weights, precision), grad| {
+                B::kernel_mlp_backward(x, hidden, weights, precision, grad)
+            },
+        );
+        (output, untracked::<B, C>(hidden))
+    }
+
     fn kernel_context(
         x: FloatTensor<Self>,
         hidden: FloatTensor<Self>,

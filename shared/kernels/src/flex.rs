@@ -212,6 +212,37 @@ impl KernelOps for Flex {
         tensor(output, shape)
     }
 
+    fn kernel_mlp(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        second_weight: Tensor,
+        second_bias: Tensor,
+        precision: Precision,
+    ) -> (Tensor, Tensor) {
+        let [x, weight, bias, second_weight, second_bias] =
+            [x, weight, bias, second_weight, second_bias].map(contiguous);
+        let [width, outputs] = [&bias, &second_bias].map(|bias| dims(bias)[0]);
+        let mut shape = dims(&x);
+        let inputs = *shape.last().expect("an activation has axes");
+        let rows = len(&x) / inputs;
+        let _span = span(
+            "feed-forward",
+            2 * rows * width * (inputs + outputs),
+            rows * (inputs + width + outputs),
+        );
+        let (output, hidden) = cpu::gelu::mlp(
+            values(&x),
+            (values(&weight), values(&bias)),
+            (values(&second_weight), values(&second_bias)),
+            precision,
+        );
+        *shape.last_mut().expect("an activation has axes") = width;
+        let hidden = tensor(hidden, shape.clone());
+        *shape.last_mut().expect("an activation has axes") = outputs;
+        (tensor(output, shape), hidden)
+    }
+
     fn kernel_feed_forward(
         x: Tensor,
         weight: Tensor,
@@ -421,6 +452,40 @@ impl KernelGradients for Flex {
             precision,
         );
         (tensor(dx, dims(&x)), tensor(dw, dims(&weight)))
+    }
+
+    fn kernel_mlp_backward(
+        x: Tensor,
+        hidden: Tensor,
+        weights: [Tensor; 2],
+        precision: Precision,
+        grad: Tensor,
+    ) -> [Tensor; 5] {
+        let [x, hidden, grad] = [x, hidden, grad].map(contiguous);
+        let weights = weights.map(contiguous);
+        let [width, outputs] = weights.each_ref().map(|weight| dims(weight)[0]);
+        let _span = span(
+            "feed-forward, backward",
+            4 * width * (len(&x) + len(&grad)),
+            2 * len(&x) + len(&hidden) + len(&grad),
+        );
+        let gradients = cpu::gelu::mlp_backward(
+            values(&x),
+            values(&hidden),
+            weights.each_ref().map(values),
+            values(&grad),
+            outputs,
+            precision,
+        );
+        let [first, second] = weights.each_ref().map(dims);
+        let [dx, dw, db, second_dw, second_db] = gradients;
+        [
+            tensor(dx, dims(&x)),
+            tensor(dw, first),
+            tensor(db, vec![width]),
+            tensor(second_dw, second),
+            tensor(second_db, vec![outputs]),
+        ]
     }
 
     fn kernel_context_backward(

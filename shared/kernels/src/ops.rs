@@ -59,6 +59,15 @@ pub trait KernelOps: Backend {
         bias: FloatTensor<Self>,
         precision: Precision,
     ) -> FloatTensor<Self>;
+    /// Returns the output, and that of the first layer, which is not differentiable.
+    fn kernel_mlp(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        second_weight: FloatTensor<Self>,
+        second_bias: FloatTensor<Self>,
+        precision: Precision,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
     /// Not differentiable.
     fn kernel_feed_forward(
         x: FloatTensor<Self>,
@@ -131,6 +140,14 @@ pub trait KernelGradients: Backend {
         grad: FloatTensor<Self>,
         precision: Precision,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    /// `weights` are those of the two layers, `hidden` is what the first one gave. In the order of the operation's inputs.
+    fn kernel_mlp_backward(
+        x: FloatTensor<Self>,
+        hidden: FloatTensor<Self>,
+        weights: [FloatTensor<Self>; 2],
+        precision: Precision,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 5];
     /// `inputs` are the six tensors of the operation, `moments` the mean and the variance that it found.
     fn kernel_context_backward(
         inputs: [FloatTensor<Self>; 6],
@@ -252,8 +269,20 @@ pub fn gelu_linear_bias<const D: usize, const W: usize>(
     ))
 }
 
-/// `x` and [`gelu_linear_bias`] with the second layer of [`linear_bias`] with the first one, each a weight and a bias, added: what is
-/// between them never leaves the cache. For inference only.
+/// [`gelu_linear_bias`] with the second layer of [`linear_bias`] with the first one, each a weight and a bias, to the bit.
+pub fn mlp(
+    x: Tensor<4>,
+    (weight, bias): (Tensor<4>, Tensor<1>),
+    (second_weight, second_bias): (Tensor<4>, Tensor<1>),
+    precision: Precision,
+) -> Tensor<4> {
+    let [x, weight, bias] = dispatch((x, weight, bias));
+    let (second_weight, second_bias) = (second_weight.into_dispatch(), second_bias.into_dispatch());
+    let (output, _) = Dispatch::kernel_mlp(x, weight, bias, second_weight, second_bias, precision);
+    Tensor::from_dispatch(output)
+}
+
+/// `x` and [`mlp`] of it, added: what is between them never leaves the cache. For inference only.
 pub fn feed_forward(
     x: Tensor<4>,
     (weight, bias): (Tensor<4>, Tensor<1>),

@@ -189,35 +189,64 @@ fn linear_layers_agree_with_the_reference() {
 }
 
 #[test]
-fn a_feed_forward_branch_at_once_gives_what_its_operations_give() {
-    let precision = Precision::F32;
-    // Several tiles of rows, the last of which is not full.
-    let (rows, inputs, hidden, outputs) = (1030, 9, 57, 9);
-    let counts = [
-        rows * inputs,
-        hidden * inputs,
-        hidden,
-        outputs * hidden,
-        outputs,
-    ];
-    let [x, weight, bias, second_weight, second_bias] = Source::new("feed-forward").all(counts);
-    let x = leaf(&x, [1, 1, rows, inputs]).inner();
-    let first = (
-        leaf(&weight, [hidden, inputs, 1, 1]).inner(),
-        leaf(&bias, [hidden]).inner(),
-    );
-    let second = (
-        leaf(&second_weight, [outputs, hidden, 1, 1]).inner(),
-        leaf(&second_bias, [outputs]).inner(),
-    );
-    let between = ops::linear_bias(x.clone(), first.0.clone(), first.1.clone(), precision);
-    let branch = ops::gelu_linear_bias(between, second.0.clone(), second.1.clone(), precision);
-    let expected = x.clone() + branch;
-    let found = ops::feed_forward(x, first, second);
-    assert_eq!(found.dims(), [1, 1, rows, outputs]);
-    let [found, expected] =
-        [found, expected].map(|it| it.into_data().try_into_vec::<f32>().unwrap());
-    assert_eq!(found, expected);
+fn a_feed_forward_branch_at_once_gives_what_its_operations_give_and_so_do_its_gradients() {
+    // The last ones have several tiles of rows, the last of which is not full.
+    for (rows, inputs, width, outputs) in [
+        (1, 1, 1, 1),
+        (33, 48, 31, 5),
+        (70, 3, 300, 65),
+        (1030, 9, 57, 9),
+        (401, 40, 170, 40),
+    ] {
+        let what = format!("feed-forward {rows}x{inputs} to {width} to {outputs}");
+        let [x, weight, bias, second_weight, second_bias, grad] = Source::new(&what).all([
+            rows * inputs,
+            width * inputs,
+            width,
+            outputs * width,
+            outputs,
+            rows * outputs,
+        ]);
+        let x = leaf(&x, [1, 1, rows, inputs]);
+        let (weight, bias) = (leaf(&weight, [width, inputs, 1, 1]), leaf(&bias, [width]));
+        let second_weight = leaf(&second_weight, [outputs, width, 1, 1]);
+        let second_bias = leaf(&second_bias, [outputs]);
+        let (first, second) = (
+            (weight.clone(), bias.clone()),
+            (second_weight.clone(), second_bias.clone()),
+        );
+        for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
+            let between = ops::linear_bias(x.clone(), weight.clone(), bias.clone(), precision);
+            let (last_weight, last_bias) = second.clone();
+            let apart = ops::gelu_linear_bias(between, last_weight, last_bias, precision);
+            let at_once = ops::mlp(x.clone(), first.clone(), second.clone(), precision);
+            assert_eq!(at_once.dims(), [1, 1, rows, outputs]);
+            let what = format!("{what} in {precision:?}");
+            assert_eq!(
+                values(at_once.clone().inner()),
+                values(apart.clone().inner()),
+                "{what}"
+            );
+            let leaves = ["x", "weight", "bias", "second weight", "second bias"];
+            let found = gradients!(
+                at_once,
+                &grad,
+                [x, weight, bias, second_weight, second_bias]
+            );
+            let expected = gradients!(apart, &grad, [x, weight, bias, second_weight, second_bias]);
+            for (leaf, (found, expected)) in leaves.into_iter().zip(found.into_iter().zip(expected))
+            {
+                assert_eq!(found, expected, "{leaf} of {what}");
+            }
+        }
+        if inputs == outputs {
+            let [x, weight, second_weight] = [x, weight, second_weight].map(|leaf| leaf.inner());
+            let (first, second) = ((weight, bias.inner()), (second_weight, second_bias.inner()));
+            let branch = ops::mlp(x.clone(), first.clone(), second.clone(), Precision::F32);
+            let found = ops::feed_forward(x.clone(), first, second);
+            assert_eq!(values(found), values(x + branch), "{what}, with its input");
+        }
+    }
 }
 
 /// In each precision, rounding and its gradients included: what is rounded before and rounded to the same again is the

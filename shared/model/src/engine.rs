@@ -87,15 +87,16 @@ impl Engine for Pass<'_> {
         rate: f32,
         layer: u64,
     ) -> Tensor<4> {
-        if self.is_training() {
-            let hidden = self.pointwise(self.batch_norm(x.clone(), norm), first);
-            return x + self.drop_path(self.pointwise_activated(hidden, second), rate, layer);
-        }
         let [first, second] = [first, second].map(|layer| {
             let bias = layer.bias.expect("layers around an activation have a bias");
             (self.bound.kernel(layer.weight), self.bound.vector(bias))
         });
-        ops::feed_forward(x, first, second)
+        if !self.is_training() {
+            return ops::feed_forward(x, first, second);
+        }
+        let normalized = self.batch_norm(x.clone(), norm);
+        let branch = ops::mlp(normalized, first, second, self.bound.precision);
+        x + self.drop_path(branch, rate, layer)
     }
 
     fn pointwise_part<const N: usize>(

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use perennial_kernels::cpu::matmul::{Matrix, Panels, affine};
+use perennial_kernels::cpu::matmul::{Matrix, Weight, affine};
 
 use crate::error::WorkerError;
 use crate::slots::Cores;
@@ -44,7 +44,7 @@ impl CorePeak {
             };
             let product_seconds = best(&mut || {
                 let matrix = Matrix::new(&matrix, SIDE, SIDE);
-                affine(matrix, &Panels::of(matrix), None, &mut square);
+                affine(matrix, &Weight::of(matrix), None, &mut square);
                 black_box(&square);
             });
             let copy_seconds = best(&mut || {

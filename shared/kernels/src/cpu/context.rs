@@ -7,8 +7,8 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::math::sigmoid;
-use super::matmul::{Matrix, Panels, add_transposed, affine};
+use super::math::Sigmoid;
+use super::matmul::{Matrix, TransposedSum, Weight, affine};
 use super::norm::{InputGradient, fold};
 use super::vectors::{dot, for_vectors, fused, lane_count, load, select_at_least, store};
 use super::{Image, TILE_ROWS, tiled, vectorized};
@@ -79,9 +79,7 @@ impl Pixels<'_> {
                 },
             );
         }
-        for gate in gates {
-            *gate = sigmoid(*gate);
-        }
+        Sigmoid(gates).with_simd(simd);
     }
 }
 
@@ -133,7 +131,7 @@ impl WithSimd for SpatialGates<'_> {
 }
 
 /// `sigmoid(channel @ mean)`, a row a picture, from the sums over its pixels; the mean goes to `means`.
-fn channel_gates(sums: &[f64], pixels: usize, channel: &Panels, means: &mut [f32]) -> Vec<f32> {
+fn channel_gates(sums: &[f64], pixels: usize, channel: &Weight, means: &mut [f32]) -> Vec<f32> {
     for (mean, sum) in means.iter_mut().zip(sums) {
         *mean = (sum / pixels as f64) as f32;
     }
@@ -141,14 +139,7 @@ fn channel_gates(sums: &[f64], pixels: usize, channel: &Panels, means: &mut [f32
     let channels = channel.rows();
     let means = Matrix::new(means, means.len() / channels, channels);
     affine(means, channel, None, &mut gates);
-    vectorized(
-        #[inline(always)]
-        || {
-            for gate in &mut gates {
-                *gate = sigmoid(*gate);
-            }
-        },
-    );
+    pulp::Arch::new().dispatch(Sigmoid(&mut gates));
     gates
 }
 
@@ -165,7 +156,8 @@ pub fn forward(
     }
     let (channels, picture) = (shape.channels, shape.picture());
     let count = picture / channels;
-    let channel = Panels::of_transposed(Matrix::new(gates.channel, channels, channels));
+    let channel =
+        Weight::of_transposed(Matrix::new(gates.channel, channels, channels), group(shape));
     let pixels = Pixels {
         scale,
         shift,
@@ -417,7 +409,10 @@ pub fn backward(
         spatial: gates.spatial,
     };
     let weight = Matrix::new(gates.channel, channels, channels);
-    let (channel, channel_transposed) = (Panels::of_transposed(weight), Panels::of(weight));
+    let (channel, channel_transposed) = (
+        Weight::of_transposed(weight, group(shape)),
+        Weight::of(weight),
+    );
     let group = group(shape);
     let [mut pixel_gates, mut pixel_slopes] = [(); 2].map(|()| vec![0.0; shape.batch * count]);
     let [mut means, mut slopes, mut dmeans] = [(); 3].map(|()| vec![0.0; shape.batch * channels]);
@@ -482,11 +477,10 @@ pub fn backward(
             }
         }
     }
-    let mut dchannel = vec![0.0; channels * channels];
-    add_transposed(
+    let mut dchannel = TransposedSum::new(channels, channels);
+    dchannel.add(
         Matrix::new(&slopes, shape.batch, channels),
         Matrix::new(&means, shape.batch, channels),
-        &mut dchannel,
     );
     let (sums, products) = (&totals.sums, &totals.products);
     let of_input = InputGradient::of(sums, products, variance, epsilon, shape.batch * count);
@@ -502,5 +496,5 @@ pub fn backward(
     });
     let dspatial = totals.spatial.iter().map(|sum| *sum as f32).collect();
     let InputGradient { dgamma, dbeta, .. } = of_input;
-    [dx, dhidden, dgamma, dbeta, dspatial, dchannel]
+    [dx, dhidden, dgamma, dbeta, dspatial, dchannel.into_values()]
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::matmul::{Matrix, Panels, add_transposed, affine, append_affine};
+use super::matmul::{Matrix, TransposedSum, Weight, affine, append_affine};
 use super::{Image, at_least, linear, vectorized};
 use crate::Precision;
 
@@ -39,6 +39,11 @@ impl Tiles {
             rows: out.batch * out.height,
             tile: pixels.div_ceil(out.width.max(1)),
         }
+    }
+
+    /// Output pixels of all pictures.
+    fn pixels(&self) -> usize {
+        self.rows * self.width
     }
 
     /// Calls `work(rows, pixels, patches)` for each tile with the rows of output pixels that it is of, the output pixels,
@@ -124,15 +129,11 @@ fn transposed(weight: &[f32], inputs: usize, columns: usize) -> Vec<f32> {
     let length = 9 * inputs;
     let rows = length / columns;
     let mut out = vec![0.0; weight.len()];
-    for (out, weight) in out
-        .chunks_exact_mut(length)
-        .zip(weight.chunks_exact(length))
-    {
-        for row in 0..rows {
-            for column in 0..columns {
-                out[column * rows + row] = weight[row * columns + column];
-            }
-        }
+    let outputs = weight
+        .chunks_exact(length)
+        .map(|weight| Matrix::new(weight, rows, columns));
+    for (out, weight) in out.chunks_exact_mut(length).zip(outputs) {
+        weight.transpose_into(out);
     }
     out
 }
@@ -150,9 +151,9 @@ pub fn forward(
     // Rounded here, when there is one copy of each value instead of up to four.
     let x = precision.operand(x);
     let weight = transposed(&precision.operand(weight), shape.channels, 9);
-    let weight = Panels::of_transposed(Matrix::new(&weight, bias.len(), taps));
-    let mut out = Vec::with_capacity(output_image(shape, bias.len()).len());
     let tiles = Tiles::of(shape);
+    let weight = Weight::of_transposed(Matrix::new(&weight, bias.len(), taps), tiles.pixels());
+    let mut out = Vec::with_capacity(output_image(shape, bias.len()).len());
     tiles.for_each(|rows, pixels, patches| {
         tiles.fill(rows, &x, patches);
         let start = out.len();
@@ -184,14 +185,14 @@ pub fn backward(
     let (channels, taps) = (shape.channels, 9 * shape.channels);
     let (grad, inputs) = (precision.operand(grad), precision.operand(x));
     let weight = transposed(&precision.operand(weight), channels, 9);
-    let weight = Panels::of(Matrix::new(&weight, outputs, taps));
-    let mut dx = vec![0.0; x.len()];
-    let mut dw = vec![0.0; outputs * taps];
     let tiles = Tiles::of(shape);
+    let weight = Weight::of(Matrix::new(&weight, outputs, taps));
+    let mut dx = vec![0.0; x.len()];
+    let mut dw = TransposedSum::new(outputs, taps);
     tiles.for_each(|rows, pixels, patches| {
         let grad = pixel_gradients(&grad, outputs, pixels.clone());
         tiles.fill(rows.clone(), &inputs, patches);
-        add_transposed(grad, Matrix::new(patches, pixels.len(), taps), &mut dw);
+        dw.add(grad, Matrix::new(patches, pixels.len(), taps));
         affine(grad, &weight, None, patches);
         vectorized(
             #[inline(always)]
@@ -212,7 +213,7 @@ pub fn backward(
             },
         );
     });
-    (dx, transposed(&dw, channels, channels))
+    (dx, transposed(&dw.into_values(), channels, channels))
 }
 
 /// The gradient of `weight` alone, for pictures that nobody wants one of.
@@ -225,14 +226,14 @@ pub fn weight_backward(
 ) -> Vec<f32> {
     let (channels, taps) = (shape.channels, 9 * shape.channels);
     let (grad, inputs) = (precision.operand(grad), precision.operand(x));
-    let mut dw = vec![0.0; outputs * taps];
+    let mut dw = TransposedSum::new(outputs, taps);
     let tiles = Tiles::of(shape);
     tiles.for_each(|rows, pixels, patches| {
         tiles.fill(rows, &inputs, patches);
         let grad = pixel_gradients(&grad, outputs, pixels.clone());
-        add_transposed(grad, Matrix::new(patches, pixels.len(), taps), &mut dw);
+        dw.add(grad, Matrix::new(patches, pixels.len(), taps));
     });
-    transposed(&dw, channels, channels)
+    transposed(&dw.into_values(), channels, channels)
 }
 
 fn pixel_gradients(grad: &[f32], outputs: usize, pixels: Range<usize>) -> Matrix<'_> {

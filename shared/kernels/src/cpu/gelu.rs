@@ -1,14 +1,16 @@
 //! GELU in its exact form (Hendrycks and Gimpel, "Gaussian error linear units", 2016) and the fully
-//! connected layer that follows it: the activated values live for one tile of rows and are computed again in
+//! connected layers around it: the activated values live for one tile of rows and are computed again in
 //! the backward pass.
 
 use std::f32::consts::FRAC_1_SQRT_2;
 
-use super::linear::tile_rows;
+use pulp::{Simd, WithSimd};
+
+use super::linear::{ColumnSums, tile_rows};
 use super::math::{erf, exp};
-use super::matmul::{Matrix, Panels, add_transposed, affine, append_affine};
-use super::rounding::{bf16, f16};
+use super::matmul::{Matrix, TransposedSum, Weight, affine, append_affine};
 use super::vectorized;
+use super::vectors::{for_vectors, lane_count, load, store};
 use crate::Precision;
 
 /// `1 / sqrt(2 pi)`.
@@ -16,61 +18,75 @@ const INVERSE_SQRT_TAU: f32 = 0.398_942_3;
 
 /// `Phi(x)`, the cumulative normal distribution.
 #[inline(always)]
-fn cumulative(x: f32) -> f32 {
-    0.5 * (1.0 + erf(x * FRAC_1_SQRT_2))
+fn cumulative<S: Simd, const V: usize>(simd: S, x: &[S::f32s; V]) -> [S::f32s; V] {
+    let mut scaled = *x;
+    for x in &mut scaled {
+        *x = simd.mul_f32s(*x, simd.splat_f32s(FRAC_1_SQRT_2));
+    }
+    let mut value = erf(simd, scaled);
+    for value in &mut value {
+        let sum = simd.add_f32s(simd.splat_f32s(1.0), *value);
+        *value = simd.mul_f32s(simd.splat_f32s(0.5), sum);
+    }
+    value
 }
 
-// Plain loops: what `collect` calls is not compiled for the vector unit, and `mul_add` is then a
-// function call.
+/// `x * Phi(x)`, in the place of `x` where that is not given.
+struct Activation<'a> {
+    x: Option<&'a [f32]>,
+    out: &'a mut [f32],
+}
 
-/// `x * Phi(x)`, as an operand.
-fn activate(x: &[f32], out: &mut [f32], precision: Precision) {
-    match precision {
-        Precision::F32 => activate_as(x, out, |value| value),
-        Precision::Bf16 => activate_as(x, out, bf16),
-        Precision::F16 => activate_as(x, out, f16),
+impl WithSimd for Activation<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        for_vectors!(S, self.out.len(), V: 4, FULL, first => {
+            let end = first + lane_count::<S, V, FULL>(self.out.len(), first);
+            let x = load::<S, V, FULL>(simd, &self.x.unwrap_or(self.out)[first..end]);
+            let mut value = cumulative(simd, &x);
+            for vector in 0..V {
+                value[vector] = simd.mul_f32s(x[vector], value[vector]);
+            }
+            store::<S, V, FULL>(simd, &mut self.out[first..end], value);
+        });
     }
 }
 
-#[inline(always)]
-fn activate_as(x: &[f32], out: &mut [f32], operand: impl Fn(f32) -> f32) {
-    vectorized(
-        #[inline(always)]
-        || {
-            for (out, x) in out.iter_mut().zip(x) {
-                *out = operand(x * cumulative(*x));
-            }
-        },
-    );
+/// `x * Phi(x)`, and `grad` times its slope `Phi(x) + x * phi(x)`.
+struct ActivationAndSlope<'a> {
+    x: &'a [f32],
+    out: &'a mut [f32],
+    grad: &'a mut [f32],
 }
 
-/// `x * Phi(x)`, as an operand, and `grad` times its slope `Phi(x) + x * phi(x)`.
-fn activate_and_slope(x: &[f32], out: &mut [f32], grad: &mut [f32], precision: Precision) {
-    match precision {
-        Precision::F32 => activate_and_slope_as(x, out, grad, |value| value),
-        Precision::Bf16 => activate_and_slope_as(x, out, grad, bf16),
-        Precision::F16 => activate_and_slope_as(x, out, grad, f16),
+impl WithSimd for ActivationAndSlope<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        for_vectors!(S, self.x.len(), V: 4, FULL, first => {
+            let end = first + lane_count::<S, V, FULL>(self.x.len(), first);
+            let x = load::<S, V, FULL>(simd, &self.x[first..end]);
+            let cumulative = cumulative(simd, &x);
+            let mut exponent = x;
+            for x in &mut exponent {
+                *x = simd.mul_f32s(simd.mul_f32s(simd.splat_f32s(-0.5), *x), *x);
+            }
+            let density = exp(simd, exponent);
+            let mut value = x;
+            let mut grad = load::<S, V, FULL>(simd, &self.grad[first..end]);
+            for vector in 0..V {
+                value[vector] = simd.mul_f32s(x[vector], cumulative[vector]);
+                let density = simd.mul_f32s(simd.splat_f32s(INVERSE_SQRT_TAU), density[vector]);
+                let slope = simd.mul_add_f32s(x[vector], density, cumulative[vector]);
+                grad[vector] = simd.mul_f32s(grad[vector], slope);
+            }
+            store::<S, V, FULL>(simd, &mut self.out[first..end], value);
+            store::<S, V, FULL>(simd, &mut self.grad[first..end], grad);
+        });
     }
-}
-
-#[inline(always)]
-fn activate_and_slope_as(
-    x: &[f32],
-    out: &mut [f32],
-    grad: &mut [f32],
-    operand: impl Fn(f32) -> f32,
-) {
-    vectorized(
-        #[inline(always)]
-        || {
-            for ((out, x), grad) in out.iter_mut().zip(x).zip(grad) {
-                let cumulative = cumulative(*x);
-                let density = INVERSE_SQRT_TAU * exp(-0.5 * x * x);
-                *out = operand(x * cumulative);
-                *grad *= x.mul_add(density, cumulative);
-            }
-        },
-    );
 }
 
 /// `gelu(x) @ weight^T + bias`: `x` `[rows, in]`, `weight` `[outputs, in]`, `bias` `[outputs]`.
@@ -83,44 +99,150 @@ pub fn linear(
 ) -> Vec<f32> {
     let inputs = weight.len() / outputs;
     let weight = precision.operand(weight);
-    let weight = Panels::of_transposed(Matrix::new(&weight, outputs, inputs));
+    let weight = Matrix::new(&weight, outputs, inputs);
+    let weight = Weight::of_transposed(weight, x.len() / inputs);
     let rows = tile_rows(inputs);
     let mut tile = vec![0.0; x.len().min(rows * inputs)];
+    let mut scratch = precision.scratch(tile.len());
     let mut out = Vec::with_capacity(x.len() / inputs * outputs);
     for x in x.chunks(rows * inputs) {
         let tile = &mut tile[..x.len()];
-        activate(x, tile, precision);
-        let activated = Matrix::new(tile, x.len() / inputs, inputs);
+        pulp::Arch::new().dispatch(Activation {
+            x: Some(x),
+            out: tile,
+        });
+        let activated = precision.operand_in(&mut scratch, tile);
+        let activated = Matrix::new(activated, x.len() / inputs, inputs);
         append_affine(activated, &weight, Some(bias), &mut out);
     }
     out
 }
 
-/// `x` and [`linear`] of what a fully connected layer makes of it, in `f32`, added. Each layer is a weight, `[outputs, in]`, and a
-/// bias, `[outputs]`; the second one has as many outputs as `x` has columns.
+/// A weight `[outputs, in]` and a bias `[outputs]`.
+type Layer<'a> = (&'a [f32], &'a [f32]);
+
+/// [`linear`] of what a fully connected layer makes of `x`, and that layer's output, which the backward pass wants.
+pub fn mlp(
+    x: &[f32],
+    (weight, bias): Layer,
+    (second_weight, second_bias): Layer,
+    precision: Precision,
+) -> (Vec<f32>, Vec<f32>) {
+    let (width, outputs) = (bias.len(), second_bias.len());
+    let inputs = weight.len() / width;
+    let count = x.len() / inputs;
+    let [weight, second_weight] = [weight, second_weight].map(|weight| precision.operand(weight));
+    let weight = Weight::of_transposed(Matrix::new(&weight, width, inputs), count);
+    let second_weight = Matrix::new(&second_weight, outputs, width);
+    let second_weight = Weight::of_transposed(second_weight, count);
+    let rows = tile_rows(width.max(inputs));
+    let mut tile = vec![0.0; rows.min(count) * width];
+    let mut scratch = precision.scratch(tile.len());
+    let mut x_scratch = precision.scratch(rows.min(count) * inputs);
+    let (mut out, mut hidden) = (
+        Vec::with_capacity(count * outputs),
+        Vec::with_capacity(count * width),
+    );
+    for x in x.chunks(rows * inputs) {
+        let (rows, start) = (x.len() / inputs, hidden.len());
+        let x = precision.operand_in(&mut x_scratch, x);
+        append_affine(
+            Matrix::new(x, rows, inputs),
+            &weight,
+            Some(bias),
+            &mut hidden,
+        );
+        let tile = &mut tile[..rows * width];
+        pulp::Arch::new().dispatch(Activation {
+            x: Some(&hidden[start..]),
+            out: tile,
+        });
+        let activated = precision.operand_in(&mut scratch, tile);
+        let activated = Matrix::new(activated, rows, width);
+        append_affine(activated, &second_weight, Some(second_bias), &mut out);
+    }
+    (out, hidden)
+}
+
+/// The gradients of [`mlp`], from that of its output, `grad` `[rows, outputs]`: of `x`, and of the weight and the bias of each layer.
+/// The gradient of `hidden` never leaves the cache.
+pub fn mlp_backward(
+    x: &[f32],
+    hidden: &[f32],
+    weights: [&[f32]; 2],
+    grad: &[f32],
+    outputs: usize,
+    precision: Precision,
+) -> [Vec<f32>; 5] {
+    let width = weights[1].len() / outputs;
+    let inputs = weights[0].len() / width;
+    let count = x.len() / inputs;
+    let [weight, second_weight] = weights.map(|weight| precision.operand(weight));
+    let weight = Weight::of(Matrix::new(&weight, width, inputs));
+    let second_weight = Weight::of(Matrix::new(&second_weight, outputs, width));
+    let rows = tile_rows(width.max(inputs));
+    let [mut slopes, mut activated] = [(); 2].map(|()| vec![0.0; rows.min(count) * width]);
+    let [mut slopes_scratch, mut activated_scratch] =
+        [(); 2].map(|()| precision.scratch(slopes.len()));
+    let mut x_scratch = precision.scratch(rows.min(count) * inputs);
+    let mut grad_scratch = precision.scratch(rows.min(count) * outputs);
+    let mut dx = Vec::with_capacity(x.len());
+    let mut dw = TransposedSum::new(width, inputs);
+    let mut second_dw = TransposedSum::new(outputs, width);
+    let (mut db, mut second_db) = (ColumnSums::new(width), ColumnSums::new(outputs));
+    let tiles = x.chunks(rows * inputs).zip(hidden.chunks(rows * width));
+    for ((x, hidden), grad) in tiles.zip(grad.chunks(rows * outputs)) {
+        let rows = x.len() / inputs;
+        let (slopes, activated) = (&mut slopes[..hidden.len()], &mut activated[..hidden.len()]);
+        second_db.add(grad);
+        let grad = precision.operand_in(&mut grad_scratch, grad);
+        let grad = Matrix::new(grad, rows, outputs);
+        affine(grad, &second_weight, None, slopes);
+        pulp::Arch::new().dispatch(ActivationAndSlope {
+            x: hidden,
+            out: activated,
+            grad: slopes,
+        });
+        db.add(slopes);
+        let activated = precision.operand_in(&mut activated_scratch, activated);
+        second_dw.add(grad, Matrix::new(activated, rows, width));
+        let slopes = precision.operand_in(&mut slopes_scratch, slopes);
+        let slopes = Matrix::new(slopes, rows, width);
+        append_affine(slopes, &weight, None, &mut dx);
+        let x = precision.operand_in(&mut x_scratch, x);
+        dw.add(slopes, Matrix::new(x, rows, inputs));
+    }
+    [
+        dx,
+        dw.into_values(),
+        db.finish(),
+        second_dw.into_values(),
+        second_db.finish(),
+    ]
+}
+
+/// `x` and [`mlp`] of it, in `f32`, added. The second layer has as many outputs as `x` has columns.
 pub fn feed_forward(
     x: &[f32],
-    (weight, bias): (&[f32], &[f32]),
-    (second_weight, second_bias): (&[f32], &[f32]),
+    (weight, bias): Layer,
+    (second_weight, second_bias): Layer,
 ) -> Vec<f32> {
     let (inputs, outputs) = (weight.len() / bias.len(), second_bias.len());
-    let weight = Panels::of_transposed(Matrix::new(weight, bias.len(), inputs));
-    let second_weight = Panels::of_transposed(Matrix::new(second_weight, outputs, bias.len()));
+    let count = x.len() / inputs;
+    let weight = Weight::of_transposed(Matrix::new(weight, bias.len(), inputs), count);
+    let second_weight = Matrix::new(second_weight, outputs, bias.len());
+    let second_weight = Weight::of_transposed(second_weight, count);
     let rows = tile_rows(bias.len());
-    let mut hidden = vec![0.0; rows.min(x.len() / inputs) * bias.len()];
-    let mut out = Vec::with_capacity(x.len() / inputs * outputs);
+    let mut hidden = vec![0.0; rows.min(count) * bias.len()];
+    let mut out = Vec::with_capacity(count * outputs);
     for x in x.chunks(rows * inputs) {
         let rows = x.len() / inputs;
         let hidden = &mut hidden[..rows * bias.len()];
         affine(Matrix::new(x, rows, inputs), &weight, Some(bias), hidden);
-        vectorized(
-            #[inline(always)]
-            || {
-                for value in &mut *hidden {
-                    *value *= cumulative(*value);
-                }
-            },
-        );
+        pulp::Arch::new().dispatch(Activation {
+            x: None,
+            out: hidden,
+        });
         let hidden = Matrix::new(hidden, rows, bias.len());
         let start = out.len();
         append_affine(hidden, &second_weight, Some(second_bias), &mut out);
@@ -146,11 +268,12 @@ pub fn linear_backward(
 ) -> (Vec<f32>, Vec<f32>) {
     let inputs = weight.len() / outputs;
     let weight = precision.operand(weight);
-    let weight = Panels::of(Matrix::new(&weight, outputs, inputs));
-    let mut dw = vec![0.0; outputs * inputs];
+    let weight = Weight::of(Matrix::new(&weight, outputs, inputs));
+    let mut dw = TransposedSum::new(outputs, inputs);
     let rows = tile_rows(inputs);
     let mut activated = vec![0.0; x.len().min(rows * inputs)];
     let mut scratch = precision.scratch(grad.len().min(rows * outputs));
+    let mut activated_scratch = precision.scratch(activated.len());
     let mut dx = Vec::with_capacity(x.len());
     for x in x.chunks(rows * inputs) {
         let (start, rows) = (dx.len(), x.len() / inputs);
@@ -158,8 +281,13 @@ pub fn linear_backward(
         let grad = Matrix::new(precision.operand_in(&mut scratch, grad), rows, outputs);
         let activated = &mut activated[..x.len()];
         append_affine(grad, &weight, None, &mut dx);
-        activate_and_slope(x, activated, &mut dx[start..], precision);
-        add_transposed(grad, Matrix::new(activated, rows, inputs), &mut dw);
+        pulp::Arch::new().dispatch(ActivationAndSlope {
+            x,
+            out: activated,
+            grad: &mut dx[start..],
+        });
+        let activated = precision.operand_in(&mut activated_scratch, activated);
+        dw.add(grad, Matrix::new(activated, rows, inputs));
     }
-    (dx, dw)
+    (dx, dw.into_values())
 }

@@ -1,6 +1,6 @@
 //! Fully connected layers over rows, which is what a pointwise convolution is in channels-last.
 
-use super::matmul::{Matrix, Panels, add_transposed, append_affine};
+use super::matmul::{Matrix, TransposedSum, Weight, append_affine};
 use super::vectorized;
 use crate::Precision;
 
@@ -24,7 +24,8 @@ pub fn forward(
 ) -> Vec<f32> {
     let inputs = weight.len() / outputs;
     let weight = precision.operand(weight);
-    let weight = Panels::of_transposed(Matrix::new(&weight, outputs, inputs));
+    let weight = Matrix::new(&weight, outputs, inputs);
+    let weight = Weight::of_transposed(weight, x.len() / inputs);
     let tile = tile_rows(inputs.max(outputs)) * inputs;
     let mut scratch = precision.scratch(x.len().min(tile));
     let mut out = Vec::with_capacity(x.len() / inputs * outputs);
@@ -46,12 +47,12 @@ pub fn backward(
 ) -> (Vec<f32>, Vec<f32>) {
     let inputs = weight.len() / outputs;
     let weight = precision.operand(weight);
-    let weight = Panels::of(Matrix::new(&weight, outputs, inputs));
+    let weight = Weight::of(Matrix::new(&weight, outputs, inputs));
     let rows = tile_rows(inputs.max(outputs));
     let mut x_scratch = precision.scratch(x.len().min(rows * inputs));
     let mut grad_scratch = precision.scratch(grad.len().min(rows * outputs));
     let mut dx = Vec::with_capacity(x.len());
-    let mut dw = vec![0.0; outputs * inputs];
+    let mut dw = TransposedSum::new(outputs, inputs);
     let tiles = x.chunks(rows * inputs).zip(grad.chunks(rows * outputs));
     for (x, grad) in tiles {
         let rows = x.len() / inputs;
@@ -59,9 +60,9 @@ pub fn backward(
         let grad = precision.operand_in(&mut grad_scratch, grad);
         let grad = Matrix::new(grad, rows, outputs);
         append_affine(grad, &weight, None, &mut dx);
-        add_transposed(grad, x, &mut dw);
+        dw.add(grad, x);
     }
-    (dx, dw)
+    (dx, dw.into_values())
 }
 
 /// Rows summed in `f32` before the partial sum goes to `f64`.
@@ -69,23 +70,66 @@ const ROWS: usize = 64;
 
 /// The sum of each column of `values` `[rows, columns]`.
 pub fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
-    let mut sums = vec![0.0f64; columns];
-    let mut block = vec![0.0f32; columns];
-    vectorized(
-        #[inline(always)]
-        || {
-            for rows in values.chunks(ROWS * columns) {
-                block.fill(0.0);
-                for row in rows.chunks_exact(columns) {
-                    for (sum, value) in block.iter_mut().zip(row) {
-                        *sum += value;
+    let mut sums = ColumnSums::new(columns);
+    sums.add(values);
+    sums.finish()
+}
+
+/// The sums of the columns of rows that come in pieces: to the bit those of all rows at once.
+pub(super) struct ColumnSums {
+    /// Of the blocks before the last one.
+    sums: Vec<f64>,
+    block: Vec<f32>,
+    /// Rows in the last block.
+    rows: usize,
+}
+
+// === impl ColumnSums ===
+
+impl ColumnSums {
+    pub fn new(columns: usize) -> Self {
+        Self {
+            sums: vec![0.0; columns],
+            block: vec![0.0; columns],
+            rows: 0,
+        }
+    }
+
+    pub fn add(&mut self, values: &[f32]) {
+        let columns = self.sums.len();
+        vectorized(
+            #[inline(always)]
+            || {
+                let mut values = values;
+                while !values.is_empty() {
+                    let taken = values.len().min((ROWS - self.rows) * columns);
+                    let (rows, rest) = values.split_at(taken);
+                    for row in rows.chunks_exact(columns) {
+                        for (sum, value) in self.block.iter_mut().zip(row) {
+                            *sum += value;
+                        }
                     }
+                    self.rows += taken / columns;
+                    if self.rows == ROWS {
+                        self.close();
+                    }
+                    values = rest;
                 }
-                for (sum, block) in sums.iter_mut().zip(&block) {
-                    *sum += f64::from(*block);
-                }
-            }
-        },
-    );
-    sums.into_iter().map(|sum| sum as f32).collect()
+            },
+        );
+    }
+
+    #[inline(always)]
+    fn close(&mut self) {
+        for (sum, block) in self.sums.iter_mut().zip(&mut self.block) {
+            *sum += f64::from(*block);
+            *block = 0.0;
+        }
+        self.rows = 0;
+    }
+
+    pub fn finish(mut self) -> Vec<f32> {
+        self.close();
+        self.sums.into_iter().map(|sum| sum as f32).collect()
+    }
 }

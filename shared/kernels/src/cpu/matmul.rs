@@ -43,6 +43,17 @@ impl<'a> Matrix<'a> {
             columns,
         }
     }
+
+    /// Writes the transpose.
+    pub fn transpose_into(self, out: &mut [f32]) {
+        assert_eq!(
+            out.len(),
+            self.values.len(),
+            "the transpose has rows * columns values"
+        );
+        // SAFETY: the matrix has all of its rows, and `out` is as large.
+        unsafe { turn(self, self.columns, out.as_mut_ptr(), self.rows) }
+    }
 }
 
 /// The right matrix of a product as it is read: in panels of as many columns as two vectors have lanes, each by rows, the last
@@ -56,28 +67,51 @@ pub struct Panels {
     width: usize,
 }
 
-// === impl Panels ===
+/// The right matrix of products, in the way that is fastest to read for as many rows as they have.
+#[derive(Debug)]
+pub enum Weight<'a> {
+    Packed(Panels),
+    /// The transpose of this one, for few rows: the product's own transpose is computed.
+    Transposed(Matrix<'a>),
+}
 
-impl Panels {
-    /// Those of `matrix`.
+// === impl Weight ===
+
+impl<'a> Weight<'a> {
+    /// `matrix`.
     pub fn of(matrix: Matrix) -> Self {
-        pulp::Arch::new().dispatch(Packing {
-            matrix,
-            transposed: false,
-        })
+        Self::packed(matrix, false)
     }
 
-    /// Those of the transpose of `matrix`.
-    pub fn of_transposed(matrix: Matrix) -> Self {
-        pulp::Arch::new().dispatch(Packing {
-            matrix,
-            transposed: true,
-        })
+    /// The transpose of `matrix`, for products of `rows` rows in all.
+    pub fn of_transposed(matrix: Matrix<'a>, rows: usize) -> Self {
+        // Packing reads and writes the weight once, the other way all that the product reads and writes beside it.
+        let beside = rows * (matrix.rows + matrix.columns);
+        if rows > MAX_WIDTH && beside < matrix.values.len() {
+            Self::Transposed(matrix)
+        } else {
+            Self::packed(matrix, true)
+        }
     }
 
-    /// Terms of a product with them.
+    /// `matrix`, or its transpose.
+    fn packed(matrix: Matrix, transposed: bool) -> Self {
+        Self::Packed(pulp::Arch::new().dispatch(Packing { matrix, transposed }))
+    }
+
+    /// Terms of a product with it.
     pub fn rows(&self) -> usize {
-        self.rows
+        match self {
+            Self::Packed(panels) => panels.rows,
+            Self::Transposed(matrix) => matrix.columns,
+        }
+    }
+
+    fn columns(&self) -> usize {
+        match self {
+            Self::Packed(panels) => panels.columns,
+            Self::Transposed(matrix) => matrix.rows,
+        }
     }
 }
 
@@ -147,7 +181,7 @@ impl Packing<'_> {
         }
     }
 
-    /// Writes the panel of the matrix' rows `taken`, which are columns here: blocks of four by four are turned in registers.
+    /// Writes the panel of the matrix' rows `taken`, which are columns here.
     ///
     /// # Safety
     ///
@@ -161,42 +195,62 @@ impl Packing<'_> {
         for first in (0..matrix.columns).step_by(ROWS) {
             let rows = ROWS.min(matrix.columns - first);
             let part = &mut part[..rows * width];
-            let column =
-                |at: usize| &matrix.values[(taken.start + at) * matrix.columns + first..][..rows];
-            let whole = taken.len() / 4 * 4;
-            for at in (0..whole).step_by(4) {
-                let columns = [column(at), column(at + 1), column(at + 2), column(at + 3)];
-                for row in (0..rows / 4 * 4).step_by(4) {
-                    // No `map`: it is not compiled for the vector unit.
-                    let mut block = [[0.0; 4]; 4];
-                    for (values, column) in block.iter_mut().zip(columns) {
-                        values.copy_from_slice(&column[row..row + 4]);
-                    }
-                    for more in 0..4 {
-                        let turned = [
-                            block[0][more],
-                            block[1][more],
-                            block[2][more],
-                            block[3][more],
-                        ];
-                        part[(row + more) * width + at..][..4].copy_from_slice(&turned);
-                    }
-                }
-                for row in rows / 4 * 4..rows {
-                    for (more, column) in columns.iter().enumerate() {
-                        part[row * width + at + more] = column[row];
-                    }
-                }
-            }
-            for at in whole..taken.len() {
-                for (row, value) in column(at).iter().enumerate() {
-                    part[row * width + at] = *value;
-                }
-            }
-            // SAFETY: the caller has made room.
+            let taken = Matrix {
+                values: &matrix.values[taken.start * matrix.columns + first..],
+                rows: taken.len(),
+                columns: matrix.columns,
+            };
+            // SAFETY: the matrix has all of the rows taken, and `part` as many values in each of its own as a panel; the caller
+            // has made room.
             unsafe {
+                turn(taken, rows, part.as_mut_ptr(), width);
                 let out = panel.add(first * width);
                 out.copy_from_nonoverlapping(part.as_ptr(), part.len());
+            }
+        }
+    }
+}
+
+/// Writes the first `columns` columns of `from` as rows, `stride` values from one to the next. Blocks of four by four are turned
+/// in registers.
+///
+/// # Safety
+///
+/// `from` has the columns in each of its rows, the last of which may end with them; `to` has room for the rows.
+#[inline(always)]
+unsafe fn turn(from: Matrix, columns: usize, to: *mut f32, stride: usize) {
+    let row = |at: usize| from.values.as_ptr().wrapping_add(at * from.columns);
+    let whole = from.rows / 4 * 4;
+    // SAFETY: the caller vouches for what is read, up to `columns` values of each row, and for the room.
+    unsafe {
+        for at in (0..whole).step_by(4) {
+            let rows = [row(at), row(at + 1), row(at + 2), row(at + 3)];
+            for column in (0..columns / 4 * 4).step_by(4) {
+                // No `map`: it is not compiled for the vector unit.
+                let mut block = [[0.0f32; 4]; 4];
+                for (values, row) in block.iter_mut().zip(rows) {
+                    *values = row.add(column).cast::<[f32; 4]>().read_unaligned();
+                }
+                for more in [0, 1, 2, 3] {
+                    let turned = [
+                        block[0][more],
+                        block[1][more],
+                        block[2][more],
+                        block[3][more],
+                    ];
+                    let to = to.add((column + more) * stride + at);
+                    to.cast::<[f32; 4]>().write_unaligned(turned);
+                }
+            }
+            for column in columns / 4 * 4..columns {
+                for (more, row) in rows.into_iter().enumerate() {
+                    *to.add(column * stride + at + more) = *row.add(column);
+                }
+            }
+        }
+        for at in whole..from.rows {
+            for column in 0..columns {
+                *to.add(column * stride + at) = *row(at).add(column);
             }
         }
     }
@@ -208,21 +262,23 @@ enum Base<'a> {
     Nothing,
     /// The same for each row.
     Row(&'a [f32]),
+    /// The same for each column.
+    Column(&'a [f32]),
     /// What is there.
     Output,
 }
 
 /// `out = left @ right`, by rows, with `bias` added to each row where there is one.
-pub fn affine(left: Matrix, right: &Panels, bias: Option<&[f32]>, out: &mut [f32]) {
-    let count = left.rows * right.columns;
+pub fn affine(left: Matrix, right: &Weight, bias: Option<&[f32]>, out: &mut [f32]) {
+    let count = left.rows * right.columns();
     assert_eq!(out.len(), count, "the result has rows * columns values");
     // SAFETY: `out` has that many values and is borrowed mutably, so it overlaps neither input.
     unsafe { multiply(left, right, bias, out.as_mut_ptr(), false) }
 }
 
 /// Appends [`affine`] to `out`, whose memory may be far away.
-pub fn append_affine(left: Matrix, right: &Panels, bias: Option<&[f32]>, out: &mut Vec<f32>) {
-    let (len, count) = (out.len(), left.rows * right.columns);
+pub fn append_affine(left: Matrix, right: &Weight, bias: Option<&[f32]>, out: &mut Vec<f32>) {
+    let (len, count) = (out.len(), left.rows * right.columns());
     out.reserve_exact(count);
     // SAFETY: behind the `len` values is room for `count` more; all of them are written, and none is read before.
     unsafe {
@@ -236,16 +292,25 @@ pub fn append_affine(left: Matrix, right: &Panels, bias: Option<&[f32]>, out: &m
 /// `out` points to room for `left.rows * right.columns` values that overlap no input. All are initialised afterwards.
 unsafe fn multiply(
     left: Matrix,
-    right: &Panels,
+    right: &Weight,
     bias: Option<&[f32]>,
     out: *mut f32,
     is_far: bool,
 ) {
-    assert_eq!(left.columns, right.rows, "inner dimensions agree");
+    assert_eq!(left.columns, right.rows(), "inner dimensions agree");
     if let Some(bias) = bias {
-        assert_eq!(bias.len(), right.columns, "a row has as many values");
+        assert_eq!(bias.len(), right.columns(), "a row has as many values");
     }
-    pulp::Arch::new().dispatch(product(left, right, bias, out, is_far));
+    let arch = pulp::Arch::new();
+    match *right {
+        Weight::Packed(ref panels) => arch.dispatch(product(left, panels, bias, out, is_far)),
+        Weight::Transposed(right) => arch.dispatch(Turned {
+            left,
+            right,
+            bias,
+            out,
+        }),
+    }
 }
 
 /// What [`multiply`] computes.
@@ -268,40 +333,141 @@ fn product<'a>(
     }
 }
 
-/// `out += left^T @ right`: the two have a row for each term, `out` is stored by rows.
-pub fn add_transposed(left: Matrix, right: Matrix, out: &mut [f32]) {
-    let panels = (left.columns >= PACKED_ROWS).then(|| Panels::of(right));
-    pulp::Arch::new().dispatch(transposed(left, right, panels.as_ref(), out));
+/// A sum of products `left^T @ right`, each of which has a row of both for each term; it is stored by rows.
+#[derive(Debug)]
+pub struct TransposedSum {
+    rows: usize,
+    columns: usize,
+    /// None before the first product.
+    values: Vec<f32>,
 }
 
-/// What [`add_transposed`] computes, with `right` read from `panels` if there are any.
+// === impl TransposedSum ===
+
+impl TransposedSum {
+    /// Zeros.
+    pub fn new(rows: usize, columns: usize) -> Self {
+        Self {
+            rows,
+            columns,
+            values: Vec::new(),
+        }
+    }
+
+    pub fn add(&mut self, left: Matrix, right: Matrix) {
+        let (rows, columns) = (left.columns, right.columns);
+        assert_eq!(
+            (rows, columns),
+            (self.rows, self.columns),
+            "a product has the rows and columns of the sum"
+        );
+        let base = if self.values.is_empty() {
+            self.values.reserve_exact(rows * columns);
+            Base::Nothing
+        } else {
+            Base::Output
+        };
+        let panels = (rows >= PACKED_ROWS).then(|| {
+            pulp::Arch::new().dispatch(Packing {
+                matrix: right,
+                transposed: false,
+            })
+        });
+        let out = self.values.as_mut_ptr();
+        pulp::Arch::new().dispatch(transposed(left, right, panels.as_ref(), out, base));
+        // SAFETY: there is room, and the product has initialised all of it.
+        unsafe { self.values.set_len(rows * columns) };
+    }
+
+    /// By rows.
+    pub fn into_values(mut self) -> Vec<f32> {
+        self.values.resize(self.rows * self.columns, 0.0);
+        self.values
+    }
+}
+
+/// What a [`TransposedSum`] adds to `base`, with `right` read from `panels` if there are any. `out` has room for it.
 fn transposed<'a>(
     left: Matrix<'a>,
     right: Matrix<'a>,
     panels: Option<&'a Panels>,
-    out: &'a mut [f32],
+    out: *mut f32,
+    base: Base<'a>,
 ) -> Product<'a, true> {
-    let (rows, columns) = (left.columns, right.columns);
     assert_eq!(left.rows, right.rows, "inner dimensions agree");
-    assert_eq!(
-        out.len(),
-        rows * columns,
-        "the result has rows * columns values"
-    );
     let by_rows = Right {
         values: right.values,
-        stride: columns,
+        stride: right.columns,
         panel: None,
     };
     Product {
         left,
         right: panels.map_or(by_rows, Right::of),
-        rows,
+        rows: left.columns,
         terms: left.rows,
-        columns,
-        out: out.as_mut_ptr(),
-        is_far: false,
-        base: Base::Output,
+        columns: right.columns,
+        out,
+        is_far: matches!(base, Base::Nothing),
+        base,
+    }
+}
+
+/// The product of `left` and the transpose of `right`, with `bias` added to each row, computed as its transpose: so `left` is packed,
+/// which is the smaller one. `out` has room for it.
+struct Turned<'a> {
+    left: Matrix<'a>,
+    right: Matrix<'a>,
+    bias: Option<&'a [f32]>,
+    out: *mut f32,
+}
+
+impl WithSimd for Turned<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (left, right) = (self.left, self.right);
+        let (terms, columns) = (right.columns, right.rows);
+        let packing = Packing {
+            matrix: left,
+            transposed: true,
+        };
+        let panels = packing.with_simd(simd);
+        let mut tile = [0.0f32; ROWS * MAX_WIDTH];
+        for first_column in (0..columns).step_by(ROWS) {
+            let taken = first_column..columns.min(first_column + ROWS);
+            let base = self.bias.map(|bias| Base::Column(&bias[taken.clone()]));
+            for first_row in (0..left.rows).step_by(panels.width) {
+                let rows = panels.width.min(left.rows - first_row);
+                let product = Product::<false> {
+                    left: Matrix {
+                        values: &right.values[first_column * terms..],
+                        ..right
+                    },
+                    right: Right {
+                        values: &panels.values[first_row * terms..],
+                        ..Right::of(&panels)
+                    },
+                    rows: taken.len(),
+                    terms,
+                    columns: rows,
+                    out: tile.as_mut_ptr(),
+                    is_far: false,
+                    base: base.unwrap_or(Base::Nothing),
+                };
+                product.with_simd(simd);
+                let turned = Matrix {
+                    values: &tile,
+                    rows: taken.len(),
+                    columns: rows,
+                };
+                // SAFETY: the tile has the rows and columns, and `out` has room for all of the product.
+                unsafe {
+                    let out = self.out.add(first_row * columns + first_column);
+                    turn(turned, rows, out, columns);
+                }
+            }
+        }
     }
 }
 
@@ -508,6 +674,9 @@ impl<const TRANSPOSED: bool> Product<'_, TRANSPOSED> {
                             let base = read::<S>(simd, base.as_ptr().add(column), count);
                             simd.add_f32s(base, sum)
                         }
+                        Base::Column(base) => {
+                            simd.add_f32s(simd.splat_f32s(base[place.row + row]), sum)
+                        }
                         Base::Output => {
                             let base = read::<S>(simd, out, count);
                             simd.add_f32s(base, sum)
@@ -592,18 +761,29 @@ mod tests {
                         bits(&out)
                     }));
                 }
+                let right = Matrix::new(&right, columns, terms);
+                let turned = on_each_vector_unit!(simd => {
+                    let mut out = vec![0.5f32; rows * columns];
+                    let left = Matrix::new(&left, rows, terms);
+                    Turned { left, right, bias, out: out.as_mut_ptr() }.with_simd(simd);
+                    bits(&out)
+                });
+                assert_eq!(Some(&turned), found.last(), "by its transpose or not");
             }
-            for packed in [false, true] {
+            for (packed, base) in [false, true]
+                .into_iter()
+                .flat_map(|packed| [(packed, Base::Nothing), (packed, Base::Output)])
+            {
                 found.push(on_each_vector_unit!(simd => {
                     let left = Matrix::new(&left, terms, rows);
                     let right = Matrix::new(&right, terms, columns);
                     let panels = packed.then(|| Packing { matrix: right, transposed: false }.with_simd(simd));
                     let mut out = vec![0.5f32; rows * columns];
-                    transposed(left, right, panels.as_ref(), &mut out).with_simd(simd);
+                    transposed(left, right, panels.as_ref(), out.as_mut_ptr(), base).with_simd(simd);
                     bits(&out)
                 }));
             }
-            assert_eq!(found[4], found[5], "packed or not");
+            assert_eq!(found[4..6], found[6..8], "packed or not");
         }
     }
 
@@ -615,7 +795,7 @@ mod tests {
         }
         for (rows, terms, columns) in [(1, 1, 1), (5, 70, 3), (14, 131, 66), (257, 4, 39)] {
             let [left, right] = [rows * terms, terms * columns].map(values);
-            let by_rows = Panels::of(Matrix::new(&right, terms, columns));
+            let by_rows = Weight::of(Matrix::new(&right, terms, columns));
             let mut expected = Vec::new();
             append_affine(
                 Matrix::new(&left, rows, terms),
@@ -624,13 +804,18 @@ mod tests {
                 &mut expected,
             );
             let by_columns = turned(&right, columns);
-            let by_columns = Panels::of_transposed(Matrix::new(&by_columns, columns, terms));
-            assert_eq!(bits(&by_columns.values), bits(&by_rows.values));
-            let mut found = vec![0.0; rows * columns];
+            let by_columns = Weight::of_transposed(Matrix::new(&by_columns, columns, terms), 0);
+            match (by_columns, by_rows) {
+                (Weight::Packed(found), Weight::Packed(expected)) => {
+                    assert_eq!(bits(&found.values), bits(&expected.values));
+                }
+                _ => unreachable!("they are packed"),
+            }
             let left = turned(&left, terms);
             let left = Matrix::new(&left, terms, rows);
-            add_transposed(left, Matrix::new(&right, terms, columns), &mut found);
-            assert_eq!(bits(&found), bits(&expected));
+            let mut sum = TransposedSum::new(rows, columns);
+            sum.add(left, Matrix::new(&right, terms, columns));
+            assert_eq!(bits(&sum.into_values()), bits(&expected));
         }
     }
 
@@ -638,7 +823,7 @@ mod tests {
     fn a_value_does_not_depend_on_the_size_of_its_product() {
         let (rows, terms, columns) = (131, 300, 70);
         let [left, right] = [rows * terms, terms * columns].map(values);
-        let panels = Panels::of(Matrix::new(&right, terms, columns));
+        let panels = Weight::of(Matrix::new(&right, terms, columns));
         let mut all = Vec::new();
         append_affine(Matrix::new(&left, rows, terms), &panels, None, &mut all);
         for row in 0..rows {
@@ -658,7 +843,7 @@ mod tests {
                 .step_by(columns)
                 .copied()
                 .collect();
-            let right = Panels::of(Matrix::new(&of_column, terms, 1));
+            let right = Weight::of(Matrix::new(&of_column, terms, 1));
             let mut alone = vec![0.0; rows];
             affine(Matrix::new(&left, rows, terms), &right, None, &mut alone);
             let found: Vec<f32> = all.iter().skip(column).step_by(columns).copied().collect();
@@ -668,10 +853,13 @@ mod tests {
 
     #[test]
     fn without_terms_there_is_what_was_there() {
-        let panels = Panels::of(Matrix::new(&[], 0, 3));
+        let panels = Weight::of(Matrix::new(&[], 0, 3));
+        assert_eq!(TransposedSum::new(2, 3).into_values(), [0.0; 6]);
+        let mut sum = TransposedSum::new(1, 2);
+        sum.add(Matrix::new(&[2.0], 1, 1), Matrix::new(&[1.0, 3.0], 1, 2));
+        sum.add(Matrix::new(&[], 0, 1), Matrix::new(&[], 0, 2));
+        assert_eq!(sum.into_values(), [2.0, 6.0]);
         let mut out = vec![7.0; 6];
-        add_transposed(Matrix::new(&[], 0, 2), Matrix::new(&[], 0, 3), &mut out);
-        assert_eq!(out, [7.0; 6]);
         affine(Matrix::new(&[], 2, 0), &panels, None, &mut out);
         assert_eq!(out, [0.0; 6]);
         append_affine(

@@ -2,17 +2,21 @@
 
 use pulp::Simd;
 
-/// Runs the body for blocks of two vectors of channels, then one: `for_vectors!(S, channels, V, FULL, first => { .. })`. Only the
-/// last one may have fewer than a vector's lanes: it is not `FULL`.
+/// Runs the body for blocks of two vectors of channels, or as many as said, then one: `for_vectors!(S, channels, V, FULL, first =>
+/// { .. })`, `for_vectors!(S, channels, V: 4, FULL, first => { .. })`. Only the last one may have fewer than a vector's lanes: it is not
+/// `FULL`.
 macro_rules! for_vectors {
-    ($simd:ident, $channels:expr, $vectors:ident, $full:ident, $first:ident => $body:block) => {{
+    ($simd:ident, $channels:expr, $vectors:ident, $full:ident, $first:ident => $body:block) => {
+        for_vectors!($simd, $channels, $vectors: 2, $full, $first => $body)
+    };
+    ($simd:ident, $channels:expr, $vectors:ident: $most:literal, $full:ident, $first:ident => $body:block) => {{
         let channels = $channels;
         let mut $first = 0;
-        while $first + 2 * $simd::F32_LANES <= channels {
-            const $vectors: usize = 2;
+        while $first + $most * $simd::F32_LANES <= channels {
+            const $vectors: usize = $most;
             const $full: bool = true;
             $body
-            $first += 2 * $simd::F32_LANES;
+            $first += $most * $simd::F32_LANES;
         }
         while $first + $simd::F32_LANES <= channels {
             const $vectors: usize = 1;

@@ -330,6 +330,22 @@ impl KernelOps for Cube {
         linear(x, weight, Some(bias), true, precision)
     }
 
+    fn kernel_mlp(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        second_weight: Tensor,
+        second_bias: Tensor,
+        precision: Precision,
+    ) -> (Tensor, Tensor) {
+        let hidden = linear(x, weight, Some(bias), false, precision);
+        let (weight, bias) = (second_weight, Some(second_bias));
+        (
+            linear(hidden.clone(), weight, bias, true, precision),
+            hidden,
+        )
+    }
+
     fn kernel_feed_forward(
         x: Tensor,
         weight: Tensor,
@@ -471,6 +487,20 @@ impl KernelGradients for Cube {
         precision: Precision,
     ) -> (Tensor, Tensor) {
         linear_backward(x, weight, grad, true, precision)
+    }
+
+    fn kernel_mlp_backward(
+        x: Tensor,
+        hidden: Tensor,
+        [weight, second_weight]: [Tensor; 2],
+        precision: Precision,
+        grad: Tensor,
+    ) -> [Tensor; 5] {
+        let second_bias = Self::kernel_bias_backward(grad.clone());
+        let (hidden, second_weight) = linear_backward(hidden, second_weight, grad, true, precision);
+        let bias = Self::kernel_bias_backward(hidden.clone());
+        let (x, weight) = linear_backward(x, weight, hidden, false, precision);
+        [x, weight, bias, second_weight, second_bias]
     }
 
     fn kernel_context_backward(

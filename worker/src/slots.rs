@@ -1,6 +1,6 @@
 //! Slots side by side, each on one core, and their sums.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -94,22 +94,16 @@ impl Cores {
 /// it: fewer gradients are held at once than there are slots, and the order of arrival does not matter.
 pub(crate) struct SlotSums<'a> {
     slots: u32,
-    owned: Range<u32>,
     gradient_len: usize,
     statistics_len: usize,
     gradients: Gradients<'a>,
-    statistics: Mutex<Statistics>,
+    statistics: SlotSum<f64>,
 }
 
 /// Where gradients are summed.
 enum Gradients<'a> {
     Host(SlotSum<f32>),
     Device(Mutex<&'a mut dyn DeviceSlots>),
-}
-
-struct Statistics {
-    sum: SlotSum<f64>,
-    added: BTreeSet<u32>,
 }
 
 // === impl SlotSums ===
@@ -135,11 +129,7 @@ impl<'a> SlotSums<'a> {
             gradient_len,
             statistics_len: statistics_len(network),
             gradients,
-            statistics: Mutex::new(Statistics {
-                sum: SlotSum::new(slots, owned.clone()),
-                added: BTreeSet::new(),
-            }),
-            owned,
+            statistics: SlotSum::new(slots, owned),
         }
     }
 
@@ -155,18 +145,15 @@ impl<'a> SlotSums<'a> {
                 lock(sum).add(slot, Some(parts))?;
             }
         }
-        let mut statistics = lock(&self.statistics);
-        statistics.sum.add(slot, Some(outcome.statistics))?;
-        statistics.added.insert(slot);
+        self.statistics.add(slot, Some(outcome.statistics))?;
         Ok(())
     }
 
     /// What the member brings to the step. A slot that was not added is empty.
     pub fn finish(self) -> Result<Contribution, CollectiveError> {
-        let Statistics { sum, added } = into_inner(self.statistics);
-        let empty: Vec<u32> = self.owned.filter(|slot| !added.contains(slot)).collect();
+        let empty = self.statistics.missing();
         for slot in &empty {
-            sum.add(*slot, None)?;
+            self.statistics.add(*slot, None)?;
         }
         let nodes = match self.gradients {
             Gradients::Host(gradients) => {
@@ -192,7 +179,7 @@ impl<'a> SlotSums<'a> {
             },
             statistics: Partial {
                 len: self.statistics_len,
-                nodes: sum.finish()?,
+                nodes: self.statistics.finish()?,
             },
             control: 0,
         })

@@ -95,6 +95,11 @@ impl<T: Element> SlotSum<T> {
         }
     }
 
+    /// Owned slots that were not added.
+    pub fn missing(&self) -> Vec<u32> {
+        self.tree().missing().collect()
+    }
+
     /// The maximal nodes inside the owned slots, without those whose slots are all empty.
     pub fn finish(self) -> Result<BTreeMap<Node, Vec<T>>, CollectiveError> {
         let tree = (self.tree.into_inner()).unwrap_or_else(PoisonError::into_inner);

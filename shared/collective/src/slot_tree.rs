@@ -70,6 +70,11 @@ impl<V> SlotTree<V> {
         None
     }
 
+    /// Owned slots that were not taken.
+    pub fn missing(&self) -> impl Iterator<Item = u32> {
+        (self.owned.clone()).filter(|slot| !self.taken.contains(slot))
+    }
+
     /// Whether nothing more is added to a node's sum here.
     pub fn is_maximal(&self, node: Node) -> bool {
         self.maximal.contains(&node)
@@ -94,7 +99,7 @@ impl<V> SlotTree<V> {
 
     /// The maximal nodes inside the owned slots, without those whose slots are all empty.
     pub fn finish(self) -> Result<BTreeMap<Node, V>, CollectiveError> {
-        if let Some(missing) = (self.owned.clone()).find(|slot| !self.taken.contains(slot)) {
+        if let Some(missing) = self.missing().next() {
             return Err(CollectiveError::MissingSlot(missing));
         }
         let sums = self.done.into_iter();

@@ -193,7 +193,7 @@ impl<D: DeviceSum> Nccl<D> {
             slots::add(works, len, climb, parts)
         })?;
         let met = own.tree.put(node, sum);
-        debug_assert!(met.is_none(), "slots come one after the other");
+        assert!(met.is_none(), "slots come one after the other");
         self.own = Some(own);
         Ok(())
     }

@@ -186,7 +186,7 @@ pub fn backward(
     let (grad, inputs) = (precision.operand(grad), precision.operand(x));
     let weight = transposed(&precision.operand(weight), channels, 9);
     let tiles = Tiles::of(shape);
-    let weight = Weight::of(Matrix::new(&weight, outputs, taps));
+    let weight = Weight::for_rows(Matrix::new(&weight, outputs, taps), tiles.pixels());
     let mut dx = vec![0.0; x.len()];
     let mut dw = TransposedSum::new(outputs, taps);
     tiles.for_each(|rows, pixels, patches| {

@@ -178,8 +178,8 @@ pub fn mlp_backward(
     let inputs = weights[0].len() / width;
     let count = x.len() / inputs;
     let [weight, second_weight] = weights.map(|weight| precision.operand(weight));
-    let weight = Weight::of(Matrix::new(&weight, width, inputs));
-    let second_weight = Weight::of(Matrix::new(&second_weight, outputs, width));
+    let weight = Weight::for_rows(Matrix::new(&weight, width, inputs), count);
+    let second_weight = Weight::for_rows(Matrix::new(&second_weight, outputs, width), count);
     let rows = tile_rows(width.max(inputs));
     let [mut slopes, mut activated] = [(); 2].map(|()| vec![0.0; rows.min(count) * width]);
     let [mut slopes_scratch, mut activated_scratch] =
@@ -268,7 +268,7 @@ pub fn linear_backward(
 ) -> (Vec<f32>, Vec<f32>) {
     let inputs = weight.len() / outputs;
     let weight = precision.operand(weight);
-    let weight = Weight::of(Matrix::new(&weight, outputs, inputs));
+    let weight = Weight::for_rows(Matrix::new(&weight, outputs, inputs), x.len() / inputs);
     let mut dw = TransposedSum::new(outputs, inputs);
     let rows = tile_rows(inputs);
     let mut activated = vec![0.0; x.len().min(rows * inputs)];

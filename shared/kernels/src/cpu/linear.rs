@@ -47,7 +47,7 @@ pub fn backward(
 ) -> (Vec<f32>, Vec<f32>) {
     let inputs = weight.len() / outputs;
     let weight = precision.operand(weight);
-    let weight = Weight::of(Matrix::new(&weight, outputs, inputs));
+    let weight = Weight::for_rows(Matrix::new(&weight, outputs, inputs), x.len() / inputs);
     let rows = tile_rows(inputs.max(outputs));
     let mut x_scratch = precision.scratch(x.len().min(rows * inputs));
     let mut grad_scratch = precision.scratch(grad.len().min(rows * outputs));

@@ -16,8 +16,13 @@ const DEPTH: usize = 256;
 const ROWS: usize = 132;
 /// The most columns of a panel: two vectors of AVX-512.
 const MAX_WIDTH: usize = 32;
-/// Rows of a product that pay for packing its right matrix.
-const PACKED_ROWS: usize = 256;
+/// Rows of a block, the most that a processor has registers for.
+const BLOCK: usize = 12;
+/// Rows of a product that pay for packing a panel of a right matrix that could be read by rows, when its turn comes.
+const PACKED_ROWS: usize = 72;
+/// Columns of a product that pay for packing its left matrix, which is read once for each panel: of rows that are a power of two
+/// apart, the first-level cache would keep few.
+const PACKED_COLUMNS: usize = 192;
 
 /// A matrix stored by rows.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +59,30 @@ impl<'a> Matrix<'a> {
         // SAFETY: the matrix has all of its rows, and `out` is as large.
         unsafe { turn(self, self.columns, out.as_mut_ptr(), self.rows) }
     }
+
+    /// Writes the panel of the columns `taken`.
+    ///
+    /// # Safety
+    ///
+    /// `panel` has room for two vectors a row.
+    #[inline(always)]
+    unsafe fn copy_panel<S: Simd>(self, simd: S, taken: Range<usize>, panel: *mut f32) {
+        for row in 0..self.rows {
+            let values = &self.values[row * self.columns..][taken.clone()];
+            let vectors = if values.len() == 2 * S::F32_LANES {
+                let whole = S::as_simd_f32s(values).0;
+                [whole[0], whole[1]]
+            } else {
+                let (low, high) = values.split_at(values.len().min(S::F32_LANES));
+                [simd.partial_load_f32s(low), simd.partial_load_f32s(high)]
+            };
+            // SAFETY: the caller has made room.
+            unsafe {
+                let out = panel.add(row * 2 * S::F32_LANES).cast::<[S::f32s; 2]>();
+                out.write_unaligned(vectors);
+            }
+        }
+    }
 }
 
 /// The right matrix of a product as it is read: in panels of as many columns as two vectors have lanes, each by rows, the last
@@ -71,6 +100,8 @@ pub struct Panels {
 #[derive(Debug)]
 pub enum Weight<'a> {
     Packed(Panels),
+    /// For few rows: a panel is packed when its turn comes, and never leaves the cache.
+    ByRows(Matrix<'a>),
     /// The transpose of this one, for few rows: the product's own transpose is computed.
     Transposed(Matrix<'a>),
 }
@@ -81,6 +112,15 @@ impl<'a> Weight<'a> {
     /// `matrix`.
     pub fn of(matrix: Matrix) -> Self {
         Self::packed(matrix, false)
+    }
+
+    /// `matrix`, for products of `rows` rows in all.
+    pub fn for_rows(matrix: Matrix<'a>, rows: usize) -> Self {
+        if rows <= ROWS {
+            Self::ByRows(matrix)
+        } else {
+            Self::of(matrix)
+        }
     }
 
     /// The transpose of `matrix`, for products of `rows` rows in all.
@@ -103,6 +143,7 @@ impl<'a> Weight<'a> {
     pub fn rows(&self) -> usize {
         match self {
             Self::Packed(panels) => panels.rows,
+            Self::ByRows(matrix) => matrix.rows,
             Self::Transposed(matrix) => matrix.columns,
         }
     }
@@ -110,6 +151,7 @@ impl<'a> Weight<'a> {
     fn columns(&self) -> usize {
         match self {
             Self::Packed(panels) => panels.columns,
+            Self::ByRows(matrix) => matrix.columns,
             Self::Transposed(matrix) => matrix.rows,
         }
     }
@@ -141,7 +183,7 @@ impl WithSimd for Packing<'_> {
                 if self.transposed {
                     self.transpose(taken, width, panel);
                 } else {
-                    self.copy(simd, taken, panel);
+                    self.matrix.copy_panel(simd, taken, panel);
                 }
             }
             values.set_len(count);
@@ -156,31 +198,6 @@ impl WithSimd for Packing<'_> {
 }
 
 impl Packing<'_> {
-    /// Writes the panel of the matrix' columns `taken`.
-    ///
-    /// # Safety
-    ///
-    /// `panel` has room for two vectors a row.
-    #[inline(always)]
-    unsafe fn copy<S: Simd>(&self, simd: S, taken: Range<usize>, panel: *mut f32) {
-        let matrix = self.matrix;
-        for row in 0..matrix.rows {
-            let values = &matrix.values[row * matrix.columns..][taken.clone()];
-            let vectors = if values.len() == 2 * S::F32_LANES {
-                let whole = S::as_simd_f32s(values).0;
-                [whole[0], whole[1]]
-            } else {
-                let (low, high) = values.split_at(values.len().min(S::F32_LANES));
-                [simd.partial_load_f32s(low), simd.partial_load_f32s(high)]
-            };
-            // SAFETY: the caller has made room.
-            unsafe {
-                let out = panel.add(row * 2 * S::F32_LANES).cast::<[S::f32s; 2]>();
-                out.write_unaligned(vectors);
-            }
-        }
-    }
-
     /// Writes the panel of the matrix' rows `taken`, which are columns here.
     ///
     /// # Safety
@@ -219,38 +236,44 @@ impl Packing<'_> {
 /// `from` has the columns in each of its rows, the last of which may end with them; `to` has room for the rows.
 #[inline(always)]
 unsafe fn turn(from: Matrix, columns: usize, to: *mut f32, stride: usize) {
+    /// Columns of a block: a cache line of each row.
+    const COLUMNS: usize = 16;
     let row = |at: usize| from.values.as_ptr().wrapping_add(at * from.columns);
     let whole = from.rows / 4 * 4;
     // SAFETY: the caller vouches for what is read, up to `columns` values of each row, and for the room.
     unsafe {
-        for at in (0..whole).step_by(4) {
-            let rows = [row(at), row(at + 1), row(at + 2), row(at + 3)];
-            for column in (0..columns / 4 * 4).step_by(4) {
-                // No `map`: it is not compiled for the vector unit.
-                let mut block = [[0.0f32; 4]; 4];
-                for (values, row) in block.iter_mut().zip(rows) {
-                    *values = row.add(column).cast::<[f32; 4]>().read_unaligned();
+        for first in (0..columns).step_by(COLUMNS) {
+            let end = columns.min(first + COLUMNS);
+            let fours = first + (end - first) / 4 * 4;
+            for at in (0..whole).step_by(4) {
+                let rows = [row(at), row(at + 1), row(at + 2), row(at + 3)];
+                for column in (first..fours).step_by(4) {
+                    // No `map`: it is not compiled for the vector unit.
+                    let mut block = [[0.0f32; 4]; 4];
+                    for (values, row) in block.iter_mut().zip(rows) {
+                        *values = row.add(column).cast::<[f32; 4]>().read_unaligned();
+                    }
+                    for more in [0, 1, 2, 3] {
+                        let turned = [
+                            block[0][more],
+                            block[1][more],
+                            block[2][more],
+                            block[3][more],
+                        ];
+                        let to = to.add((column + more) * stride + at);
+                        to.cast::<[f32; 4]>().write_unaligned(turned);
+                    }
                 }
-                for more in [0, 1, 2, 3] {
-                    let turned = [
-                        block[0][more],
-                        block[1][more],
-                        block[2][more],
-                        block[3][more],
-                    ];
-                    let to = to.add((column + more) * stride + at);
-                    to.cast::<[f32; 4]>().write_unaligned(turned);
+                for column in fours..end {
+                    for (more, row) in rows.into_iter().enumerate() {
+                        *to.add(column * stride + at + more) = *row.add(column);
+                    }
                 }
             }
-            for column in columns / 4 * 4..columns {
-                for (more, row) in rows.into_iter().enumerate() {
-                    *to.add(column * stride + at + more) = *row.add(column);
+            for at in whole..from.rows {
+                for column in first..end {
+                    *to.add(column * stride + at) = *row(at).add(column);
                 }
-            }
-        }
-        for at in whole..from.rows {
-            for column in 0..columns {
-                *to.add(column * stride + at) = *row(at).add(column);
             }
         }
     }
@@ -303,7 +326,12 @@ unsafe fn multiply(
     }
     let arch = pulp::Arch::new();
     match *right {
-        Weight::Packed(ref panels) => arch.dispatch(product(left, panels, bias, out, is_far)),
+        Weight::Packed(ref panels) => {
+            arch.dispatch(product(left, Right::of(panels), bias, out, is_far));
+        }
+        Weight::ByRows(matrix) => {
+            arch.dispatch(product(left, Right::by_rows(matrix), bias, out, is_far));
+        }
         Weight::Transposed(right) => arch.dispatch(Turned {
             left,
             right,
@@ -316,17 +344,15 @@ unsafe fn multiply(
 /// What [`multiply`] computes.
 fn product<'a>(
     left: Matrix<'a>,
-    right: &'a Panels,
+    right: Right<'a>,
     bias: Option<&'a [f32]>,
     out: *mut f32,
     is_far: bool,
 ) -> Product<'a, false> {
     Product {
         left,
-        right: Right::of(right),
+        right,
         rows: left.rows,
-        terms: right.rows,
-        columns: right.columns,
         out,
         is_far,
         base: bias.map_or(Base::Nothing, Base::Row),
@@ -367,14 +393,16 @@ impl TransposedSum {
         } else {
             Base::Output
         };
-        let panels = (rows >= PACKED_ROWS).then(|| {
+        // Otherwise a panel would be packed once for each `ROWS` rows.
+        let panels = (rows > 2 * ROWS).then(|| {
             pulp::Arch::new().dispatch(Packing {
                 matrix: right,
                 transposed: false,
             })
         });
+        let right = (panels.as_ref()).map_or(Right::by_rows(right), Right::of);
         let out = self.values.as_mut_ptr();
-        pulp::Arch::new().dispatch(transposed(left, right, panels.as_ref(), out, base));
+        pulp::Arch::new().dispatch(transposed(left, right, out, base));
         // SAFETY: there is room, and the product has initialised all of it.
         unsafe { self.values.set_len(rows * columns) };
     }
@@ -386,26 +414,18 @@ impl TransposedSum {
     }
 }
 
-/// What a [`TransposedSum`] adds to `base`, with `right` read from `panels` if there are any. `out` has room for it.
+/// What a [`TransposedSum`] adds to `base`. `out` has room for it.
 fn transposed<'a>(
     left: Matrix<'a>,
-    right: Matrix<'a>,
-    panels: Option<&'a Panels>,
+    right: Right<'a>,
     out: *mut f32,
     base: Base<'a>,
 ) -> Product<'a, true> {
     assert_eq!(left.rows, right.rows, "inner dimensions agree");
-    let by_rows = Right {
-        values: right.values,
-        stride: right.columns,
-        panel: None,
-    };
     Product {
         left,
-        right: panels.map_or(by_rows, Right::of),
+        right,
         rows: left.columns,
-        terms: left.rows,
-        columns: right.columns,
         out,
         is_far: matches!(base, Base::Nothing),
         base,
@@ -446,11 +466,10 @@ impl WithSimd for Turned<'_> {
                     },
                     right: Right {
                         values: &panels.values[first_row * terms..],
+                        columns: rows,
                         ..Right::of(&panels)
                     },
                     rows: taken.len(),
-                    terms,
-                    columns: rows,
                     out: tile.as_mut_ptr(),
                     is_far: false,
                     base: base.unwrap_or(Base::Nothing),
@@ -475,10 +494,11 @@ impl WithSimd for Turned<'_> {
 #[derive(Debug, Clone, Copy)]
 struct Right<'a> {
     values: &'a [f32],
-    /// Values from term to term.
-    stride: usize,
-    /// Values from panel to panel where it is packed. Otherwise they are neighbours in a row.
-    panel: Option<usize>,
+    /// The terms of the product.
+    rows: usize,
+    columns: usize,
+    /// Columns of a panel where it is packed.
+    width: Option<usize>,
 }
 
 // === impl Right ===
@@ -487,34 +507,52 @@ impl<'a> Right<'a> {
     fn of(panels: &'a Panels) -> Self {
         Self {
             values: &panels.values,
-            stride: panels.width,
-            panel: Some(panels.rows * panels.width),
+            rows: panels.rows,
+            columns: panels.columns,
+            width: Some(panels.width),
+        }
+    }
+
+    fn by_rows(matrix: Matrix<'a>) -> Self {
+        Self {
+            values: matrix.values,
+            rows: matrix.rows,
+            columns: matrix.columns,
+            width: None,
         }
     }
 }
 
-/// A product as the functions above have checked it. `TRANSPOSED`: that of the left matrix' transpose; otherwise the right
-/// one is packed. `out` has room for `rows * columns` values, initialised if they are the base.
+/// A product as the functions above have checked it. `TRANSPOSED`: that of the left matrix' transpose. `out` has room for
+/// `rows` rows, initialised if they are the base.
 struct Product<'a, const TRANSPOSED: bool> {
     left: Matrix<'a>,
     right: Right<'a>,
     rows: usize,
-    terms: usize,
-    columns: usize,
     out: *mut f32,
     /// Whether what is written is probably in no cache.
     is_far: bool,
     base: Base<'a>,
 }
 
-/// Where a block of the product is.
+/// Where a block of the product is, and what is read for it.
 #[derive(Debug, Clone, Copy)]
 struct Place<'a> {
     row: usize,
-    first_term: usize,
-    terms: usize,
     first_column: usize,
+    terms: usize,
+    left: Operand,
+    right: Operand,
     base: Base<'a>,
+}
+
+/// Where the values of an operand are.
+#[derive(Debug, Clone, Copy)]
+struct Operand {
+    /// The first one.
+    values: *const f32,
+    /// From those of a term, or in a left matrix that is stored by rows from those of a row, to those of the next.
+    stride: usize,
 }
 
 impl<const TRANSPOSED: bool> WithSimd for Product<'_, TRANSPOSED> {
@@ -523,29 +561,92 @@ impl<const TRANSPOSED: bool> WithSimd for Product<'_, TRANSPOSED> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let width = 2 * S::F32_LANES;
-        if self.right.panel.is_some() {
-            assert_eq!(self.right.stride, width, "packed for this processor");
+        let (left, right) = (self.left, self.right);
+        let (all_terms, columns) = (right.rows, right.columns);
+        if let Some(packed) = right.width {
+            assert_eq!(packed, width, "packed for this processor");
+        }
+        let room = all_terms.min(DEPTH);
+        let packs_left = TRANSPOSED && columns >= PACKED_COLUMNS;
+        let packs_right = right.width.is_none() && (!TRANSPOSED || self.rows >= PACKED_ROWS);
+        let mut left_block = Vec::<f32>::new();
+        if packs_left {
+            left_block.reserve_exact(self.rows.min(ROWS).next_multiple_of(BLOCK) * room);
+        }
+        let mut panel = Vec::<f32>::new();
+        if packs_right {
+            panel.reserve_exact(room * width);
         }
         for first_row in (0..self.rows).step_by(ROWS) {
             let end_row = self.rows.min(first_row + ROWS);
             // Without terms there is one block of none.
-            for first_term in (0..self.terms.max(1)).step_by(DEPTH) {
-                let terms = DEPTH.min(self.terms - first_term);
+            for first_term in (0..all_terms.max(1)).step_by(DEPTH) {
+                let terms = first_term..all_terms.min(first_term + DEPTH);
                 let base = if first_term == 0 {
                     self.base
                 } else {
                     Base::Output
                 };
-                for first_column in (0..self.columns).step_by(width) {
-                    let mut place = Place {
-                        row: first_row,
-                        first_term,
-                        terms,
-                        first_column,
-                        base,
+                if packs_left {
+                    // SAFETY: there is room for `ROWS` rows, in whole blocks, of `DEPTH` terms.
+                    unsafe {
+                        let to = left_block.as_mut_ptr();
+                        self.pack_left(first_row..end_row, terms.clone(), to);
+                    }
+                }
+                for first_column in (0..columns).step_by(width) {
+                    let taken = first_column..columns.min(first_column + width);
+                    let right = if packs_right {
+                        let part = Matrix {
+                            values: &right.values[first_term * columns..],
+                            rows: terms.len(),
+                            columns,
+                        };
+                        // SAFETY: there is room for a panel of `DEPTH` terms.
+                        unsafe { part.copy_panel(simd, taken, panel.as_mut_ptr()) };
+                        Operand {
+                            values: panel.as_ptr(),
+                            stride: width,
+                        }
+                    } else {
+                        let (first, stride) = match right.width {
+                            Some(_) => (first_column * all_terms + first_term * width, width),
+                            None => (first_term * columns + first_column, columns),
+                        };
+                        Operand {
+                            values: right.values.as_ptr().wrapping_add(first),
+                            stride,
+                        }
                     };
-                    while place.row < end_row {
-                        place.row += self.rows(simd, place, end_row - place.row);
+                    let mut row = first_row;
+                    while row < end_row {
+                        let left = if packs_left {
+                            let block = (row - first_row) / BLOCK * BLOCK * terms.len();
+                            let first = block + (row - first_row) % BLOCK;
+                            Operand {
+                                values: left_block.as_ptr().wrapping_add(first),
+                                stride: BLOCK,
+                            }
+                        } else {
+                            let first = if TRANSPOSED {
+                                first_term * left.columns + row
+                            } else {
+                                row * left.columns + first_term
+                            };
+                            Operand {
+                                values: left.values.as_ptr().wrapping_add(first),
+                                stride: left.columns,
+                            }
+                        };
+                        let place = Place {
+                            row,
+                            first_column,
+                            terms: terms.len(),
+                            left,
+                            right,
+                            base,
+                        };
+                        row += self.rows(simd, place, end_row - row);
                     }
                 }
             }
@@ -554,17 +655,45 @@ impl<const TRANSPOSED: bool> WithSimd for Product<'_, TRANSPOSED> {
 }
 
 impl<const TRANSPOSED: bool> Product<'_, TRANSPOSED> {
+    /// Writes the values of the left matrix' columns `rows` in its rows `terms`: of `BLOCK` columns after the other, by rows.
+    ///
+    /// # Safety
+    ///
+    /// The matrix has them, and `out` has room for them, and for those that the last block lacks.
+    #[inline(always)]
+    unsafe fn pack_left(&self, rows: Range<usize>, terms: Range<usize>, out: *mut f32) {
+        let left = self.left;
+        let blocks = rows.clone().step_by(BLOCK);
+        for (block, first) in blocks.enumerate() {
+            let taken = BLOCK.min(rows.end - first);
+            // SAFETY: the caller vouches for both.
+            unsafe {
+                let mut to = out.add(block * BLOCK * terms.len());
+                for term in terms.clone() {
+                    let from = left.values.as_ptr().add(term * left.columns + first);
+                    if taken == BLOCK {
+                        let values = from.cast::<[f32; BLOCK]>().read_unaligned();
+                        to.cast::<[f32; BLOCK]>().write_unaligned(values);
+                    } else {
+                        to.copy_from_nonoverlapping(from, taken);
+                    }
+                    to = to.wrapping_add(BLOCK);
+                }
+            }
+        }
+    }
+
     /// A block of as many of the next `rows` rows as there are registers for; the number of them.
     #[inline(always)]
     fn rows<S: Simd>(&self, simd: S, place: Place, rows: usize) -> usize {
         // AVX-512 has 32 registers, others 16.
         let many = S::F32_LANES * size_of::<f32>() == 64;
-        let one_vector = self.columns - place.first_column <= S::F32_LANES;
+        let one_vector = self.right.columns - place.first_column <= S::F32_LANES;
         // SAFETY: there are that many rows, and `with_simd` goes through the terms and the panels of the product.
         unsafe {
             match rows {
-                12.. if one_vector => self.block::<S, 12, 1>(simd, place),
-                12.. if many => self.block::<S, 12, 2>(simd, place),
+                BLOCK.. if one_vector => self.block::<S, BLOCK, 1>(simd, place),
+                BLOCK.. if many => self.block::<S, BLOCK, 2>(simd, place),
                 8.. if many && one_vector => self.block::<S, 8, 1>(simd, place),
                 8.. if many => self.block::<S, 8, 2>(simd, place),
                 // Eight are better two times four.
@@ -592,7 +721,7 @@ impl<const TRANSPOSED: bool> Product<'_, TRANSPOSED> {
         place: Place,
     ) -> usize {
         let lanes = S::F32_LANES;
-        let (left, columns) = (self.left, self.columns);
+        let columns = self.right.columns;
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
         if self.is_far {
             for row in 0..R {
@@ -602,12 +731,9 @@ impl<const TRANSPOSED: bool> Product<'_, TRANSPOSED> {
                 }
             }
         }
-        let panel = self.right.panel.map_or(place.first_column, |values| {
-            place.first_column / (2 * lanes) * values
-        });
-        // A row that is not packed ends with its columns.
+        // A row that is not packed ends with its columns; if it has as many as a panel, they are all there.
         let last = place.first_column + (V - 1) * lanes;
-        let there = if self.right.panel.is_some() {
+        let there = if place.right.stride == 2 * lanes {
             lanes
         } else {
             lanes.min(columns - last)
@@ -616,24 +742,18 @@ impl<const TRANSPOSED: bool> Product<'_, TRANSPOSED> {
         // SAFETY: `left` has a value for each row and term, and `right` a value for each column, or each lane of a panel's vectors,
         // and term: `Matrix::new` and the packing have seen to that.
         unsafe {
-            let first = panel + place.first_term * self.right.stride;
-            let mut right = self.right.values.as_ptr().add(first);
+            let mut right = place.right.values;
             // Two vectors, which the compiler then knows.
             let stride = if TRANSPOSED {
-                self.right.stride
+                place.right.stride
             } else {
                 2 * lanes
             };
-            let mut of_rows = [left.values.as_ptr(); R];
+            let mut of_rows = [place.left.values; R];
             for (row, values) in of_rows.iter_mut().enumerate() {
-                let (row, term) = (place.row + row, place.first_term);
-                *values = values.add(if TRANSPOSED {
-                    term * left.columns + row
-                } else {
-                    row * left.columns + term
-                });
+                *values = values.wrapping_add(row * place.left.stride);
             }
-            let mut of_terms = of_rows[0];
+            let mut of_terms = place.left.values;
             for term in 0..place.terms {
                 let mut vectors = [simd.splat_f32s(0.0); V];
                 for (vector, value) in vectors.iter_mut().enumerate() {
@@ -655,9 +775,9 @@ impl<const TRANSPOSED: bool> Product<'_, TRANSPOSED> {
                         *sum = simd.mul_add_f32s(value, vector, *sum);
                     }
                 }
-                right = right.add(stride);
+                right = right.wrapping_add(stride);
                 if TRANSPOSED {
-                    of_terms = of_terms.add(left.columns);
+                    of_terms = of_terms.wrapping_add(place.left.stride);
                 }
             }
         }
@@ -742,6 +862,7 @@ mod tests {
             (25, 66, 20),
             (130, 9, 70),
             (300, 5, 23),
+            (PACKED_ROWS + 73, 259, PACKED_COLUMNS + 37),
         ] {
             let [left, right] = [rows * terms, terms * columns].map(values);
             let bias = values(columns);
@@ -757,10 +878,19 @@ mod tests {
                         let right = Packing { matrix, transposed }.with_simd(simd);
                         let mut out = vec![0.5f32; rows * columns];
                         let left = Matrix::new(&left, rows, terms);
-                        product(left, &right, bias, out.as_mut_ptr(), true).with_simd(simd);
+                        product(left, Right::of(&right), bias, out.as_mut_ptr(), true).with_simd(simd);
                         bits(&out)
                     }));
                 }
+                let [by_rows, by_columns] = [found.len() - 2, found.len() - 1];
+                let lazy = on_each_vector_unit!(simd => {
+                    let mut out = vec![0.5f32; rows * columns];
+                    let left = Matrix::new(&left, rows, terms);
+                    let right = Right::by_rows(Matrix::new(&right, terms, columns));
+                    product(left, right, bias, out.as_mut_ptr(), true).with_simd(simd);
+                    bits(&out)
+                });
+                assert_eq!(lazy, found[by_rows], "packed before or not");
                 let right = Matrix::new(&right, columns, terms);
                 let turned = on_each_vector_unit!(simd => {
                     let mut out = vec![0.5f32; rows * columns];
@@ -768,7 +898,7 @@ mod tests {
                     Turned { left, right, bias, out: out.as_mut_ptr() }.with_simd(simd);
                     bits(&out)
                 });
-                assert_eq!(Some(&turned), found.last(), "by its transpose or not");
+                assert_eq!(turned, found[by_columns], "by its transpose or not");
             }
             for (packed, base) in [false, true]
                 .into_iter()
@@ -779,7 +909,8 @@ mod tests {
                     let right = Matrix::new(&right, terms, columns);
                     let panels = packed.then(|| Packing { matrix: right, transposed: false }.with_simd(simd));
                     let mut out = vec![0.5f32; rows * columns];
-                    transposed(left, right, panels.as_ref(), out.as_mut_ptr(), base).with_simd(simd);
+                    let right = panels.as_ref().map_or(Right::by_rows(right), Right::of);
+                    transposed(left, right, out.as_mut_ptr(), base).with_simd(simd);
                     bits(&out)
                 }));
             }
@@ -793,7 +924,13 @@ mod tests {
             let column = |at| values.iter().skip(at).step_by(columns).copied();
             (0..columns).flat_map(column).collect()
         }
-        for (rows, terms, columns) in [(1, 1, 1), (5, 70, 3), (14, 131, 66), (257, 4, 39)] {
+        for (rows, terms, columns) in [
+            (1, 1, 1),
+            (5, 70, 3),
+            (14, 131, 66),
+            (2 * ROWS + 1, 4, 39),
+            (PACKED_ROWS + 17, 270, PACKED_COLUMNS + 5),
+        ] {
             let [left, right] = [rows * terms, terms * columns].map(values);
             let by_rows = Weight::of(Matrix::new(&right, terms, columns));
             let mut expected = Vec::new();
@@ -826,6 +963,11 @@ mod tests {
         let panels = Weight::of(Matrix::new(&right, terms, columns));
         let mut all = Vec::new();
         append_affine(Matrix::new(&left, rows, terms), &panels, None, &mut all);
+        let by_rows = Weight::for_rows(Matrix::new(&right, terms, columns), rows);
+        assert!(matches!(by_rows, Weight::ByRows(_)));
+        let mut lazy = Vec::new();
+        append_affine(Matrix::new(&left, rows, terms), &by_rows, None, &mut lazy);
+        assert_eq!(bits(&lazy), bits(&all));
         for row in 0..rows {
             let left = Matrix::new(&left[row * terms..][..terms], 1, terms);
             let mut alone = vec![0.0; columns];

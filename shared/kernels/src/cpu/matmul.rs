@@ -521,6 +521,19 @@ impl<'a> Right<'a> {
             width: None,
         }
     }
+
+    /// Its values from this term and this column on, which is the first of a panel.
+    #[inline(always)]
+    fn operand(self, term: usize, column: usize) -> Operand {
+        let (first, stride) = match self.width {
+            Some(width) => (column * self.rows + term * width, width),
+            None => (term * self.columns + column, self.columns),
+        };
+        Operand {
+            values: self.values.as_ptr().wrapping_add(first),
+            stride,
+        }
+    }
 }
 
 /// A product as the functions above have checked it. `TRANSPOSED`: that of the left matrix' transpose. `out` has room for
@@ -561,7 +574,7 @@ impl<const TRANSPOSED: bool> WithSimd for Product<'_, TRANSPOSED> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let width = 2 * S::F32_LANES;
-        let (left, right) = (self.left, self.right);
+        let right = self.right;
         let (all_terms, columns) = (right.rows, right.columns);
         if let Some(packed) = right.width {
             assert_eq!(packed, width, "packed for this processor");
@@ -609,14 +622,7 @@ impl<const TRANSPOSED: bool> WithSimd for Product<'_, TRANSPOSED> {
                             stride: width,
                         }
                     } else {
-                        let (first, stride) = match right.width {
-                            Some(_) => (first_column * all_terms + first_term * width, width),
-                            None => (first_term * columns + first_column, columns),
-                        };
-                        Operand {
-                            values: right.values.as_ptr().wrapping_add(first),
-                            stride,
-                        }
+                        right.operand(first_term, first_column)
                     };
                     let mut row = first_row;
                     while row < end_row {
@@ -628,15 +634,7 @@ impl<const TRANSPOSED: bool> WithSimd for Product<'_, TRANSPOSED> {
                                 stride: BLOCK,
                             }
                         } else {
-                            let first = if TRANSPOSED {
-                                first_term * left.columns + row
-                            } else {
-                                row * left.columns + first_term
-                            };
-                            Operand {
-                                values: left.values.as_ptr().wrapping_add(first),
-                                stride: left.columns,
-                            }
+                            self.left_operand(row, first_term)
                         };
                         let place = Place {
                             row,
@@ -655,6 +653,21 @@ impl<const TRANSPOSED: bool> WithSimd for Product<'_, TRANSPOSED> {
 }
 
 impl<const TRANSPOSED: bool> Product<'_, TRANSPOSED> {
+    /// The left values from this row of the product and this term on, where they are not packed.
+    #[inline(always)]
+    fn left_operand(&self, row: usize, term: usize) -> Operand {
+        let columns = self.left.columns;
+        let first = if TRANSPOSED {
+            term * columns + row
+        } else {
+            row * columns + term
+        };
+        Operand {
+            values: self.left.values.as_ptr().wrapping_add(first),
+            stride: columns,
+        }
+    }
+
     /// Writes the values of the left matrix' columns `rows` in its rows `terms`: of `BLOCK` columns after the other, by rows.
     ///
     /// # Safety

@@ -137,22 +137,25 @@ impl Shell {
         self.folder.path().join(format!("state/{}", self.outputs))
     }
 
-    /// A shell that goes on where the one before ended.
+    /// A shell that goes on where the one before ended. It is given here where that was: by the time it runs, the next one
+    /// may be writing where it ends itself.
     fn script(&self, text: &str, output: &Path, remembers: bool) -> Command {
-        let state = self.folder.path().join("state").display().to_string();
+        let state = self.folder.path().join("state");
+        let read = |name| std::fs::read_to_string(state.join(name)).expect("a shell wrote it");
+        let (variables, folder) = (read("env"), read("cwd"));
+        let state = state.display();
         let remember = match remembers {
             true => format!("trap 'export -p >\"{state}/env\"; pwd >\"{state}/cwd\"' EXIT\n"),
             false => String::new(),
         };
-        let script = format!(
-            ". \"{state}/env\"\ncd \"$(cat \"{state}/cwd\")\"\n{remember}set -eu\n{text}\n"
-        );
+        let script = format!("{variables}\n{remember}set -eu\n{text}\n");
         let path = std::env::var("PATH").unwrap_or_default();
         let file = File::create(output).expect("a file");
         let mut command = Command::new("sh");
         command
             .arg("-c")
             .arg(script)
+            .current_dir(folder.trim_end())
             .env_clear()
             .env(
                 "PATH",

@@ -3,9 +3,9 @@
 
     PERENNIAL=target/release/perennial PYTHON=VENV/bin/python benches/peers/workers.py [--sizes 64,224] [--rounds 3] [--pictures DIR]
 
-CAS-ViT xs, 64, 32 or 16 pictures of 64, 96 or 224 pixels a step over all workers, which are processes. `perennial train` is the whole of it, from pictures to
-the log; PyTorch trains on random numbers. Two jobs of one worker that know nothing of each other show what the machine gives to two
-processes at all. Each round runs all in turn. Prints a table: pictures a second, medians, and their ratio.
+CAS-ViT xs, 64, 32 or 16 pictures of 64, 96 or 224 pixels a step over all workers, which are processes. `perennial train` is the whole of
+it, from pictures to the log; PyTorch trains on random numbers. Two jobs of one worker that know nothing of each other show what the
+machine gives to two processes at all. Each round runs all in turn. Prints a table: pictures a second, medians, and their ratio.
 """
 
 import argparse
@@ -19,8 +19,9 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from step import BATCH
+
 TORCH = pathlib.Path(__file__).resolve().parent / "step_torch.py"
-BATCH = {64: 64, 96: 32, 224: 16}
 # Seventy steps are an epoch, about as many as of the seedlings: its evaluation and its checkpoint are among what is counted.
 SKIPPED, COUNTED = 10, 70
 CLASSES = 10
@@ -100,14 +101,22 @@ def measure(options, size, work):
     return rates
 
 
+def sizes(text):
+    """Those of an option; argparse says which value is none."""
+    found = [int(size) for size in text.split(",")]
+    if not set(found) <= set(BATCH):
+        raise ValueError(text)
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="64")
+    parser.add_argument("--sizes", default=[64], type=sizes, help="of " + ", ".join(map(str, BATCH)))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pictures", type=pathlib.Path, help="one folder a class; drawn where it is left out")
     options = parser.parse_args()
     print("| pixels | | one worker of one thread | two | two over one |\n|---|---|---|---|---|")
-    for size in map(int, options.sizes.split(",")):
+    for size in options.sizes:
         with tempfile.TemporaryDirectory(prefix="perennial-workers.") as folder:
             rates = measure(options, size, pathlib.Path(folder))
         for way, (one, two) in rates.items():

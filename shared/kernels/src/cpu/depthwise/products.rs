@@ -71,10 +71,10 @@ impl<const SIZE: usize, const STRIDE: usize> WithSimd for Products<'_, SIZE, STR
                                 bias: of_picture.as_mut_ptr().add(bias),
                             };
                             match at_once {
-                                1 if part > 0 => rows.add::<S, V, FULL, SIZE, STRIDE, 1, false>(simd),
-                                1 => rows.add::<S, V, FULL, SIZE, STRIDE, 1, true>(simd),
-                                2 => rows.add::<S, V, FULL, SIZE, STRIDE, 2, true>(simd),
-                                _ => rows.add::<S, V, FULL, SIZE, STRIDE, 3, true>(simd),
+                                1 if part > 0 => Sums::<S, V, FULL, SIZE, 1, false>::add::<STRIDE>(simd, rows),
+                                1 => Sums::<S, V, FULL, SIZE, 1, true>::add::<STRIDE>(simd, rows),
+                                2 => Sums::<S, V, FULL, SIZE, 2, true>::add::<STRIDE>(simd, rows),
+                                _ => Sums::<S, V, FULL, SIZE, 3, true>::add::<STRIDE>(simd, rows),
                             }
                         }
                     }
@@ -99,78 +99,83 @@ struct Rows {
     bias: *mut f32,
 }
 
-/// The sums of [`Rows`] in registers.
-struct Sums<S: Simd, const V: usize, const SIZE: usize, const ROWS: usize> {
+/// The sums of `ROWS` rows of taps in registers, and of the bias if it is `BIAS`' turn.
+struct Sums<
+    S: Simd,
+    const V: usize,
+    const FULL: bool,
+    const SIZE: usize,
+    const ROWS: usize,
+    const BIAS: bool,
+> {
+    simd: S,
+    rows: Rows,
     taps: [[[S::f32s; V]; SIZE]; ROWS],
     bias: [S::f32s; V],
 }
 
-impl Rows {
-    /// Adds the products of `ROWS` rows of the input with the row of the gradient, and to the bias that row, if it is `BIAS`' turn.
+impl<
+    S: Simd,
+    const V: usize,
+    const FULL: bool,
+    const SIZE: usize,
+    const ROWS: usize,
+    const BIAS: bool,
+> Sums<S, V, FULL, SIZE, ROWS, BIAS>
+{
+    /// Adds the products of `ROWS` rows of the input with the row of the gradient, and that row to the bias.
     ///
     /// # Safety
     ///
     /// All of that is there.
     #[inline(always)]
-    unsafe fn add<
-        S: Simd,
-        const V: usize,
-        const FULL: bool,
-        const SIZE: usize,
-        const STRIDE: usize,
-        const ROWS: usize,
-        const BIAS: bool,
-    >(
-        &self,
-        simd: S,
-    ) {
-        let mut sums = Sums {
+    unsafe fn add<const STRIDE: usize>(simd: S, rows: Rows) {
+        let Rows {
+            channels, count, ..
+        } = rows;
+        let (taps, bias) = (rows.sums, rows.bias);
+        let mut sums = Self {
+            simd,
+            rows,
             taps: [[[simd.splat_f32s(0.0); V]; SIZE]; ROWS],
             bias: [simd.splat_f32s(0.0); V],
         };
         // SAFETY: the caller vouches for what is read and written.
         unsafe {
             for (tap, sum) in sums.taps.as_flattened_mut().iter_mut().enumerate() {
-                *sum = at::<S, V, FULL>(simd, self.sums.add(tap * self.channels), self.count);
+                *sum = at::<S, V, FULL>(simd, taps.add(tap * channels), count);
             }
             if BIAS {
-                sums.bias = at::<S, V, FULL>(simd, self.bias, self.count);
+                sums.bias = at::<S, V, FULL>(simd, bias, count);
             }
             if STRIDE == 1 {
-                self.slide::<S, V, FULL, SIZE, ROWS, BIAS>(simd, &mut sums);
+                sums.slide();
             } else {
-                self.jump::<S, V, FULL, SIZE, STRIDE, ROWS, BIAS>(simd, &mut sums);
+                sums.jump::<STRIDE>();
             }
             for (tap, sum) in sums.taps.as_flattened().iter().enumerate() {
-                put::<S, V, FULL>(simd, self.sums.add(tap * self.channels), self.count, *sum);
+                put::<S, V, FULL>(simd, taps.add(tap * channels), count, *sum);
             }
             if BIAS {
-                put::<S, V, FULL>(simd, self.bias, self.count, sums.bias);
+                put::<S, V, FULL>(simd, bias, count, sums.bias);
             }
         }
     }
 
     /// The gradient of a column, added to the bias.
     #[inline(always)]
-    unsafe fn gradient<
-        S: Simd,
-        const V: usize,
-        const FULL: bool,
-        const SIZE: usize,
-        const ROWS: usize,
-        const BIAS: bool,
-    >(
-        &self,
-        simd: S,
-        column: usize,
-        sums: &mut Sums<S, V, SIZE, ROWS>,
-    ) -> [S::f32s; V] {
+    unsafe fn gradient(&mut self, column: usize) -> [S::f32s; V] {
+        let Rows {
+            grad,
+            channels,
+            count,
+            ..
+        } = self.rows;
         // SAFETY: the caller vouches for it.
-        let grad =
-            unsafe { at::<S, V, FULL>(simd, self.grad.add(column * self.channels), self.count) };
+        let grad = unsafe { at::<S, V, FULL>(self.simd, grad.add(column * channels), count) };
         if BIAS {
-            for (sum, grad) in sums.bias.iter_mut().zip(grad) {
-                *sum = simd.add_f32s(*sum, grad);
+            for (sum, grad) in self.bias.iter_mut().zip(grad) {
+                *sum = self.simd.add_f32s(*sum, grad);
             }
         }
         grad
@@ -178,45 +183,33 @@ impl Rows {
 
     /// The input at a column of a row.
     #[inline(always)]
-    unsafe fn input<S: Simd, const V: usize, const FULL: bool>(
-        &self,
-        simd: S,
-        row: usize,
-        place: usize,
-    ) -> [S::f32s; V] {
-        let first = (row * self.width + place) * self.channels;
+    unsafe fn input(&self, row: usize, place: usize) -> [S::f32s; V] {
+        let Rows {
+            x,
+            width,
+            channels,
+            count,
+            ..
+        } = self.rows;
         // SAFETY: the caller vouches for it.
-        unsafe { at::<S, V, FULL>(simd, self.x.add(first), self.count) }
+        unsafe { at::<S, V, FULL>(self.simd, x.add((row * width + place) * channels), count) }
     }
 
     /// For windows that are `STRIDE` apart.
     #[inline(always)]
-    unsafe fn jump<
-        S: Simd,
-        const V: usize,
-        const FULL: bool,
-        const SIZE: usize,
-        const STRIDE: usize,
-        const ROWS: usize,
-        const BIAS: bool,
-    >(
-        &self,
-        simd: S,
-        sums: &mut Sums<S, V, SIZE, ROWS>,
-    ) {
-        // SAFETY: the caller vouches for it.
-        unsafe {
-            for column in 0..self.width.div_ceil(STRIDE) {
-                let grad = self.gradient::<S, V, FULL, SIZE, ROWS, BIAS>(simd, column, sums);
-                for tap in 0..SIZE {
-                    let place = (column * STRIDE + tap).wrapping_sub(SIZE / 2);
-                    if place >= self.width {
-                        continue;
-                    }
-                    for (row, sums) in sums.taps.iter_mut().enumerate() {
-                        let x = self.input::<S, V, FULL>(simd, row, place);
-                        fused(simd, &x, &grad, &mut sums[tap]);
-                    }
+    unsafe fn jump<const STRIDE: usize>(&mut self) {
+        for column in 0..self.rows.width.div_ceil(STRIDE) {
+            // SAFETY: the caller vouches for it.
+            let grad = unsafe { self.gradient(column) };
+            for tap in 0..SIZE {
+                let place = (column * STRIDE + tap).wrapping_sub(SIZE / 2);
+                if place >= self.rows.width {
+                    continue;
+                }
+                for row in 0..ROWS {
+                    // SAFETY: as above.
+                    let x = unsafe { self.input(row, place) };
+                    fused(self.simd, &x, &grad, &mut self.taps[row][tap]);
                 }
             }
         }
@@ -224,36 +217,24 @@ impl Rows {
 
     /// For windows at every pixel: each value of the input is read once, and of the gradient those are kept whose windows see it.
     #[inline(always)]
-    unsafe fn slide<
-        S: Simd,
-        const V: usize,
-        const FULL: bool,
-        const SIZE: usize,
-        const ROWS: usize,
-        const BIAS: bool,
-    >(
-        &self,
-        simd: S,
-        sums: &mut Sums<S, V, SIZE, ROWS>,
-    ) {
-        let border = SIZE / 2;
-        let left = border.min(self.width);
-        let right = self.width.saturating_sub(border).max(left);
-        let mut seen = [[simd.splat_f32s(0.0); V]; SIZE];
+    unsafe fn slide(&mut self) {
+        let (width, border) = (self.rows.width, SIZE / 2);
+        let left = border.min(width);
+        let right = width.saturating_sub(border).max(left);
+        let mut seen = [[self.simd.splat_f32s(0.0); V]; SIZE];
         // SAFETY: the caller vouches for it.
         unsafe {
             for place in 0..left {
-                seen[border - 1 - place] =
-                    self.gradient::<S, V, FULL, SIZE, ROWS, BIAS>(simd, place, sums);
+                seen[border - 1 - place] = self.gradient(place);
             }
             for place in 0..left {
-                self.column::<S, V, FULL, SIZE, ROWS, BIAS, false>(simd, place, &mut seen, sums);
+                self.column::<false>(place, &mut seen);
             }
             for place in left..right {
-                self.column::<S, V, FULL, SIZE, ROWS, BIAS, true>(simd, place, &mut seen, sums);
+                self.column::<true>(place, &mut seen);
             }
-            for place in right..self.width {
-                self.column::<S, V, FULL, SIZE, ROWS, BIAS, false>(simd, place, &mut seen, sums);
+            for place in right..width {
+                self.column::<false>(place, &mut seen);
             }
         }
     }
@@ -261,36 +242,21 @@ impl Rows {
     /// Adds the products of a column of the input with the gradients that have `seen` it: for each tap that of the column `place + SIZE /
     /// 2 - tap`, all of which are there if the column is `INSIDE`. Before, they are those of the column before.
     #[inline(always)]
-    unsafe fn column<
-        S: Simd,
-        const V: usize,
-        const FULL: bool,
-        const SIZE: usize,
-        const ROWS: usize,
-        const BIAS: bool,
-        const INSIDE: bool,
-    >(
-        &self,
-        simd: S,
-        place: usize,
-        seen: &mut [[S::f32s; V]; SIZE],
-        sums: &mut Sums<S, V, SIZE, ROWS>,
-    ) {
-        let newest = place + SIZE / 2;
+    unsafe fn column<const INSIDE: bool>(&mut self, place: usize, seen: &mut [[S::f32s; V]; SIZE]) {
+        let (width, newest) = (self.rows.width, place + SIZE / 2);
         for tap in (1..SIZE).rev() {
             seen[tap] = seen[tap - 1];
         }
-        // SAFETY: the caller vouches for it.
-        unsafe {
-            if INSIDE || newest < self.width {
-                seen[0] = self.gradient::<S, V, FULL, SIZE, ROWS, BIAS>(simd, newest, sums);
-            }
-            for (row, sums) in sums.taps.iter_mut().enumerate() {
-                let x = self.input::<S, V, FULL>(simd, row, place);
-                for (tap, sum) in sums.iter_mut().enumerate() {
-                    if INSIDE || newest.wrapping_sub(tap) < self.width {
-                        fused(simd, &x, &seen[tap], sum);
-                    }
+        if INSIDE || newest < width {
+            // SAFETY: the caller vouches for it.
+            seen[0] = unsafe { self.gradient(newest) };
+        }
+        for row in 0..ROWS {
+            // SAFETY: as above.
+            let x = unsafe { self.input(row, place) };
+            for (tap, sum) in self.taps[row].iter_mut().enumerate() {
+                if INSIDE || newest.wrapping_sub(tap) < width {
+                    fused(self.simd, &x, &seen[tap], sum);
                 }
             }
         }

@@ -218,10 +218,8 @@ fn accumulate<const SIZE: usize, const STRIDE: usize>(
 
 #[cfg(test)]
 mod tests {
-    use pulp::WithSimd;
-
     use super::*;
-    use crate::cpu::tests::{bits, on_each_vector_unit, values};
+    use crate::cpu::tests::{bits, on_each_vector_unit, run, values};
 
     #[test]
     fn a_convolution_and_its_gradient_have_the_same_bits_on_every_vector_unit() {
@@ -237,20 +235,20 @@ mod tests {
             let grad = values(shape.len());
             for floor in [f32::NEG_INFINITY, 0.0] {
                 on_each_vector_unit!(simd => {
-                    bits(&Convolution::<7, 1> { shape, x: &x, taps: &taps, start: &start, floor }.with_simd(simd))
+                    bits(&run(simd, Convolution::<7, 1> { shape, x: &x, taps: &taps, start: &start, floor }))
                 });
                 on_each_vector_unit!(simd => {
-                    bits(&Convolution::<3, 2> { shape, x: &x, taps: &taps, start: &start, floor }.with_simd(simd))
+                    bits(&run(simd, Convolution::<3, 2> { shape, x: &x, taps: &taps, start: &start, floor }))
                 });
             }
             on_each_vector_unit!(simd => {
                 let mut sums = vec![0.0; 10 * channels];
-                Products::<3, 1> { shape, x: &x, grad: &grad, sums: &mut sums }.with_simd(simd);
+                run(simd, Products::<3, 1> { shape, x: &x, grad: &grad, sums: &mut sums });
                 bits(&sums)
             });
             on_each_vector_unit!(simd => {
                 let mut sums = vec![0.0; 50 * channels];
-                Products::<7, 1> { shape, x: &x, grad: &grad, sums: &mut sums }.with_simd(simd);
+                run(simd, Products::<7, 1> { shape, x: &x, grad: &grad, sums: &mut sums });
                 bits(&sums)
             });
         }

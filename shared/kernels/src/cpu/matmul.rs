@@ -863,7 +863,7 @@ unsafe fn write<S: Simd>(simd: S, to: *mut f32, vector: S::f32s, count: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::tests::{bits, on_each_vector_unit, values};
+    use crate::cpu::tests::{bits, on_each_vector_unit, run, values};
 
     #[test]
     fn a_product_has_the_same_bits_on_every_vector_unit() {
@@ -888,10 +888,10 @@ mod tests {
                         } else {
                             Matrix::new(&right, terms, columns)
                         };
-                        let right = Packing { matrix, transposed }.with_simd(simd);
+                        let right = run(simd, Packing { matrix, transposed });
                         let mut out = vec![0.5f32; rows * columns];
                         let left = Matrix::new(&left, rows, terms);
-                        product(left, Right::of(&right), bias, out.as_mut_ptr(), true).with_simd(simd);
+                        run(simd, product(left, Right::of(&right), bias, out.as_mut_ptr(), true));
                         bits(&out)
                     }));
                 }
@@ -900,7 +900,7 @@ mod tests {
                     let mut out = vec![0.5f32; rows * columns];
                     let left = Matrix::new(&left, rows, terms);
                     let right = Right::by_rows(Matrix::new(&right, terms, columns));
-                    product(left, right, bias, out.as_mut_ptr(), true).with_simd(simd);
+                    run(simd, product(left, right, bias, out.as_mut_ptr(), true));
                     bits(&out)
                 });
                 assert_eq!(lazy, found[by_rows], "packed before or not");
@@ -908,7 +908,7 @@ mod tests {
                 let turned = on_each_vector_unit!(simd => {
                     let mut out = vec![0.5f32; rows * columns];
                     let left = Matrix::new(&left, rows, terms);
-                    Turned { left, right, bias, out: out.as_mut_ptr() }.with_simd(simd);
+                    run(simd, Turned { left, right, bias, out: out.as_mut_ptr() });
                     bits(&out)
                 });
                 assert_eq!(turned, found[by_columns], "by its transpose or not");
@@ -920,10 +920,10 @@ mod tests {
                 found.push(on_each_vector_unit!(simd => {
                     let left = Matrix::new(&left, terms, rows);
                     let right = Matrix::new(&right, terms, columns);
-                    let panels = packed.then(|| Packing { matrix: right, transposed: false }.with_simd(simd));
+                    let panels = packed.then(|| run(simd, Packing { matrix: right, transposed: false }));
                     let mut out = vec![0.5f32; rows * columns];
                     let right = panels.as_ref().map_or(Right::by_rows(right), Right::of);
-                    transposed(left, right, out.as_mut_ptr(), base).with_simd(simd);
+                    run(simd, transposed(left, right, out.as_mut_ptr(), base));
                     bits(&out)
                 }));
             }

@@ -112,6 +112,7 @@ fn vectorized<R>(work: impl FnOnce() -> R) -> R {
 #[cfg(test)]
 mod tests {
     use perennial_plan::random::{Domain, Draw, Stream};
+    use pulp::{Simd, WithSimd};
 
     /// So many random values, others for each call with another number of them.
     pub(super) fn values(len: usize) -> Vec<f32> {
@@ -119,6 +120,12 @@ mod tests {
         (0..len)
             .map(|_| stream.uniform() as f32 * 2.0 - 1.0)
             .collect()
+    }
+
+    /// By itself, not inside of the test: of all kernels for all vector units in one function the compiler makes minutes.
+    #[inline(never)]
+    pub(super) fn run<S: Simd, W: WithSimd>(simd: S, work: W) -> W::Output {
+        simd.vectorize(work)
     }
 
     pub(super) fn bits(values: &[f32]) -> Vec<u32> {

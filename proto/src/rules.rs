@@ -29,17 +29,36 @@ pub mod control {
     pub const CHECKPOINT: u64 = 4;
 }
 
+/// The end of a worker's numerics class whose processor has tiles that multiply bfloat16. It concerns jobs in bf16 alone.
+pub const BF16_TILES: &str = ", bf16 in tiles";
+
 /// The numerics class of a job on a worker that says it has `class`: `f32` and exact sums are what a class is without a
 /// word.
 pub fn job_numerics(spec: &Spec, class: &str) -> String {
+    let kind = worker_kind(class);
     let mut numerics = match spec.train.precision {
-        Precision::F32 => class.to_string(),
-        other => format!("{class}, {}", other.name()),
+        Precision::F32 => kind.to_string(),
+        Precision::Bf16 if kind != class => class.to_string(),
+        other => format!("{kind}, {}", other.name()),
     };
     if spec.train.reduction == Reduction::Fast {
         numerics.push_str(", fast sums");
     }
     numerics
+}
+
+/// What workers of a pool have to have in common, of the class that one says it has.
+pub fn worker_kind(class: &str) -> &str {
+    class.strip_suffix(BF16_TILES).unwrap_or(class)
+}
+
+/// The kind of the workers that a job of this numerics class had.
+pub fn worker_kind_of_job<'a>(spec: &Spec, numerics: &'a str) -> &'a str {
+    let words = ["", BF16_TILES].map(|class| job_numerics(spec, class));
+    let kinds = words
+        .iter()
+        .filter_map(|words| numerics.strip_suffix(&**words));
+    kinds.min_by_key(|kind| kind.len()).unwrap_or(numerics)
 }
 
 /// The kinds of parts that make a checkpoint of this job, in the order in which members take them on.
@@ -97,6 +116,25 @@ mod tests {
         spec.train.precision = Precision::Bf16;
         spec.train.reduction = Reduction::Fast;
         assert_eq!(job_numerics(&spec, "gpu"), "gpu, bf16, fast sums");
+    }
+
+    #[test]
+    fn tiles_concern_jobs_in_bf16_alone() {
+        let mut spec = Spec::default();
+        let class = "cpu, bf16 in tiles";
+        assert_eq!(worker_kind(class), "cpu");
+        for (precision, with_tiles, without) in [
+            (Precision::F32, "cpu", "cpu"),
+            (Precision::Bf16, "cpu, bf16 in tiles", "cpu, bf16"),
+            (Precision::F16, "cpu, f16", "cpu, f16"),
+        ] {
+            spec.train.precision = precision;
+            assert_eq!(job_numerics(&spec, class), with_tiles);
+            assert_eq!(job_numerics(&spec, "cpu"), without);
+            for numerics in [with_tiles, without] {
+                assert_eq!(worker_kind_of_job(&spec, numerics), "cpu");
+            }
+        }
     }
 
     #[test]

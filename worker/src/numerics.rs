@@ -1,7 +1,9 @@
 //! The numerics class: within one class, equal input gives equal bits.
 
+use perennial_kernels::cpu::tiles;
 use perennial_kernels::{ComputeDevice, DeviceError, KERNEL_SET, Precision};
 use perennial_plan::spec;
+use perennial_proto::rules::BF16_TILES;
 
 /// The kind of processor, its vector unit and the kernel set. What kernels compute does not depend on a processor's caches,
 /// so its model does not belong to the class.
@@ -14,7 +16,9 @@ pub fn numerics_class(device: ComputeDevice) -> Result<String, DeviceError> {
 }
 
 fn cpu_class() -> String {
-    format!("{} {}, {KERNEL_SET}", std::env::consts::ARCH, vector_unit())
+    let tiles = if tiles::are_used() { BF16_TILES } else { "" };
+    let arch = std::env::consts::ARCH;
+    format!("{arch} {}, {KERNEL_SET}{tiles}", vector_unit())
 }
 
 /// What a job of this precision rounds the operands of its products to.

@@ -148,7 +148,7 @@ impl Machine {
             .workers
             .iter()
             .find(|worker| worker.connection.is_some());
-        if let Some(first) = first.filter(|first| first.hello.numerics != hello.numerics) {
+        if let Some(first) = first.filter(|first| class(&first.hello) != *numerics) {
             return Some(format!(
                 "this worker computes with `{numerics}`, worker `{}` with `{}`; their results would differ in the last bits",
                 first.name,

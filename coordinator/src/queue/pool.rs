@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use perennial_proto::rules::{HEARTBEAT, LEASE, OWN_PAUSE};
+use perennial_proto::rules::{HEARTBEAT, LEASE, OWN_PAUSE, worker_kind};
 use perennial_proto::v1::Hello;
 
 use super::schedule::Run;
@@ -101,7 +101,7 @@ impl Queue {
     ) {
         let worker = Worker {
             name,
-            numerics: hello.numerics,
+            numerics: worker_kind(&hello.numerics).to_string(),
             threads: hello.threads,
             job,
             last_heard: self.now,

@@ -4,8 +4,10 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use perennial_kernels::cpu::matmul::{Matrix, Weight, affine};
+use perennial_plan::spec::Precision;
 
 use crate::error::WorkerError;
+use crate::numerics::operands;
 use crate::slots::Cores;
 
 /// Rows and columns of the matrices: a product of the best shape.
@@ -26,7 +28,8 @@ pub struct CorePeak {
 // === impl CorePeak ===
 
 impl CorePeak {
-    pub fn measure(threads: usize) -> Result<Self, WorkerError> {
+    /// With products in this precision.
+    pub fn measure(threads: usize, precision: Precision) -> Result<Self, WorkerError> {
         let cores = Cores::new(threads)?;
         let all: Vec<()> = vec![(); threads];
         let measured = cores.for_all(all, |()| {
@@ -44,7 +47,8 @@ impl CorePeak {
             };
             let product_seconds = best(&mut || {
                 let matrix = Matrix::new(&matrix, SIDE, SIDE);
-                affine(matrix, &Weight::of(matrix), None, &mut square);
+                let weight = Weight::of(matrix, operands(precision));
+                affine(matrix, &weight, None, &mut square);
                 black_box(&square);
             });
             let copy_seconds = best(&mut || {

@@ -78,7 +78,9 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
         inference: args.inference,
     };
     let peak = match args.profile {
-        Some(_) => Some(CorePeak::measure(bench.threads)?),
+        // Inference is in f32, whatever the training is in.
+        Some(_) if args.inference => Some(CorePeak::measure(bench.threads, Precision::F32)?),
+        Some(_) => Some(CorePeak::measure(bench.threads, args.precision)?),
         None => None,
     };
     let (times, page_faults) = bench.run()?;

@@ -1,6 +1,7 @@
 //! Who is taken, and when the first generation begins.
 
 use perennial_plan::spec::Precision;
+use perennial_proto::rules::BF16_TILES;
 use perennial_proto::v1::coordinator_message::Kind;
 use perennial_proto::v1::{self, Hello, Ready};
 
@@ -69,6 +70,32 @@ fn a_worker_whose_arithmetic_differs_is_refused_by_the_first_coordinator_and_by_
     let mut next = bench.successor();
     next.greet(3, other(3));
     assert!(next.refusal(3).reason.contains("the job so far with `cpu`"));
+}
+
+#[test]
+fn tiles_for_bf16_make_two_classes_of_workers_in_a_job_in_bf16_alone() {
+    for (precision, refused) in [
+        (Precision::F32, false),
+        (Precision::F16, false),
+        (Precision::Bf16, true),
+    ] {
+        let mut config = config(2);
+        config.spec.train.precision = precision;
+        let mut bench = Bench::new(config);
+        bench.join(1);
+        let with_tiles = Hello {
+            numerics: format!("cpu{BF16_TILES}"),
+            ..hello(2)
+        };
+        bench.greet(2, with_tiles);
+        if refused {
+            let reason = bench.refusal(2).reason;
+            let [ours, theirs] = ["`cpu, bf16 in tiles`", "`cpu, bf16`"];
+            assert!(reason.contains(ours) && reason.contains(theirs), "{reason}");
+        } else {
+            assert!(matches!(bench.last_sent(2), Some(Kind::Welcome(_))));
+        }
+    }
 }
 
 #[test]

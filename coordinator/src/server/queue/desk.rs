@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response as HttpResponse};
 use perennial_plan::Spec;
+use perennial_proto::rules::worker_kind_of_job;
 use perennial_proto::v1::coordinator_server::Coordinator;
 use perennial_proto::v1::queue_server::Queue;
 use perennial_proto::v1::{
@@ -111,7 +112,8 @@ impl Desk {
         Ok(Wish::Submit(Submission {
             priority: request.priority.unwrap_or_default(),
             workers: request.workers,
-            numerics: replayed.data.map(|data| data.numerics),
+            numerics: (replayed.data)
+                .map(|data| worker_kind_of_job(&spec, &data.numerics).to_string()),
             ..submission(&spec)
         }))
     }

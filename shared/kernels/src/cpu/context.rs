@@ -12,6 +12,7 @@ use super::matmul::{Matrix, TransposedSum, Weight, affine};
 use super::norm::{InputGradient, fold};
 use super::vectors::{dot, for_vectors, fused, lane_count, load, select_at_least, store};
 use super::{Image, TILE_ROWS, tiled, vectorized};
+use crate::Precision;
 
 /// The weights of the gates.
 #[derive(Debug, Clone, Copy)]
@@ -156,8 +157,11 @@ pub fn forward(
     }
     let (channels, picture) = (shape.channels, shape.picture());
     let count = picture / channels;
-    let channel =
-        Weight::of_transposed(Matrix::new(gates.channel, channels, channels), group(shape));
+    let channel = Weight::of_transposed(
+        Matrix::new(gates.channel, channels, channels),
+        group(shape),
+        Precision::F32,
+    );
     let pixels = Pixels {
         scale,
         shift,
@@ -410,8 +414,8 @@ pub fn backward(
     };
     let weight = Matrix::new(gates.channel, channels, channels);
     let (channel, channel_transposed) = (
-        Weight::of_transposed(weight, group(shape)),
-        Weight::of(weight),
+        Weight::of_transposed(weight, group(shape), Precision::F32),
+        Weight::of(weight, Precision::F32),
     );
     let group = group(shape);
     let [mut pixel_gates, mut pixel_slopes] = [(); 2].map(|()| vec![0.0; shape.batch * count]);
@@ -477,7 +481,7 @@ pub fn backward(
             }
         }
     }
-    let mut dchannel = TransposedSum::new(channels, channels);
+    let mut dchannel = TransposedSum::new(channels, channels, Precision::F32);
     dchannel.add(
         Matrix::new(&slopes, shape.batch, channels),
         Matrix::new(&means, shape.batch, channels),

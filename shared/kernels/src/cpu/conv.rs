@@ -30,9 +30,9 @@ struct Tiles {
 // === impl Tiles ===
 
 impl Tiles {
-    fn of(shape: Image) -> Self {
+    fn of(shape: Image, precision: Precision) -> Self {
         let out = output_image(shape, 1);
-        let pixels = linear::tile_rows(9 * shape.channels);
+        let pixels = linear::tile_rows(9 * shape.channels, precision);
         Self {
             shape,
             width: out.width,
@@ -151,8 +151,9 @@ pub fn forward(
     // Rounded here, when there is one copy of each value instead of up to four.
     let x = precision.operand(x);
     let weight = transposed(&precision.operand(weight), shape.channels, 9);
-    let tiles = Tiles::of(shape);
-    let weight = Weight::of_transposed(Matrix::new(&weight, bias.len(), taps), tiles.pixels());
+    let tiles = Tiles::of(shape, precision);
+    let weight = Matrix::new(&weight, bias.len(), taps);
+    let weight = Weight::of_transposed(weight, tiles.pixels(), precision);
     let mut out = Vec::with_capacity(output_image(shape, bias.len()).len());
     tiles.for_each(|rows, pixels, patches| {
         tiles.fill(rows, &x, patches);
@@ -185,10 +186,11 @@ pub fn backward(
     let (channels, taps) = (shape.channels, 9 * shape.channels);
     let (grad, inputs) = (precision.operand(grad), precision.operand(x));
     let weight = transposed(&precision.operand(weight), channels, 9);
-    let tiles = Tiles::of(shape);
-    let weight = Weight::for_rows(Matrix::new(&weight, outputs, taps), tiles.pixels());
+    let tiles = Tiles::of(shape, precision);
+    let weight = Matrix::new(&weight, outputs, taps);
+    let weight = Weight::for_rows(weight, tiles.pixels(), precision);
     let mut dx = vec![0.0; x.len()];
-    let mut dw = TransposedSum::new(outputs, taps);
+    let mut dw = TransposedSum::new(outputs, taps, precision);
     tiles.for_each(|rows, pixels, patches| {
         let grad = pixel_gradients(&grad, outputs, pixels.clone());
         tiles.fill(rows.clone(), &inputs, patches);
@@ -226,8 +228,8 @@ pub fn weight_backward(
 ) -> Vec<f32> {
     let (channels, taps) = (shape.channels, 9 * shape.channels);
     let (grad, inputs) = (precision.operand(grad), precision.operand(x));
-    let mut dw = TransposedSum::new(outputs, taps);
-    let tiles = Tiles::of(shape);
+    let mut dw = TransposedSum::new(outputs, taps, precision);
+    let tiles = Tiles::of(shape, precision);
     tiles.for_each(|rows, pixels, patches| {
         tiles.fill(rows, &inputs, patches);
         let grad = pixel_gradients(&grad, outputs, pixels.clone());

@@ -100,8 +100,8 @@ pub fn linear(
     let inputs = weight.len() / outputs;
     let weight = precision.operand(weight);
     let weight = Matrix::new(&weight, outputs, inputs);
-    let weight = Weight::of_transposed(weight, x.len() / inputs);
-    let rows = tile_rows(inputs);
+    let weight = Weight::of_transposed(weight, x.len() / inputs, precision);
+    let rows = tile_rows(inputs, precision);
     let mut tile = vec![0.0; x.len().min(rows * inputs)];
     let mut scratch = precision.scratch(tile.len());
     let mut out = Vec::with_capacity(x.len() / inputs * outputs);
@@ -132,10 +132,10 @@ pub fn mlp(
     let inputs = weight.len() / width;
     let count = x.len() / inputs;
     let [weight, second_weight] = [weight, second_weight].map(|weight| precision.operand(weight));
-    let weight = Weight::of_transposed(Matrix::new(&weight, width, inputs), count);
+    let weight = Weight::of_transposed(Matrix::new(&weight, width, inputs), count, precision);
     let second_weight = Matrix::new(&second_weight, outputs, width);
-    let second_weight = Weight::of_transposed(second_weight, count);
-    let rows = tile_rows(width.max(inputs));
+    let second_weight = Weight::of_transposed(second_weight, count, precision);
+    let rows = tile_rows(width.max(inputs), precision);
     let mut tile = vec![0.0; rows.min(count) * width];
     let mut scratch = precision.scratch(tile.len());
     let mut x_scratch = precision.scratch(rows.min(count) * inputs);
@@ -178,17 +178,18 @@ pub fn mlp_backward(
     let inputs = weights[0].len() / width;
     let count = x.len() / inputs;
     let [weight, second_weight] = weights.map(|weight| precision.operand(weight));
-    let weight = Weight::for_rows(Matrix::new(&weight, width, inputs), count);
-    let second_weight = Weight::for_rows(Matrix::new(&second_weight, outputs, width), count);
-    let rows = tile_rows(width.max(inputs));
+    let weight = Weight::for_rows(Matrix::new(&weight, width, inputs), count, precision);
+    let second_weight = Matrix::new(&second_weight, outputs, width);
+    let second_weight = Weight::for_rows(second_weight, count, precision);
+    let rows = tile_rows(width.max(inputs), precision);
     let [mut slopes, mut activated] = [(); 2].map(|()| vec![0.0; rows.min(count) * width]);
     let [mut slopes_scratch, mut activated_scratch] =
         [(); 2].map(|()| precision.scratch(slopes.len()));
     let mut x_scratch = precision.scratch(rows.min(count) * inputs);
     let mut grad_scratch = precision.scratch(rows.min(count) * outputs);
     let mut dx = Vec::with_capacity(x.len());
-    let mut dw = TransposedSum::new(width, inputs);
-    let mut second_dw = TransposedSum::new(outputs, width);
+    let mut dw = TransposedSum::new(width, inputs, precision);
+    let mut second_dw = TransposedSum::new(outputs, width, precision);
     let (mut db, mut second_db) = (ColumnSums::new(width), ColumnSums::new(outputs));
     let tiles = x.chunks(rows * inputs).zip(hidden.chunks(rows * width));
     for ((x, hidden), grad) in tiles.zip(grad.chunks(rows * outputs)) {
@@ -229,10 +230,11 @@ pub fn feed_forward(
 ) -> Vec<f32> {
     let (inputs, outputs) = (weight.len() / bias.len(), second_bias.len());
     let count = x.len() / inputs;
-    let weight = Weight::of_transposed(Matrix::new(weight, bias.len(), inputs), count);
+    let weight = Matrix::new(weight, bias.len(), inputs);
+    let weight = Weight::of_transposed(weight, count, Precision::F32);
     let second_weight = Matrix::new(second_weight, outputs, bias.len());
-    let second_weight = Weight::of_transposed(second_weight, count);
-    let rows = tile_rows(bias.len());
+    let second_weight = Weight::of_transposed(second_weight, count, Precision::F32);
+    let rows = tile_rows(bias.len(), Precision::F32);
     let mut hidden = vec![0.0; rows.min(count) * bias.len()];
     let mut out = Vec::with_capacity(count * outputs);
     for x in x.chunks(rows * inputs) {
@@ -268,9 +270,10 @@ pub fn linear_backward(
 ) -> (Vec<f32>, Vec<f32>) {
     let inputs = weight.len() / outputs;
     let weight = precision.operand(weight);
-    let weight = Weight::for_rows(Matrix::new(&weight, outputs, inputs), x.len() / inputs);
-    let mut dw = TransposedSum::new(outputs, inputs);
-    let rows = tile_rows(inputs);
+    let count = x.len() / inputs;
+    let weight = Weight::for_rows(Matrix::new(&weight, outputs, inputs), count, precision);
+    let mut dw = TransposedSum::new(outputs, inputs, precision);
+    let rows = tile_rows(inputs, precision);
     let mut activated = vec![0.0; x.len().min(rows * inputs)];
     let mut scratch = precision.scratch(grad.len().min(rows * outputs));
     let mut activated_scratch = precision.scratch(activated.len());

@@ -1,7 +1,7 @@
 //! Fully connected layers over rows, which is what a pointwise convolution is in channels-last.
 
 use super::matmul::{Matrix, TransposedSum, Weight, append_affine};
-use super::vectorized;
+use super::{tiles, vectorized};
 use crate::Precision;
 
 /// Values of a tile of rows, about: the tile stays in the second-level cache.
@@ -10,8 +10,14 @@ const TILE: usize = 32 * 1024;
 const TILE_ROWS: usize = 128;
 
 /// Rows of `width` values in each of the products that a layer over many rows is made of.
-pub(super) fn tile_rows(width: usize) -> usize {
-    (TILE / width).max(TILE_ROWS)
+pub(super) fn tile_rows(width: usize, precision: Precision) -> usize {
+    let rows = (TILE / width).max(TILE_ROWS);
+    if tiles::compute(precision) {
+        // Of full blocks.
+        rows.next_multiple_of(tiles::BLOCK)
+    } else {
+        rows
+    }
 }
 
 /// `x @ weight^T + bias`: `x` `[rows, in]`, `weight` `[outputs, in]`, `bias` `[outputs]`.
@@ -25,8 +31,8 @@ pub fn forward(
     let inputs = weight.len() / outputs;
     let weight = precision.operand(weight);
     let weight = Matrix::new(&weight, outputs, inputs);
-    let weight = Weight::of_transposed(weight, x.len() / inputs);
-    let tile = tile_rows(inputs.max(outputs)) * inputs;
+    let weight = Weight::of_transposed(weight, x.len() / inputs, precision);
+    let tile = tile_rows(inputs.max(outputs), precision) * inputs;
     let mut scratch = precision.scratch(x.len().min(tile));
     let mut out = Vec::with_capacity(x.len() / inputs * outputs);
     for x in x.chunks(tile) {
@@ -47,12 +53,13 @@ pub fn backward(
 ) -> (Vec<f32>, Vec<f32>) {
     let inputs = weight.len() / outputs;
     let weight = precision.operand(weight);
-    let weight = Weight::for_rows(Matrix::new(&weight, outputs, inputs), x.len() / inputs);
-    let rows = tile_rows(inputs.max(outputs));
+    let count = x.len() / inputs;
+    let weight = Weight::for_rows(Matrix::new(&weight, outputs, inputs), count, precision);
+    let rows = tile_rows(inputs.max(outputs), precision);
     let mut x_scratch = precision.scratch(x.len().min(rows * inputs));
     let mut grad_scratch = precision.scratch(grad.len().min(rows * outputs));
     let mut dx = Vec::with_capacity(x.len());
-    let mut dw = TransposedSum::new(outputs, inputs);
+    let mut dw = TransposedSum::new(outputs, inputs, precision);
     let tiles = x.chunks(rows * inputs).zip(grad.chunks(rows * outputs));
     for (x, grad) in tiles {
         let rows = x.len() / inputs;

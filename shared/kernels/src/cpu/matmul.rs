@@ -2,12 +2,16 @@
 //!
 //! Each value of a product is a sum by itself: its terms are added in their order with fused multiplications, `DEPTH` at a
 //! time from zero, and the sums of these in theirs. So its bits depend on its row and its column alone, not on how
-//! large the matrices are, nor on a processor's vector units and caches.
+//! large the matrices are, nor on a processor's vector units and caches. Products in bfloat16 have bits of their own where a processor
+//! has [`tiles`] for them.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
 
 use pulp::{MemMask, Simd, WithSimd};
+
+use super::tiles::{self, Operand as TileOperand, Tiles};
+use crate::Precision;
 
 /// Terms that are summed before they are added to the sum of those before: as many rows of a panel stay in the
 /// first-level cache.
@@ -27,9 +31,9 @@ const PACKED_COLUMNS: usize = 192;
 /// A matrix stored by rows.
 #[derive(Debug, Clone, Copy)]
 pub struct Matrix<'a> {
-    values: &'a [f32],
-    rows: usize,
-    columns: usize,
+    pub(super) values: &'a [f32],
+    pub(super) rows: usize,
+    pub(super) columns: usize,
 }
 
 // === impl Matrix ===
@@ -104,27 +108,34 @@ pub enum Weight<'a> {
     ByRows(Matrix<'a>),
     /// The transpose of this one, for few rows: the product's own transpose is computed.
     Transposed(Matrix<'a>),
+    Tiles(Tiles),
 }
 
 // === impl Weight ===
 
 impl<'a> Weight<'a> {
     /// `matrix`.
-    pub fn of(matrix: Matrix) -> Self {
+    pub fn of(matrix: Matrix, precision: Precision) -> Self {
+        if tiles::compute(precision) {
+            return Self::in_tiles(matrix, true);
+        }
         Self::packed(matrix, false)
     }
 
     /// `matrix`, for products of `rows` rows in all.
-    pub fn for_rows(matrix: Matrix<'a>, rows: usize) -> Self {
-        if rows <= ROWS {
+    pub fn for_rows(matrix: Matrix<'a>, rows: usize, precision: Precision) -> Self {
+        if rows <= ROWS && !tiles::compute(precision) {
             Self::ByRows(matrix)
         } else {
-            Self::of(matrix)
+            Self::of(matrix, precision)
         }
     }
 
     /// The transpose of `matrix`, for products of `rows` rows in all.
-    pub fn of_transposed(matrix: Matrix<'a>, rows: usize) -> Self {
+    pub fn of_transposed(matrix: Matrix<'a>, rows: usize, precision: Precision) -> Self {
+        if tiles::compute(precision) {
+            return Self::in_tiles(matrix, false);
+        }
         // Packing reads and writes the weight once, the other way all that the product reads and writes beside it.
         let beside = rows * (matrix.rows + matrix.columns);
         if rows > MAX_WIDTH && beside < matrix.values.len() {
@@ -132,6 +143,14 @@ impl<'a> Weight<'a> {
         } else {
             Self::packed(matrix, true)
         }
+    }
+
+    fn in_tiles(matrix: Matrix, terms_are_rows: bool) -> Self {
+        let operand = TileOperand {
+            matrix,
+            terms_are_rows,
+        };
+        Self::Tiles(Tiles::of(operand))
     }
 
     /// `matrix`, or its transpose.
@@ -145,6 +164,7 @@ impl<'a> Weight<'a> {
             Self::Packed(panels) => panels.rows,
             Self::ByRows(matrix) => matrix.rows,
             Self::Transposed(matrix) => matrix.columns,
+            Self::Tiles(tiles) => tiles.terms(),
         }
     }
 
@@ -153,6 +173,7 @@ impl<'a> Weight<'a> {
             Self::Packed(panels) => panels.columns,
             Self::ByRows(matrix) => matrix.columns,
             Self::Transposed(matrix) => matrix.rows,
+            Self::Tiles(tiles) => tiles.columns(),
         }
     }
 }
@@ -281,7 +302,7 @@ unsafe fn turn(from: Matrix, columns: usize, to: *mut f32, stride: usize) {
 
 /// What the sums of a product are added to.
 #[derive(Debug, Clone, Copy)]
-enum Base<'a> {
+pub(super) enum Base<'a> {
     Nothing,
     /// The same for each row.
     Row(&'a [f32]),
@@ -338,6 +359,15 @@ unsafe fn multiply(
             bias,
             out,
         }),
+        Weight::Tiles(ref right) => {
+            let left = TileOperand {
+                matrix: left,
+                terms_are_rows: false,
+            };
+            let base = bias.map_or(Base::Nothing, Base::Row);
+            // SAFETY: by the caller's word.
+            unsafe { tiles::multiply(left, right, base, out, is_far) }
+        }
     }
 }
 
@@ -359,12 +389,13 @@ fn product<'a>(
     }
 }
 
-/// A sum of products `left^T @ right`, each of which has a row of both for each term; it is stored by rows.
+/// A sum of products `left^T @ right`, each of which has a row of both for each term.
 #[derive(Debug)]
 pub struct TransposedSum {
     rows: usize,
     columns: usize,
-    /// None before the first product.
+    by_tiles: bool,
+    /// By rows, or by columns if it is turned; none before the first product.
     values: Vec<f32>,
 }
 
@@ -372,12 +403,18 @@ pub struct TransposedSum {
 
 impl TransposedSum {
     /// Zeros.
-    pub fn new(rows: usize, columns: usize) -> Self {
+    pub fn new(rows: usize, columns: usize, precision: Precision) -> Self {
         Self {
             rows,
             columns,
+            by_tiles: tiles::compute(precision),
             values: Vec::new(),
         }
+    }
+
+    /// Of tiles the left ones are packed while others are multiplied: so the wider operand is on the left.
+    fn is_turned(&self) -> bool {
+        self.by_tiles && self.columns > self.rows
     }
 
     pub fn add(&mut self, left: Matrix, right: Matrix) {
@@ -393,16 +430,30 @@ impl TransposedSum {
         } else {
             Base::Output
         };
-        // Otherwise a panel would be packed once for each `ROWS` rows.
-        let panels = (rows > 2 * ROWS).then(|| {
-            pulp::Arch::new().dispatch(Packing {
-                matrix: right,
-                transposed: false,
-            })
-        });
-        let right = (panels.as_ref()).map_or(Right::by_rows(right), Right::of);
         let out = self.values.as_mut_ptr();
-        pulp::Arch::new().dispatch(transposed(left, right, out, base));
+        if self.by_tiles {
+            let [mut left, mut right] = [left, right].map(|matrix| TileOperand {
+                matrix,
+                terms_are_rows: true,
+            });
+            if self.is_turned() {
+                std::mem::swap(&mut left, &mut right);
+            }
+            let right = Tiles::of(right);
+            let is_far = matches!(base, Base::Nothing);
+            // SAFETY: there is room, which is initialised if it is the base.
+            unsafe { tiles::multiply(left, &right, base, out, is_far) };
+        } else {
+            // Otherwise a panel would be packed once for each `ROWS` rows.
+            let panels = (rows > 2 * ROWS).then(|| {
+                pulp::Arch::new().dispatch(Packing {
+                    matrix: right,
+                    transposed: false,
+                })
+            });
+            let right = (panels.as_ref()).map_or(Right::by_rows(right), Right::of);
+            pulp::Arch::new().dispatch(transposed(left, right, out, base));
+        }
         // SAFETY: there is room, and the product has initialised all of it.
         unsafe { self.values.set_len(rows * columns) };
     }
@@ -410,6 +461,12 @@ impl TransposedSum {
     /// By rows.
     pub fn into_values(mut self) -> Vec<f32> {
         self.values.resize(self.rows * self.columns, 0.0);
+        if self.is_turned() {
+            let mut values = vec![0.0; self.values.len()];
+            let turned = Matrix::new(&self.values, self.columns, self.rows);
+            turned.transpose_into(&mut values);
+            return values;
+        }
         self.values
     }
 }
@@ -865,6 +922,10 @@ mod tests {
     use super::*;
     use crate::cpu::tests::{bits, on_each_vector_unit, run, values};
 
+    fn transposed_sum(rows: usize, columns: usize) -> TransposedSum {
+        TransposedSum::new(rows, columns, Precision::F32)
+    }
+
     #[test]
     fn a_product_has_the_same_bits_on_every_vector_unit() {
         for (rows, terms, columns) in [
@@ -945,7 +1006,7 @@ mod tests {
             (PACKED_ROWS + 17, 270, PACKED_COLUMNS + 5),
         ] {
             let [left, right] = [rows * terms, terms * columns].map(values);
-            let by_rows = Weight::of(Matrix::new(&right, terms, columns));
+            let by_rows = Weight::packed(Matrix::new(&right, terms, columns), false);
             let mut expected = Vec::new();
             append_affine(
                 Matrix::new(&left, rows, terms),
@@ -954,7 +1015,7 @@ mod tests {
                 &mut expected,
             );
             let by_columns = turned(&right, columns);
-            let by_columns = Weight::of_transposed(Matrix::new(&by_columns, columns, terms), 0);
+            let by_columns = Weight::packed(Matrix::new(&by_columns, columns, terms), true);
             match (by_columns, by_rows) {
                 (Weight::Packed(found), Weight::Packed(expected)) => {
                     assert_eq!(bits(&found.values), bits(&expected.values));
@@ -963,7 +1024,7 @@ mod tests {
             }
             let left = turned(&left, terms);
             let left = Matrix::new(&left, terms, rows);
-            let mut sum = TransposedSum::new(rows, columns);
+            let mut sum = transposed_sum(rows, columns);
             sum.add(left, Matrix::new(&right, terms, columns));
             assert_eq!(bits(&sum.into_values()), bits(&expected));
         }
@@ -973,11 +1034,10 @@ mod tests {
     fn a_value_does_not_depend_on_the_size_of_its_product() {
         let (rows, terms, columns) = (131, 300, 70);
         let [left, right] = [rows * terms, terms * columns].map(values);
-        let panels = Weight::of(Matrix::new(&right, terms, columns));
+        let panels = Weight::packed(Matrix::new(&right, terms, columns), false);
         let mut all = Vec::new();
         append_affine(Matrix::new(&left, rows, terms), &panels, None, &mut all);
-        let by_rows = Weight::for_rows(Matrix::new(&right, terms, columns), rows);
-        assert!(matches!(by_rows, Weight::ByRows(_)));
+        let by_rows = Weight::ByRows(Matrix::new(&right, terms, columns));
         let mut lazy = Vec::new();
         append_affine(Matrix::new(&left, rows, terms), &by_rows, None, &mut lazy);
         assert_eq!(bits(&lazy), bits(&all));
@@ -998,7 +1058,7 @@ mod tests {
                 .step_by(columns)
                 .copied()
                 .collect();
-            let right = Weight::of(Matrix::new(&of_column, terms, 1));
+            let right = Weight::packed(Matrix::new(&of_column, terms, 1), false);
             let mut alone = vec![0.0; rows];
             affine(Matrix::new(&left, rows, terms), &right, None, &mut alone);
             let found: Vec<f32> = all.iter().skip(column).step_by(columns).copied().collect();
@@ -1008,9 +1068,9 @@ mod tests {
 
     #[test]
     fn without_terms_there_is_what_was_there() {
-        let panels = Weight::of(Matrix::new(&[], 0, 3));
-        assert_eq!(TransposedSum::new(2, 3).into_values(), [0.0; 6]);
-        let mut sum = TransposedSum::new(1, 2);
+        let panels = Weight::packed(Matrix::new(&[], 0, 3), false);
+        assert_eq!(transposed_sum(2, 3).into_values(), [0.0; 6]);
+        let mut sum = transposed_sum(1, 2);
         sum.add(Matrix::new(&[2.0], 1, 1), Matrix::new(&[1.0, 3.0], 1, 2));
         sum.add(Matrix::new(&[], 0, 1), Matrix::new(&[], 0, 2));
         assert_eq!(sum.into_values(), [2.0, 6.0]);

@@ -9,6 +9,8 @@ pub mod math;
 pub mod matmul;
 pub mod norm;
 pub mod rounding;
+#[cfg_attr(not(target_arch = "x86_64"), path = "no_tiles.rs")]
+pub mod tiles;
 mod vectors;
 
 /// The shape of a channels-last activation.

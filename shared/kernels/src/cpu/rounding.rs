@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{tiled, vectorized};
+use super::{tiled, tiles, vectorized};
 use crate::Precision;
 
 /// The bfloat16 nearest to `x`, of two equally near ones the even one, as an `f32`. What is nearer to the next power of
@@ -49,34 +49,42 @@ const TILE: usize = 4096;
 // === impl Precision ===
 
 impl Precision {
+    /// Whether an operand's values are rounded before a product. Tiles round to bfloat16 what they take.
+    fn rounds_first(self) -> bool {
+        match self {
+            Self::F32 => false,
+            Self::Bf16 => !tiles::compute(self),
+            Self::F16 => true,
+        }
+    }
+
     /// `values` as an operand.
     pub(super) fn operand(self, values: &[f32]) -> Cow<'_, [f32]> {
-        match self {
-            Self::F32 => Cow::Borrowed(values),
-            Self::Bf16 | Self::F16 => {
-                let round = |at: usize, tile: &mut [f32]| self.round_into(&values[at..], tile);
-                Cow::Owned(tiled(values.len(), TILE, round))
-            }
+        if self.rounds_first() {
+            let round = |at: usize, tile: &mut [f32]| self.round_into(&values[at..], tile);
+            Cow::Owned(tiled(values.len(), TILE, round))
+        } else {
+            Cow::Borrowed(values)
         }
     }
 
     /// `values` as an operand, in `scratch` where that is not the values themselves.
     pub(super) fn operand_in<'a>(self, scratch: &'a mut [f32], values: &'a [f32]) -> &'a [f32] {
-        match self {
-            Self::F32 => values,
-            Self::Bf16 | Self::F16 => {
-                let rounded = &mut scratch[..values.len()];
-                self.round_into(values, rounded);
-                rounded
-            }
+        if self.rounds_first() {
+            let rounded = &mut scratch[..values.len()];
+            self.round_into(values, rounded);
+            rounded
+        } else {
+            values
         }
     }
 
     /// Room for operands of so many values, as [`Precision::operand_in`] wants it.
     pub(super) fn scratch(self, len: usize) -> Vec<f32> {
-        match self {
-            Self::F32 => Vec::new(),
-            Self::Bf16 | Self::F16 => vec![0.0; len],
+        if self.rounds_first() {
+            vec![0.0; len]
+        } else {
+            Vec::new()
         }
     }
 

@@ -1,0 +1,52 @@
+//! What a processor without tiles has in the place of [`tiles`](super::tiles).
+
+use super::matmul::{Base, Matrix};
+use crate::Precision;
+
+pub(super) const BLOCK: usize = 1;
+
+pub(super) fn compute(_precision: Precision) -> bool {
+    false
+}
+
+pub fn are_used() -> bool {
+    false
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Operand<'a> {
+    pub matrix: Matrix<'a>,
+    pub terms_are_rows: bool,
+}
+
+#[derive(Debug)]
+pub enum Tiles {}
+
+// === impl Tiles ===
+
+impl Tiles {
+    pub fn of(_right: Operand) -> Self {
+        unreachable!("only where tiles are used")
+    }
+
+    pub fn terms(&self) -> usize {
+        match *self {}
+    }
+
+    pub fn columns(&self) -> usize {
+        match *self {}
+    }
+}
+
+/// # Safety
+///
+/// There is nothing to multiply with.
+pub(super) unsafe fn multiply(
+    _left: Operand,
+    right: &Tiles,
+    _base: Base,
+    _out: *mut f32,
+    _is_far: bool,
+) {
+    match *right {}
+}

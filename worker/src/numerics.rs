@@ -8,17 +8,18 @@ use perennial_proto::rules::BF16_TILES;
 /// The kind of processor, its vector unit and the kernel set. What kernels compute does not depend on a processor's caches,
 /// so its model does not belong to the class.
 pub fn numerics_class(device: ComputeDevice) -> Result<String, DeviceError> {
-    let class = device.gpu_class()?.unwrap_or_else(cpu_class);
-    Ok(match crate::nccl::class_word(device) {
-        None => class,
-        Some(word) => format!("{class}, {word}"),
-    })
+    let mut class = device.gpu_class()?.unwrap_or_else(cpu_class);
+    if let Some(word) = crate::nccl::class_word(device) {
+        class = format!("{class}, {word}");
+    }
+    if !device.is_gpu() && tiles::are_used() {
+        class.push_str(BF16_TILES);
+    }
+    Ok(class)
 }
 
 fn cpu_class() -> String {
-    let tiles = if tiles::are_used() { BF16_TILES } else { "" };
-    let arch = std::env::consts::ARCH;
-    format!("{arch} {}, {KERNEL_SET}{tiles}", vector_unit())
+    format!("{} {}, {KERNEL_SET}", std::env::consts::ARCH, vector_unit())
 }
 
 /// What a job of this precision rounds the operands of its products to.

@@ -77,10 +77,13 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<()> {
         steps: args.steps as usize,
         inference: args.inference,
     };
+    // Inference is in f32, whatever the training is in.
+    let precision = match args.inference {
+        true => Precision::F32,
+        false => args.precision,
+    };
     let peak = match args.profile {
-        // Inference is in f32, whatever the training is in.
-        Some(_) if args.inference => Some(CorePeak::measure(bench.threads, Precision::F32)?),
-        Some(_) => Some(CorePeak::measure(bench.threads, args.precision)?),
+        Some(_) => Some(CorePeak::measure(bench.threads, precision)?),
         None => None,
     };
     let (times, page_faults) = bench.run()?;

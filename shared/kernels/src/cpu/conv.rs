@@ -148,7 +148,7 @@ pub fn forward(
     precision: Precision,
 ) -> Vec<f32> {
     let taps = 9 * shape.channels;
-    // Rounded here, when there is one copy of each value instead of up to four.
+    // Where it is rounded first, then here, when there is one copy of each value instead of up to four.
     let x = precision.operand(x);
     let weight = transposed(&precision.operand(weight), shape.channels, 9);
     let tiles = Tiles::of(shape, precision);

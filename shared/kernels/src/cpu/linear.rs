@@ -12,7 +12,7 @@ const TILE_ROWS: usize = 128;
 /// Rows of `width` values in each of the products that a layer over many rows is made of.
 pub(super) fn tile_rows(width: usize, precision: Precision) -> usize {
     let rows = (TILE / width).max(TILE_ROWS);
-    if tiles::compute(precision) {
+    if tiles::are_used_for(precision) {
         // Of full blocks.
         rows.next_multiple_of(tiles::BLOCK)
     } else {

@@ -116,7 +116,7 @@ pub enum Weight<'a> {
 impl<'a> Weight<'a> {
     /// `matrix`.
     pub fn of(matrix: Matrix, precision: Precision) -> Self {
-        if tiles::compute(precision) {
+        if tiles::are_used_for(precision) {
             return Self::in_tiles(matrix, true);
         }
         Self::packed(matrix, false)
@@ -124,7 +124,7 @@ impl<'a> Weight<'a> {
 
     /// `matrix`, for products of `rows` rows in all.
     pub fn for_rows(matrix: Matrix<'a>, rows: usize, precision: Precision) -> Self {
-        if rows <= ROWS && !tiles::compute(precision) {
+        if rows <= ROWS && !tiles::are_used_for(precision) {
             Self::ByRows(matrix)
         } else {
             Self::of(matrix, precision)
@@ -133,7 +133,7 @@ impl<'a> Weight<'a> {
 
     /// The transpose of `matrix`, for products of `rows` rows in all.
     pub fn of_transposed(matrix: Matrix<'a>, rows: usize, precision: Precision) -> Self {
-        if tiles::compute(precision) {
+        if tiles::are_used_for(precision) {
             return Self::in_tiles(matrix, false);
         }
         // Packing reads and writes the weight once, the other way all that the product reads and writes beside it.
@@ -407,7 +407,7 @@ impl TransposedSum {
         Self {
             rows,
             columns,
-            by_tiles: tiles::compute(precision),
+            by_tiles: tiles::are_used_for(precision),
             values: Vec::new(),
         }
     }
@@ -920,11 +920,8 @@ unsafe fn write<S: Simd>(simd: S, to: *mut f32, vector: S::f32s, count: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::tests::{bits, on_each_vector_unit, run, values};
-
-    fn transposed_sum(rows: usize, columns: usize) -> TransposedSum {
-        TransposedSum::new(rows, columns, Precision::F32)
-    }
+    use crate::Precision::F32;
+    use crate::cpu::tests::{bits, on_each_vector_unit, run, turned, values};
 
     #[test]
     fn a_product_has_the_same_bits_on_every_vector_unit() {
@@ -994,10 +991,6 @@ mod tests {
 
     #[test]
     fn products_of_transposed_matrices_are_those_of_the_turned_ones() {
-        fn turned(values: &[f32], columns: usize) -> Vec<f32> {
-            let column = |at| values.iter().skip(at).step_by(columns).copied();
-            (0..columns).flat_map(column).collect()
-        }
         for (rows, terms, columns) in [
             (1, 1, 1),
             (5, 70, 3),
@@ -1006,7 +999,7 @@ mod tests {
             (PACKED_ROWS + 17, 270, PACKED_COLUMNS + 5),
         ] {
             let [left, right] = [rows * terms, terms * columns].map(values);
-            let by_rows = Weight::packed(Matrix::new(&right, terms, columns), false);
+            let by_rows = Weight::of(Matrix::new(&right, terms, columns), F32);
             let mut expected = Vec::new();
             append_affine(
                 Matrix::new(&left, rows, terms),
@@ -1015,7 +1008,8 @@ mod tests {
                 &mut expected,
             );
             let by_columns = turned(&right, columns);
-            let by_columns = Weight::packed(Matrix::new(&by_columns, columns, terms), true);
+            let by_columns =
+                Weight::of_transposed(Matrix::new(&by_columns, columns, terms), 0, F32);
             match (by_columns, by_rows) {
                 (Weight::Packed(found), Weight::Packed(expected)) => {
                     assert_eq!(bits(&found.values), bits(&expected.values));
@@ -1024,7 +1018,7 @@ mod tests {
             }
             let left = turned(&left, terms);
             let left = Matrix::new(&left, terms, rows);
-            let mut sum = transposed_sum(rows, columns);
+            let mut sum = TransposedSum::new(rows, columns, F32);
             sum.add(left, Matrix::new(&right, terms, columns));
             assert_eq!(bits(&sum.into_values()), bits(&expected));
         }
@@ -1034,10 +1028,11 @@ mod tests {
     fn a_value_does_not_depend_on_the_size_of_its_product() {
         let (rows, terms, columns) = (131, 300, 70);
         let [left, right] = [rows * terms, terms * columns].map(values);
-        let panels = Weight::packed(Matrix::new(&right, terms, columns), false);
+        let panels = Weight::of(Matrix::new(&right, terms, columns), F32);
         let mut all = Vec::new();
         append_affine(Matrix::new(&left, rows, terms), &panels, None, &mut all);
-        let by_rows = Weight::ByRows(Matrix::new(&right, terms, columns));
+        let by_rows = Weight::for_rows(Matrix::new(&right, terms, columns), rows, F32);
+        assert!(matches!(by_rows, Weight::ByRows(_)));
         let mut lazy = Vec::new();
         append_affine(Matrix::new(&left, rows, terms), &by_rows, None, &mut lazy);
         assert_eq!(bits(&lazy), bits(&all));
@@ -1058,7 +1053,7 @@ mod tests {
                 .step_by(columns)
                 .copied()
                 .collect();
-            let right = Weight::packed(Matrix::new(&of_column, terms, 1), false);
+            let right = Weight::of(Matrix::new(&of_column, terms, 1), F32);
             let mut alone = vec![0.0; rows];
             affine(Matrix::new(&left, rows, terms), &right, None, &mut alone);
             let found: Vec<f32> = all.iter().skip(column).step_by(columns).copied().collect();
@@ -1068,9 +1063,9 @@ mod tests {
 
     #[test]
     fn without_terms_there_is_what_was_there() {
-        let panels = Weight::packed(Matrix::new(&[], 0, 3), false);
-        assert_eq!(transposed_sum(2, 3).into_values(), [0.0; 6]);
-        let mut sum = transposed_sum(1, 2);
+        let panels = Weight::of(Matrix::new(&[], 0, 3), F32);
+        assert_eq!(TransposedSum::new(2, 3, F32).into_values(), [0.0; 6]);
+        let mut sum = TransposedSum::new(1, 2, F32);
         sum.add(Matrix::new(&[2.0], 1, 1), Matrix::new(&[1.0, 3.0], 1, 2));
         sum.add(Matrix::new(&[], 0, 1), Matrix::new(&[], 0, 2));
         assert_eq!(sum.into_values(), [2.0, 6.0]);

@@ -130,6 +130,12 @@ mod tests {
         simd.vectorize(work)
     }
 
+    /// A matrix of so many columns, by columns.
+    pub(super) fn turned(values: &[f32], columns: usize) -> Vec<f32> {
+        let column = |at| values.iter().skip(at).step_by(columns).copied();
+        (0..columns).flat_map(column).collect()
+    }
+
     pub(super) fn bits(values: &[f32]) -> Vec<u32> {
         values.iter().map(|value| value.to_bits()).collect()
     }

@@ -53,7 +53,7 @@ impl Precision {
     fn rounds_first(self) -> bool {
         match self {
             Self::F32 => false,
-            Self::Bf16 => !tiles::compute(self),
+            Self::Bf16 => !tiles::are_used_for(self),
             Self::F16 => true,
         }
     }

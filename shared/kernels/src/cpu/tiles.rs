@@ -35,7 +35,7 @@ struct Line([f32; SIDE]);
 const VARIABLE: &str = "PERENNIAL_AMX";
 
 /// Whether products of this precision are computed on tiles.
-pub(super) fn compute(precision: Precision) -> bool {
+pub(super) fn are_used_for(precision: Precision) -> bool {
     precision == Precision::Bf16 && are_used()
 }
 
@@ -564,20 +564,18 @@ impl Product<'_> {
         unsafe {
             if !is_whole {
                 let mut apart = [[Line([0.0; SIDE]); SIDE]; 4];
-                self.for_lines::<M, N>(place, &mut apart, |line, out, there| match place.base {
-                    Base::Row(base) => {
-                        let first = (out as usize - self.out as usize) / size_of::<f32>() % columns;
-                        let values =
-                            _mm512_maskz_loadu_ps(there, base.as_ptr().wrapping_add(first));
-                        _mm512_store_ps(line, values);
-                    }
-                    Base::Output => _mm512_store_ps(line, _mm512_maskz_loadu_ps(there, out)),
-                    Base::Nothing | Base::Column(_) => {}
+                self.for_lines::<M, N>(place, &mut apart, |line, column, out, there| {
+                    let from = match place.base {
+                        Base::Row(base) => base.as_ptr().wrapping_add(column),
+                        Base::Output => out,
+                        Base::Nothing | Base::Column(_) => return,
+                    };
+                    _mm512_store_ps(line, _mm512_maskz_loadu_ps(there, from));
                 });
                 for_sums!(M, N, (m, n) => load_tile!(&raw const apart[2 * m + n], line));
                 sums::<M, N>(place, packing);
                 for_sums!(M, N, (m, n) => store_tile!(&raw mut apart[2 * m + n], line));
-                self.for_lines::<M, N>(place, &mut apart, |line, out, there| {
+                self.for_lines::<M, N>(place, &mut apart, |line, _, out, there| {
                     _mm512_mask_storeu_ps(out, there, _mm512_load_ps(line));
                 });
                 return;
@@ -606,15 +604,15 @@ impl Product<'_> {
         }
     }
 
-    /// Calls `work(line, out, there)` for each line of a block that the product has a row for: where it is in the product, and a bit
-    /// for each of its values that are there.
+    /// Calls `work(line, column, out, there)` for each line of a block that the product has a row for: its first column, where it is in
+    /// the product, and a bit for each of its values that are there.
     #[target_feature(enable = "avx512f")]
     #[inline]
     unsafe fn for_lines<const M: usize, const N: usize>(
         &self,
         place: Place,
         tiles: &mut [[Line; SIDE]; 4],
-        mut work: impl FnMut(*mut f32, *mut f32, __mmask16),
+        mut work: impl FnMut(*mut f32, usize, *mut f32, __mmask16),
     ) {
         let (rows, columns) = (self.left.others(), self.right.columns);
         for m in 0..M {
@@ -624,7 +622,7 @@ impl Product<'_> {
                 let lines = tiles[2 * m + n].iter_mut().take(rows - row);
                 for (at, line) in lines.enumerate() {
                     let out = self.out.wrapping_add((row + at) * columns + column);
-                    work(line.0.as_mut_ptr(), out, there as __mmask16);
+                    work(line.0.as_mut_ptr(), column, out, there as __mmask16);
                 }
             }
         }
@@ -670,7 +668,7 @@ mod tests {
     use super::super::rounding::bf16;
     use super::*;
     use crate::cpu::matmul::{TransposedSum, Weight, affine};
-    use crate::cpu::tests::{bits, values};
+    use crate::cpu::tests::{bits, turned, values};
 
     /// The sum as Intel's manual has it, of `base` and the products of these terms.
     fn sum(base: f32, terms: impl Iterator<Item = (f32, f32)>) -> f32 {
@@ -683,11 +681,6 @@ mod tests {
             });
             sum + (first + second)
         })
-    }
-
-    fn turned(values: &[f32], columns: usize) -> Vec<f32> {
-        let column = |at| values.iter().skip(at).step_by(columns).copied();
-        (0..columns).flat_map(column).collect()
     }
 
     const SHAPES: [[usize; 3]; 10] = [
